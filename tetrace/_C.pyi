@@ -1,0 +1,89 @@
+"""What tetrace does in C++ (csrc/): interval arithmetic over the columns of a trace, and the names of ranges.
+
+A row is a half-open interval [start, end) in a group (a thread, a device, a process). Times are integer
+nanoseconds; groups are any int32. A row of no length is allowed and never open.
+
+**Order** is by group, then start, then the longer first, then as given (`order`). **Innermost** at a time t, of the
+rows with start <= t < end, is the one that comes last in order: the latest to start. Rows of a group may overlap
+without nesting; the definition holds for those too.
+
+Arrays are taken without a copy: numpy, one-dimensional, contiguous, of exactly the dtype named. All functions release
+the GIL, and none changes its input. `ValueError`, with the values found, when an array is of another kind, when
+columns of one table differ in length, when a row ends before it starts, and when rows are not sorted as asked for.
+n, m, w, a and b stand for numbers of rows. The work is linear in them where the input is sorted.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+_Int32 = npt.NDArray[np.int32]
+_Int64 = npt.NDArray[np.int64]
+
+def order(group: _Int32, start: _Int64, end: _Int64) -> _Int32:
+    """The stable permutation, shape (n,), that puts rows in order. Already sorted groups are not sorted again."""
+
+def nest(group: _Int32, start: _Int64, end: _Int64) -> _Int32:
+    """For each row the innermost earlier row open at its start, or -1. Shape (n,).
+
+    Rows must be in order. A row that outlives its parent keeps that parent.
+    """
+
+def innermost(
+    group: _Int32, start: _Int64, end: _Int64, parent: _Int32, query_group: _Int32, query_time: _Int64
+) -> _Int32:
+    """For each query the innermost row at `query_time` (ns) in `query_group`, or -1. Shape (m,).
+
+    Rows must be in order with `parent` from `nest`; queries sorted by group, then time.
+    """
+
+def inherit(parent: _Int32, own: _Int32) -> _Int32:
+    """For each row its own value if that is >= 0, else that of its nearest ancestor which has one, else -1.
+
+    Shape (n,). Parents come before their children, as those from `nest` do; `ValueError` otherwise.
+    """
+
+def segments(group: _Int32, start: _Int64, end: _Int64, parent: _Int32) -> tuple[_Int32, _Int64, _Int64, _Int32]:
+    """Each group's time cut where the innermost row changes: (group, start, end, row), sorted and disjoint.
+
+    Time without a row is left out; adjacent pieces of the same row are one. Rows must be in order with `parent` from
+    `nest`. At most 2n pieces.
+    """
+
+def merge(group: _Int32, start: _Int64, end: _Int64) -> tuple[_Int32, _Int64, _Int64]:
+    """The union of each group's rows, sorted by group and start. Rows may come in any order.
+
+    Intervals that touch are one; those of no length are dropped.
+    """
+
+def subtract(
+    group_a: _Int32, start_a: _Int64, end_a: _Int64, group_b: _Int32, start_b: _Int64, end_b: _Int64
+) -> tuple[_Int32, _Int64, _Int64]:
+    """The union of a's rows without the union of b's, sorted by group and start. Rows may come in any order."""
+
+def covered(
+    group: _Int32, start: _Int64, end: _Int64, window_group: _Int32, window_start: _Int64, window_end: _Int64
+) -> _Int64:
+    """For each window the ns of the union of its group's rows inside it. Shape (w,).
+
+    Rows and windows may come in any order, and windows may overlap.
+    """
+
+def overlaps(
+    group_a: _Int32, start_a: _Int64, end_a: _Int64, group_b: _Int32, start_b: _Int64, end_b: _Int64
+) -> tuple[_Int32, _Int32, _Int64]:
+    """All pairs of an a and a b of one group that share time: (index_a, index_b, ns shared), sorted by both indices.
+
+    Both sorted by group and start; b's rows share no time with each other (those of `segments` and `merge` do not),
+    a's may.
+    """
+
+def encode_names(
+    offsets: npt.NDArray[np.int32] | npt.NDArray[np.int64], data: npt.NDArray[np.uint8]
+) -> tuple[_Int32, _Int64, list[bytes]]:
+    """Dictionary-encodes texts of ranges: (codes (n,), autograd sequence numbers (n,) or -1, words by code).
+
+    Text i is `data[offsets[i]:offsets[i + 1]]`, so `offsets` has shape (n + 1,), as Arrow's strings have it. What
+    PyTorch's emit_nvtx writes after an operator's name (`, seq = 12, op_id = 40, sizes = [[2, 3]], input_op_ids =
+    [(38,0)]`, torch/csrc/profiler/util.cpp) is not part of the word; other texts are words as they are. Words are in
+    order of first use, and need not be UTF-8. `ValueError` when offsets descend or leave the data.
+    """

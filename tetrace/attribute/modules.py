@@ -1,0 +1,215 @@
+"""Modules of host ranges: paths where ranges name them, numbers where Transformer Engine names only a class.
+
+TE's ranges say `Linear forward`, never which Linear. Instances are numbered by their order in the step, and backward
+takes the numbers in reverse, because autograd runs the graph backwards. Where autograd's sequence numbers were
+recorded, they link a backward op to the forward op exactly and go before the order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.attribute.host import Host
+from tetrace.attribute.steps import Steps
+from tetrace.attribute.vocabulary import BACKWARD, RECOMPUTE
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.int32]
+    Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Modules:
+    """`of_range` per host range: code into `names`, -1 unknown. `instance` per host range: the row of the range that
+    begins the TE module it is in, -1 outside."""
+
+    names: list[str]
+    of_range: Codes
+    instance: Codes
+
+
+def modules(host: Host, steps: Steps, phase: Codes, autograd: Mask) -> Modules:
+    """The module of every range. `phase` is per range, `autograd` per thread."""
+    begins = _instances(host)
+    rows = np.flatnonzero(begins)
+    instance = host.inherit(np.where(begins, np.arange(len(host), dtype=np.int32), -1))
+    names: dict[str, int] = {}
+    own = _scopes(host, instance, names)
+    around = host.inherit(own)
+    numbers = _numbers(host, steps, phase, rows)
+    own[rows] = _named_instances(host, rows, numbers, around, phase, names)
+    of_range = host.inherit(own)
+    linked = _by_sequence(host, phase, autograd, of_range)
+    if (linked >= 0).any():
+        of_range = host.inherit(np.where(linked >= 0, linked, own))
+        # What sits inside a linked op keeps to it: the order of instances is only a guess beside it.
+        of_range = np.where(host.inherit(linked) >= 0, host.inherit(linked), of_range)
+    return Modules(list(names), of_range, instance)
+
+
+def _instances(host: Host) -> Mask:
+    """Ranges that begin the forward or backward of a TE module: the outermost of those of one class."""
+    if not len(host):
+        return np.zeros(0, np.bool_)
+    classes = {name: code for code, name in enumerate(dict.fromkeys(meaning.begins for meaning in host.meanings))}
+    codes = np.array([classes[meaning.begins] for meaning in host.meanings], np.int32)[host.word]
+    whole = np.array([bool(m.begins) and m.part in ("", "wgrad") for m in host.meanings], np.bool_)[host.word]
+    around = host.inherit(np.where(whole, codes, -1))
+    outer = np.where(host.parent >= 0, around[np.maximum(host.parent, 0)], -1)
+    return whole & (outer != codes)
+
+
+def _scopes(host: Host, instance: Codes, names: dict[str, int]) -> Codes:
+    """Own module of ranges that name one: pseudo-modules, paths, and the user's own scopes joined by `/`."""
+    own = np.full(len(host), -1, np.int32)
+    if not len(host):
+        return own
+    fixed = np.array([_code(names, m.module) if m.module.startswith("(") or (m.module and m.operator) else -1 for m in host.meanings], np.int32)
+    own = fixed[host.word]
+    text = [m.module if m.module and not m.operator and m.module[0] != "(" else word if m.scope else "" for m, word in zip(host.meanings, host.words, strict=True)]
+    is_scope = np.array([bool(t) for t in text], np.bool_)[host.word] & (instance < 0)
+    scope = np.where(is_scope, np.arange(len(host), dtype=np.int32), -1)
+    enclosing = np.where(host.parent >= 0, host.inherit(scope)[np.maximum(host.parent, 0)], -1)
+    todo = np.flatnonzero(is_scope)
+    while len(todo):
+        # Level by level: a scope is named once the one around it is.
+        ready = (enclosing[todo] < 0) | (own[np.maximum(enclosing[todo], 0)] >= 0)
+        level, todo = todo[ready], todo[~ready]
+        outer = np.where(enclosing[level] >= 0, own[np.maximum(enclosing[level], 0)], -1)
+        pairs, which = np.unique(np.column_stack([outer, host.word[level]]), axis=0, return_inverse=True)
+        known = list(names)
+        codes = [_code(names, f"{known[a]}/{text[word]}" if a >= 0 else text[word]) for a, word in pairs.tolist()]
+        own[level] = np.array(codes, np.int32)[which.ravel()]
+    return own
+
+
+def _code(names: dict[str, int], name: str) -> int:
+    return names.setdefault(name, len(names))
+
+
+def _numbers(host: Host, steps: Steps, phase: Codes, rows: Codes) -> Codes:
+    """Number of each instance among those of its class in its step, shape (rows,); -1 for a backward without forward."""
+    order = np.lexsort((host.start[rows], host.process[rows]))
+    numbers = np.full(len(rows), -1, np.int32)
+    step = _steps_of_ranges(host, steps, rows)
+    counter: defaultdict[str, int] = defaultdict(int)
+    waiting: defaultdict[str, list[int]] = defaultdict(list)
+    recomputed: list[int] = []
+    current, backward_began = (-1, -1), False
+    begins = [meaning.begins for meaning in host.meanings]
+    events = zip(
+        order.tolist(),
+        host.process[rows[order]].tolist(),
+        step[order].tolist(),
+        host.word[rows[order]].tolist(),
+        phase[rows[order]].tolist(),
+        strict=True,
+    )
+    for i, process, in_step, word, way in events:
+        name = begins[word]
+        if (process, in_step) != current:
+            current, backward_began = (process, in_step), False
+            counter.clear(), waiting.clear(), recomputed.clear()
+        if way == RECOMPUTE:
+            recomputed.append(i)
+        elif way == BACKWARD:
+            backward_began = True
+            _number_recomputed(recomputed, [begins[host.word[rows[j]]] for j in recomputed], waiting, numbers)
+            if waiting[name]:
+                numbers[i] = waiting[name].pop()
+        else:
+            if backward_began:
+                # The next micro-batch of the same step: the same modules again.
+                counter.clear()
+                backward_began = False
+            numbers[i] = counter[name]
+            counter[name] += 1
+            waiting[name].append(int(numbers[i]))
+    return numbers
+
+
+def _number_recomputed(rows: list[int], classes: list[str], waiting: defaultdict[str, list[int]], numbers: Codes) -> None:
+    """A recomputed stretch is the one whose backward comes next: of each class the last that still wait, in order."""
+    for name in dict.fromkeys(classes):
+        same = [row for row, of in zip(rows, classes, strict=True) if of == name]
+        last = waiting[name][-len(same) :]
+        for row, number in zip(same[-len(last) :] if last else [], last, strict=True):
+            numbers[row] = number
+    rows.clear()
+
+
+def _steps_of_ranges(host: Host, steps: Steps, rows: Codes) -> Codes:
+    """Row of `Steps` in which each range starts, -1 outside all."""
+    found = np.full(len(rows), -1, np.int32)
+    for process in np.unique(steps.process).tolist():
+        of_process = np.flatnonzero(steps.process == process)
+        mine = np.flatnonzero(host.process[rows] == process)
+        position = np.searchsorted(steps.start[of_process], host.start[rows[mine]], side="right") - 1
+        found[mine] = np.where(position >= 0, of_process[np.maximum(position, 0)], -1)
+    return found
+
+
+def _named_instances(host: Host, rows: Codes, numbers: Codes, around: Codes, phase: Codes, names: dict[str, int]) -> Codes:
+    """Code of each instance's name: scope, class and number. Backward and recompute take the forward's scope."""
+    known = list(names)
+    prefix: dict[tuple[str, int], str] = {}
+    codes = np.full(len(rows), -1, np.int32)
+    memo: dict[tuple[int, int, int, bool], int] = {}
+    ways = phase[rows].tolist()
+    # Forward first, so that the others find its scope.
+    for i in sorted(range(len(rows)), key=lambda i: ways[i] in (BACKWARD, RECOMPUTE)):
+        number = int(numbers[i])
+        if number < 0:
+            continue
+        word, scope, later = int(host.word[rows[i]]), int(around[rows[i]]), ways[i] in (BACKWARD, RECOMPUTE)
+        key = (word, number, -1 if later else scope, later)
+        if key not in memo:
+            name = host.meanings[word].begins
+            if not later:
+                prefix.setdefault((name, number), known[scope] if scope >= 0 and known[scope][0] != "(" else "")
+            memo[key] = _code(names, _joined(prefix.get((name, number), "") if later else _scope_name(known, scope), name, number))
+        codes[i] = memo[key]
+    return codes
+
+
+def _scope_name(known: list[str], scope: int) -> str:
+    return known[scope] if scope >= 0 and known[scope][0] != "(" else ""
+
+
+def _joined(prefix: str, name: str, number: int) -> str:
+    if not prefix:
+        return f"{name}.{number}"
+    # The profiler of PyTorch names the module itself: Linear_2 is that instance already.
+    last = prefix.rsplit("/", 1)[-1]
+    return prefix if last.rsplit("_", 1)[0] == name else f"{prefix}/{name}.{number}"
+
+
+def _by_sequence(host: Host, phase: Codes, autograd: Mask, of_range: Codes) -> Codes:
+    """Module of backward ops by the sequence number of their forward op, shape (ranges,); -1 where there is none."""
+    linked = np.full(len(host), -1, np.int32)
+    numbered = host.sequence >= 0
+    if not numbered.any():
+        return linked
+    backward = numbered & ((phase == BACKWARD) | (phase == RECOMPUTE) | autograd[host.thread])
+    forward = np.flatnonzero(numbered & ~backward & (of_range >= 0))
+    backward = np.flatnonzero(backward & (phase == BACKWARD))
+    if not len(forward) or not len(backward):
+        return linked
+    # Several ops carry a number until a node takes it: the last one that started is the node's.
+    forward = forward[np.lexsort((host.start[forward], host.sequence[forward], host.process[forward]))]
+    key = _process_number(host.process[forward], host.sequence[forward])
+    wanted = _process_number(host.process[backward], host.sequence[backward])
+    position = np.searchsorted(key, wanted, side="right") - 1
+    match = (position >= 0) & (key[np.maximum(position, 0)] == wanted)
+    linked[backward[match]] = of_range[forward[position[match]]]
+    return linked
+
+
+def _process_number(process: Codes, number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return (process.astype(np.int64) << 40) | number

@@ -1,0 +1,142 @@
+"""Forward, recompute, backward, optimizer: which phase each GPU activity belongs to, and how that is known.
+
+Nearly all backward launches come from autograd's worker threads, where nobody opens a range. So, in this order:
+the range around the launch; the phase open at that time on another thread of the process (the one that called
+backward), if there is exactly one; and last the structure of training, where autograd's threads show it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.attribute.host import Host
+from tetrace.attribute.link import Links
+from tetrace.attribute.vocabulary import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, UNATTRIBUTED
+from tetrace.trace.trace import Trace
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.int32]
+    Mask = npt.NDArray[np.bool_]
+
+_C_BACKWARD = ("nvte_layernorm_bwd", "nvte_rmsnorm_bwd", "nvte_fused_attn_bwd", "nvte_flash_attn_bwd", "nvte_quantize_dbias")
+_C_FORWARD = ("nvte_layernorm_fwd", "nvte_rmsnorm_fwd", "nvte_fused_attn_fwd", "nvte_flash_attn_fwd")
+
+
+@dataclass(frozen=True)
+class Phases:
+    """`of_range` per host range (-1 unknown), `of_activity` per activity (index of PHASES), `autograd` per thread.
+
+    `inferred` marks activities whose phase no range says: it follows from threads and optimizer kernels.
+    """
+
+    of_range: Codes
+    of_activity: Codes
+    inferred: Mask
+    autograd: Mask
+
+
+def phases(trace: Trace, host: Host, links: Links, is_optimizer: Mask) -> Phases:
+    """The phase of every range and activity. `is_optimizer` marks optimizer kernels, shape (activities,)."""
+    autograd = autograd_threads(trace, host)
+    of_range = _of_ranges(host, autograd)
+    known = _of_rows(of_range, links.range)
+    conflicting = _from_other_threads(trace, host, links, of_range, known)
+    missing = (known < 0) & ~conflicting
+    _of_captures(links, autograd, known, missing)
+    _from_structure(trace, links, autograd, is_optimizer, known, missing)
+    inferred = missing & (known >= 0)
+    return Phases(of_range, np.where(known < 0, UNATTRIBUTED, known).astype(np.int32), inferred, autograd)
+
+
+def autograd_threads(trace: Trace, host: Host) -> Mask:
+    """Threads that autograd runs backward on, shape (threads,): by their name, else by what happens on them."""
+    threads = trace.rows("threads")
+    words = trace.words("threads", "name")
+    by_name = np.array([word.startswith("pt_autograd") for word in words], np.bool_)[trace.column("threads", "name")]
+    if by_name.any() or not len(host):
+        return by_name
+    backward = (host.says("begins") & (host.say("phase") == BACKWARD)) | _named(host, _C_BACKWARD)
+    forward = (host.says("begins") & (host.say("phase") == FORWARD)) | _named(host, _C_FORWARD)
+    first = np.full((2, threads), np.iinfo(np.int64).max)
+    np.minimum.at(first[0], host.thread[backward], host.start[backward])
+    np.minimum.at(first[1], host.thread[forward], host.start[forward])
+    # A worker may run forward again (recompute), but never before it ran backward.
+    return first[0] < first[1]
+
+
+def _named(host: Host, prefixes: tuple[str, ...]) -> Mask:
+    return np.array([word.startswith(prefixes) for word in host.words], np.bool_)[host.word]
+
+
+def _of_ranges(host: Host, autograd: Mask) -> Codes:
+    own = host.say("phase")
+    begins = host.says("begins") & (own == FORWARD)
+    around = _of_rows(host.inherit(own), host.parent)
+    again = begins & (autograd[host.thread] | (around == BACKWARD) | (around == RECOMPUTE))
+    own[again] = RECOMPUTE
+    of_range = host.inherit(own)
+    # A forward part inside a recomputed module is recomputed too.
+    inside = host.inherit(np.where(again, 0, -1)) == 0
+    of_range[inside & (of_range == FORWARD)] = RECOMPUTE
+    return of_range
+
+
+def _of_rows(values: Codes, rows: Codes) -> Codes:
+    if not len(values):
+        return np.full(len(rows), -1, np.int32)
+    return np.where(rows >= 0, values[np.maximum(rows, 0)], -1).astype(np.int32)
+
+
+def _from_other_threads(trace: Trace, host: Host, links: Links, of_range: Codes, known: Codes) -> Mask:
+    """Fill `known` from the phase open on other threads of the process; true where those disagree."""
+    missing = np.flatnonzero((known < 0) & (links.call >= 0))
+    found = np.full(len(missing), -1, np.int32)
+    conflict = np.zeros(len(missing), np.bool_)
+    process = trace.column("activities", "process")[missing]
+    for thread in np.unique(host.thread[of_range >= 0]).tolist():
+        same = process == trace.column("threads", "process")[thread]
+        asked = np.flatnonzero(same & (links.origin_thread[missing] != thread))
+        rows = host.innermost(np.full(len(asked), thread, np.int32), links.origin_ns[missing[asked]])
+        phase = _of_rows(of_range, rows)
+        conflict[asked] |= (phase >= 0) & (found[asked] >= 0) & (phase != found[asked])
+        found[asked] = np.where(phase >= 0, phase, found[asked])
+    found[conflict] = -1
+    known[missing] = found
+    result = np.zeros(len(known), np.bool_)
+    result[missing] = conflict
+    return result
+
+
+def _of_captures(links: Links, autograd: Mask, known: Codes, missing: Mask) -> None:
+    """Kernels of graphs whose nodes were made on an autograd thread are backward, whoever launches the graph."""
+    if len(autograd):
+        captured = missing & (links.origin_ns != links.launch_ns) & (links.origin_thread >= 0)
+        known[captured & autograd[np.maximum(links.origin_thread, 0)]] = BACKWARD
+
+
+def _from_structure(trace: Trace, links: Links, autograd: Mask, is_optimizer: Mask, known: Codes, missing: Mask) -> None:
+    """Fill `known` from the order of training, in processes where autograd's threads launch work.
+
+    Between two stretches of backward the other threads launch the optimizer first, then the next forward; where they
+    launch no optimizer kernel it is all forward (gradient accumulation).
+    """
+    process = trace.column("activities", "process")
+    known[missing & is_optimizer] = OPTIMIZER
+    if not autograd.any():
+        return
+    on_autograd = (links.thread >= 0) & autograd[np.maximum(links.thread, 0)]
+    known[missing & on_autograd & (known < 0)] = BACKWARD
+    for one in np.unique(process[on_autograd]).tolist():
+        mine = process == one
+        backward = np.sort(links.launch_ns[mine & on_autograd])
+        stretch = np.searchsorted(backward, links.launch_ns)
+        last = np.full(len(backward) + 1, np.iinfo(np.int64).min)
+        optimizer = mine & is_optimizer & ~on_autograd
+        np.maximum.at(last, stretch[optimizer], links.launch_ns[optimizer])
+        rest = mine & missing & (known < 0) & (links.call >= 0)
+        known[rest] = np.where(links.launch_ns[rest] <= last[stretch[rest]], OPTIMIZER, FORWARD)

@@ -1,0 +1,184 @@
+"""Roles: which tensor a call quantizes (input, weight, grad_output) and which GEMM of a module runs (fprop, dgrad, wgrad).
+
+TE's C ranges do not say it, their order inside a module does: it is fixed by TE's sources (module/linear.py,
+layernorm_linear.py, layernorm_mlp.py, grouped_linear.py), and where TE's Python ranges name the part, that decides.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.attribute.host import Host
+from tetrace.attribute.vocabulary import BACKWARD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.int32]
+
+INPUT, WEIGHT, GRAD_OUTPUT, FPROP, DGRAD, WGRAD = range(6)
+ROLES = ("input", "weight", "grad_output", "fprop", "dgrad", "wgrad")
+NONE = -1
+
+Call = tuple[str, str]  # name of the C range, name of the Python part it is in
+
+_GEMM = re.compile(r"^nvte_.*gemm")
+_QUANTIZE = re.compile(r"^nvte_(group_)?(quantize|cast|multi_cast|fp8_quantize|fp8_cast)")
+_AMAX = re.compile(r"^nvte_(group_)?compute_amax")
+_AUXILIARY = re.compile(r"^nvte_((group_)?compute_(amax|scale)|.*swizzle|.*transpose)")
+_NORM = re.compile(r"^nvte_(layernorm|rmsnorm)_fwd")
+_ACTIVATION = re.compile(r"^nvte_(d?)(gelu|geglu|qgelu|qgeglu|relu|reglu|srelu|sreglu|silu|swiglu|clamped_\w+|scaled_\w+)$")
+_INPUT_PARTS = {"input_cast_comm", "gemm_input_cast_comm", "norm", "norm_input_cast"}
+_BACKWARD_PARTS = {
+    "grad_output_preprocess": GRAD_OUTPUT, "column_parallel_comm_input": INPUT, "dgrad_gemm": WEIGHT, "wgrad_gemm": INPUT,
+}  # fmt: skip
+_WEIGHTS = {"LayerNormMLP": 2}
+
+
+def roles(host: Host, instance: Codes, phase: Codes) -> Codes:
+    """Role of every range (index of ROLES or -1). `instance` and `phase` are per range, as modules and phases give them."""
+    own = np.full(len(host), NONE, np.int32)
+    calls = host.says("c_call") if len(host) else np.zeros(0, np.bool_)
+    inside = calls & (instance >= 0)
+    outermost = inside & ~((host.parent >= 0) & calls[np.maximum(host.parent, 0)])
+    rows = np.flatnonzero(outermost)
+    if not len(rows):
+        return own
+    part = _parts(host)
+    starts = np.flatnonzero(np.diff(instance[rows], prepend=-1))
+    for group in _alike(host, instance, rows, starts, part):
+        first = rows[starts[group[0]] : _end(starts, group[0], len(rows))]
+        begin = int(instance[first[0]])
+        sequence = [(host.words[host.word[row]], host.meanings[part[row]].part if part[row] >= 0 else "") for row in first]
+        meaning = host.meanings[host.word[begin]]
+        found = _roles_of_calls(meaning.begins, int(phase[begin]) == BACKWARD, meaning.part, sequence)
+        where = (starts[group][:, None] + np.arange(len(first))).ravel()
+        own[rows[where]] = np.tile(np.array(found, np.int32), len(group))
+    return host.inherit(own)
+
+
+def _end(starts: Codes, i: int, rows: int) -> int:
+    return int(starts[i + 1]) if i + 1 < len(starts) else rows
+
+
+def _parts(host: Host) -> Codes:
+    """Word of the nearest range around, or itself, that names a part of a module; -1 where none does."""
+    names = np.array([bool(meaning.part) for meaning in host.meanings], np.bool_)[host.word]
+    return host.inherit(np.where(names, host.word, -1))
+
+
+def _alike(host: Host, instance: Codes, rows: Codes, starts: Codes, part: Codes) -> list[Codes]:
+    """Instances whose calls are the same, as groups of positions in `starts`: a role is worked out once for each."""
+    word = host.word[rows].astype(np.uint64) + np.uint64(1)
+    with np.errstate(over="ignore"):
+        mixed = word * np.uint64(0x9E3779B97F4A7C15) + (part[rows].astype(np.int64) + 2).astype(np.uint64)
+        position = (np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))).astype(np.uint64)
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * (np.uint64(2) * position + np.uint64(0xBF58476D1CE4E5B9))
+        signature = np.add.reduceat(mixed ^ (mixed >> np.uint64(32)), starts)
+    begin = host.word[instance[rows[starts]]].astype(np.uint64)
+    length = np.diff(np.append(starts, len(rows))).astype(np.uint64)
+    keys = np.column_stack([signature, begin, length])
+    _, which = np.unique(keys, axis=0, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable").astype(np.int32)
+    return np.split(order, np.flatnonzero(np.diff(which.ravel()[order])) + 1)
+
+
+def _roles_of_calls(module: str, backward: bool, part: str, calls: list[Call]) -> list[int]:
+    """Role of each C call of one module in order."""
+    if module == "DotProductAttention":
+        return [NONE] * len(calls)
+    if part == "wgrad":
+        return [WGRAD if _GEMM.match(name) else INPUT if _is_quantizing(name) else NONE for name, _ in calls]
+    return _backward(calls) if backward else _forward(module, calls)
+
+
+def _is_quantizing(name: str) -> bool:
+    return bool(_QUANTIZE.match(name) or _AUXILIARY.match(name))
+
+
+def _forward(module: str, calls: list[Call]) -> list[int]:
+    found = [NONE] * len(calls)
+    first = 0
+    for i, (name, _) in enumerate(calls):
+        if _GEMM.match(name):
+            found[i] = FPROP
+            _roles_before_gemm(module, calls, first, i, found)
+            first = i + 1
+    for i in range(first, len(calls)):
+        # After the last GEMM: its output, which is somebody's input.
+        found[i] = INPUT if _is_quantizing(calls[i][0]) else NONE
+    return found
+
+
+def _roles_before_gemm(module: str, calls: list[Call], first: int, gemm: int, found: list[int]) -> None:
+    """Roles of the calls between two GEMMs: the input comes first, the weights last."""
+    units = _tensors(calls, first, gemm)
+    unnamed = [unit for unit in units if not any(calls[i][1] in _INPUT_PARTS for i in unit)]
+    named_input = len(unnamed) < len(units)
+    normalized = any(_NORM.match(calls[i][0]) for i in range(first, gemm))
+    weights = _weight_units(calls, unnamed, named_input, normalized, first > 0, _WEIGHTS.get(module, 1))
+    for i in range(first, gemm):
+        name = calls[i][0]
+        found[i] = INPUT if _is_quantizing(name) or _NORM.match(name) or _ACTIVATION.match(name) else NONE
+    for unit in weights:
+        for i in unit:
+            found[i] = WEIGHT
+
+
+def _tensors(calls: list[Call], first: int, last: int) -> list[list[int]]:
+    """Calls that quantize one tensor each: amax and scale come before the cast they are for."""
+    units: list[list[int]] = []
+    open_unit: list[int] = []
+    for i in range(first, last):
+        name = calls[i][0]
+        if _AUXILIARY.match(name) and not name.startswith("nvte_transpose"):
+            open_unit.append(i)
+        elif _QUANTIZE.match(name):
+            units.append([*open_unit, i])
+            open_unit = []
+    return units
+
+
+def _weight_units(
+    calls: list[Call], units: list[list[int]], named_input: bool, normalized: bool, later_gemm: bool, weights: int
+) -> list[list[int]]:
+    """Which of the units quantize weights."""
+    if later_gemm:
+        # Second GEMM of LayerNormMLP, or the next of fused ops: its weight may have been cast before the first one.
+        return units[1:] if len(units) > 1 else []
+    if named_input:
+        return units
+    if len({calls[unit[-1]][0] for unit in units}) == 2:
+        # Grouped modules cast all inputs in one kind of call and the weights in another.
+        kind = calls[units[0][-1]][0]
+        return [unit for unit in units if calls[unit[-1]][0] != kind]
+    if normalized:
+        # Delayed scaling casts inside the norm; with current scaling the norm finds amax and a cast without it follows.
+        separate = len(units) > weights or bool(units and len(units[0]) > 1 and not any(_AMAX.match(calls[i][0]) for i in units[0]))
+        return units[1:] if separate else units
+    return units[len(units) // 2 :] if len(units) > 1 else []
+
+
+def _backward(calls: list[Call]) -> list[int]:
+    found = [NONE] * len(calls)
+    gemms = [i for i, (name, _) in enumerate(calls) if _GEMM.match(name)]
+    for order, i in enumerate(gemms):
+        part = calls[i][1]
+        # A lone GEMM is the weight's: the input of a first layer needs no gradient.
+        second = order % 2 == 1 or len(gemms) == 1
+        found[i] = DGRAD if part == "dgrad_gemm" else WGRAD if part == "wgrad_gemm" else WGRAD if second else DGRAD
+    after_dgrad = False
+    for i, (name, part) in enumerate(calls):
+        if found[i] in (DGRAD, WGRAD):
+            after_dgrad = found[i] == DGRAD
+        elif part in _BACKWARD_PARTS and _is_quantizing(name):
+            found[i] = _BACKWARD_PARTS[part]
+        elif name.startswith("nvte_transpose"):
+            # Hopper's FP8 GEMMs want both operands row-major: dgrad needs the weight transposed, wgrad the input.
+            found[i] = INPUT if after_dgrad else WEIGHT
+        elif _is_quantizing(name) or _ACTIVATION.match(name):
+            found[i] = GRAD_OUTPUT
+    return found

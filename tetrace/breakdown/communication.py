@@ -1,0 +1,76 @@
+"""Communication: exposed time, amax reductions apart from gradients, and how long ranks wait for the last one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.attribute.classify import CATEGORIES
+from tetrace.attribute.distinct import counts, distinct, sums
+from tetrace.breakdown.scope import Scope, phase_words
+from tetrace.breakdown.tables import COMMUNICATION, Table
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.int32]
+    Times = npt.NDArray[np.int64]
+
+
+def communication_table(scope: Scope) -> Table:
+    """Communication of the selected activities by operation, phase and kernel family."""
+    chosen = np.flatnonzero(scope.in_category("communication"))
+    classes = scope.attribution.classes
+    labels = [(one.operation, one.family) for one in classes]
+    words = list(dict.fromkeys(labels)) or [("", "")]
+    code = np.array([words.index(label) for label in labels] or [0], np.int32)[scope.kernel_class[chosen]]
+    (phase, label), index = distinct(scope.phase[chosen], code)
+    size = len(phase)
+    waiting = _waiting(scope, chosen)
+    columns = {
+        "operation": [words[c][0] for c in label.tolist()],
+        "phase": phase_words(phase),
+        "kernel": [words[c][1] for c in label.tolist()],
+        "count": counts(index, size),
+        "total_ns": sums(index, size, scope.duration[chosen]),
+        "exposed_ns": sums(index, size, _exposed(scope, chosen)),
+        "waiting_ns": np.full(size, -1, np.int64) if waiting is None else sums(index, size, waiting),
+    }
+    return Table(COMMUNICATION, columns).sorted_by("total_ns")
+
+
+def _exposed(scope: Scope, chosen: npt.NDArray[np.int64]) -> Times:
+    """Part of each communication activity in which nothing but communication runs on its lane."""
+    from tetrace import _C
+
+    trace = scope.trace
+    others = np.flatnonzero(scope.attribution.category() != CATEGORIES.index("communication"))
+    lane = scope.lanes.of_activity
+    start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
+    order = others[_C.order(lane[others], start[others], end[others])]
+    compute = _C.merge(lane[order], start[order], end[order])
+    rows = scope.rows[chosen]
+    return scope.duration[chosen] - _C.covered(*compute, lane[rows], start[rows], end[rows])
+
+
+def _waiting(scope: Scope, chosen: npt.NDArray[np.int64]) -> Times | None:
+    """Part of each collective until its last rank arrived; None where ranks cannot be matched.
+
+    The n-th collective of one kernel family on each lane is taken as one operation: they are issued in one order.
+    """
+    rows = scope.rows[chosen]
+    lane = scope.lanes.of_activity[rows]
+    lanes = np.unique(lane)
+    if len(lanes) < 2:
+        return None
+    start, end = scope.trace.column("activities", "start_ns")[rows], scope.trace.column("activities", "end_ns")[rows]
+    families = np.array([hash(one.family) & 0x7FFFFFFF for one in scope.attribution.classes], np.int64)[scope.kernel_class[chosen]]
+    arrived = np.zeros(len(rows), np.int64)
+    for family in np.unique(families).tolist():
+        per_lane = [np.flatnonzero((families == family) & (lane == one)) for one in lanes.tolist()]
+        if len({len(places) for places in per_lane}) != 1:
+            return None
+        ordered = np.stack([places[np.argsort(start[places], kind="stable")] for places in per_lane])
+        arrived[ordered] = start[ordered].max(axis=0)
+    return np.clip(arrived - start, 0, end - start)

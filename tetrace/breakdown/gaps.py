@@ -1,0 +1,273 @@
+"""Where a device idles, and why: every gap split into causes that add up to it, in integers.
+
+A gap [a, b) ends with activity K, launched by call [c0, c1). Until c0 the host had not asked: host-bound, charged to
+the host range then running, or synchronization where the launching thread sat in a synchronizing call, or the
+profiler's own work. From there to b is launch latency: the time inside the call, or the floor, whichever is longer.
+A launch that was done before the gap began points elsewhere: to the graph that is being replayed, or to another stream
+that K's stream waited for. The rest is unexplained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.attribute.attribution import Attribution
+from tetrace.attribute.link import is_graph_launch
+from tetrace.attribute.steps import Windows
+from tetrace.errors import ConservationError
+from tetrace.trace.schema import LAUNCH, SYNCHRONIZE
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.int32]
+    Times = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
+
+CAUSES = ("host_bound", "synchronization", "launch_latency", "dependency", "graph", "profiler", "unexplained")
+HOST_BOUND, SYNCHRONIZATION, LATENCY, DEPENDENCY, GRAPH, PROFILER, UNEXPLAINED = range(len(CAUSES))
+# Rows of the host's time line that are no ranges.
+_NO_RANGE, _IN_SYNC, _IN_PROFILER = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Activities by lane (process and device), and the merged time in which each lane is busy.
+
+    `of_activity` is the lane of each activity, shape (activities,); the merged intervals have the shape (intervals,).
+    """
+
+    process: Codes
+    device: Codes
+    of_activity: Codes
+    busy_lane: Codes
+    busy_start: Times
+    busy_end: Times
+
+    def of_windows(self, windows: Windows) -> Codes:
+        """Lane of each window, shape (windows,)."""
+        places = {pair: i for i, pair in enumerate(zip(self.process.tolist(), self.device.tolist(), strict=True))}
+        pairs = zip(windows.process.tolist(), windows.device.tolist(), strict=True)
+        return np.array([places[pair] for pair in pairs], np.int32)
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Idle time of windows by cause. `causes` has shape (windows, len(CAUSES)); busy + causes = wall, each row.
+
+    `charged_row` and `charged_ns` say which host range (row of Host, -1 where none was open) host-bound idle is charged
+    to, with the window and the activity that ended the gap.
+    """
+
+    busy: Times
+    causes: Times
+    charged_window: Codes
+    charged_row: Codes
+    charged_activity: Codes
+    charged_ns: Times
+
+
+def lanes(attribution: Attribution) -> Lanes:
+    """The lanes of the trace, and when each is busy."""
+    from tetrace import _C
+    from tetrace.attribute.distinct import distinct
+
+    trace = attribution.trace
+    (process, device), lane = distinct(trace.column("activities", "process"), trace.column("activities", "device"))
+    start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
+    order = _C.order(lane, start, end)
+    merged = _C.merge(lane[order], start[order], end[order])
+    return Lanes(process.astype(np.int32), device.astype(np.int32), lane, *merged)
+
+
+def idle(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int) -> Idle:
+    """Idle time of `windows` by cause. `floor_ns` is the launch latency of this machine on an idle stream.
+
+    Raises `ConservationError` when busy and causes do not add up to the windows.
+    """
+    from tetrace import _C
+
+    lane = lanes.of_windows(windows)
+    busy = _C.covered(lanes.busy_lane, lanes.busy_start, lanes.busy_end, lane, windows.start, windows.end)
+    gaps = _gaps(attribution, lanes, lane, windows)
+    causes = np.zeros((len(lane), len(CAUSES)), np.int64)
+    causes_of_gap, charged = _causes(attribution, gaps, floor_ns)
+    np.add.at(causes, gaps.window, causes_of_gap)
+    wrong = np.flatnonzero(busy + causes.sum(axis=1) != windows.end - windows.start)
+    if len(wrong):
+        row = int(wrong[0])
+        raise ConservationError(
+            f"{attribution.trace.metadata.source}: window {row}: busy {busy[row]} + idle {causes[row].sum()} ns is not its "
+            f"wall time of {windows.end[row] - windows.start[row]} ns; please report this"
+        )
+    gap, row, ns = charged
+    return Idle(busy, causes, gaps.window[gap], row, gaps.activity[gap], ns)
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    """Idle stretches inside windows, shape (gaps,); `activity` is the one that ends it, `before` one that precedes it."""
+
+    window: Codes
+    start: Times
+    end: Times
+    activity: Codes
+    before: Codes
+
+
+def _gaps(attribution: Attribution, lanes: Lanes, lane: Codes, windows: Windows) -> _Gaps:
+    from tetrace import _C
+
+    trace = attribution.trace
+    # The complement of busy time in the windows; windows of a lane do not overlap.
+    follows = np.flatnonzero((lanes.busy_lane[1:] == lanes.busy_lane[:-1]))
+    order = _C.order(lane, windows.start, windows.end)
+    gap, window, _ = _C.overlaps(
+        lanes.busy_lane[follows], lanes.busy_end[follows], lanes.busy_start[follows + 1], lane[order], windows.start[order], windows.end[order]
+    )
+    window = order[window]
+    whole_end = lanes.busy_start[follows + 1][gap]
+    start = np.maximum(lanes.busy_end[follows][gap], windows.start[window])
+    end = np.minimum(whole_end, windows.end[window])
+    gap_lane = lane[window]
+    return _Gaps(
+        window,
+        start,
+        end,
+        _activity_at(lanes.of_activity, trace.column("activities", "start_ns"), gap_lane, whole_end),
+        _activity_at(lanes.of_activity, trace.column("activities", "end_ns"), gap_lane, lanes.busy_end[follows][gap]),
+    )
+
+
+def _activity_at(lane_of_activity: Codes, times: Times, lane: Codes, wanted: Times) -> Codes:
+    """An activity of `lane` whose time is exactly `wanted`, shape (wanted,); the first in the table of several."""
+    from tetrace import _C
+
+    order = _C.order(lane_of_activity, times, times)
+    found = np.empty(len(wanted), np.int32)
+    ends = np.searchsorted(lane_of_activity[order], np.unique(lane), side="right")
+    starts = np.searchsorted(lane_of_activity[order], np.unique(lane), side="left")
+    for one, a, b in zip(np.unique(lane).tolist(), starts.tolist(), ends.tolist(), strict=True):
+        mine = lane == one
+        found[mine] = order[a + np.searchsorted(times[order[a:b]], wanted[mine])]
+    return found
+
+
+def _causes(attribution: Attribution, gaps: _Gaps, floor_ns: int) -> tuple[Times, tuple[Codes, Codes, Times]]:
+    links, trace = attribution.links, attribution.trace
+    causes = np.zeros((len(gaps.start), len(CAUSES)), np.int64)
+    call = links.call[gaps.activity]
+    launched = call >= 0
+    called = np.where(launched, _values(trace.column("calls", "start_ns"), call), gaps.start)
+    returned = np.where(launched, _values(trace.column("calls", "end_ns"), call), gaps.start)
+    asked = np.clip(called, gaps.start, gaps.end)
+    charged = _host_side(attribution, gaps, asked, causes)
+    rest = gaps.end - asked
+    in_graph = _inside_graph(attribution, gaps)
+    waited = launched & ~in_graph & (returned < gaps.start) & _stream_waited(attribution, gaps)
+    in_call = np.clip(returned - asked, 0, rest)
+    latency = np.where(launched & ~in_graph & ~waited, np.minimum(rest, np.maximum(in_call, floor_ns)), 0)
+    causes[:, GRAPH] = np.where(in_graph, rest, 0)
+    causes[:, DEPENDENCY] = np.where(waited, rest, 0)
+    causes[:, LATENCY] = latency
+    causes[:, UNEXPLAINED] = np.where(in_graph | waited, 0, rest - latency)
+    return causes, charged
+
+
+def _values(column: Times, rows: Codes) -> Times:
+    return column[np.maximum(rows, 0)] if len(column) else np.zeros(len(rows), np.int64)
+
+
+def _host_side(attribution: Attribution, gaps: _Gaps, asked: Times, causes: Times) -> tuple[Codes, Codes, Times]:
+    """Split [start of gap, launch) by what the launching thread was in; fills three columns of `causes`."""
+    from tetrace import _C
+
+    thread = attribution.links.thread[gaps.activity]
+    waiting = np.flatnonzero((asked > gaps.start) & (thread >= 0))
+    order = waiting[_C.order(thread[waiting], gaps.start[waiting], asked[waiting])]
+    line = _time_line(attribution)
+    gap, piece, ns = _C.overlaps(thread[order], gaps.start[order], asked[order], *line[:3])
+    gap, row = order[gap], line[3][piece]
+    np.add.at(causes[:, SYNCHRONIZATION], gap[row == _IN_SYNC], ns[row == _IN_SYNC])
+    np.add.at(causes[:, PROFILER], gap[row == _IN_PROFILER], ns[row == _IN_PROFILER])
+    causes[:, HOST_BOUND] = asked - gaps.start - causes[:, SYNCHRONIZATION] - causes[:, PROFILER]
+    in_range = row >= 0
+    charged = np.zeros(len(gaps.start), np.int64)
+    np.add.at(charged, gap[in_range], ns[in_range])
+    left = np.flatnonzero(causes[:, HOST_BOUND] > charged).astype(np.int32)
+    return (
+        np.concatenate([gap[in_range].astype(np.int32), left]),
+        np.concatenate([row[in_range], np.full(len(left), _NO_RANGE, np.int32)]),
+        np.concatenate([ns[in_range], causes[left, HOST_BOUND] - charged[left]]),
+    )
+
+
+def _time_line(attribution: Attribution) -> tuple[Codes, Times, Times, Codes]:
+    """Each thread's time cut by what it is in: a range (its row), a synchronizing call, the profiler."""
+    from tetrace import _C
+
+    trace, host = attribution.trace, attribution.host
+    sync, profiler = _synchronizing_calls(trace), _profiler_records(trace)
+    thread = np.concatenate([host.thread, trace.column("calls", "thread")[sync], trace.column("overheads", "thread")[profiler]])
+    start = np.concatenate([host.start, trace.column("calls", "start_ns")[sync], trace.column("overheads", "start_ns")[profiler]])
+    end = np.concatenate([host.end, trace.column("calls", "end_ns")[sync], trace.column("overheads", "end_ns")[profiler]])
+    row = np.concatenate(
+        [np.arange(len(host), dtype=np.int32), np.full(len(sync), _IN_SYNC, np.int32), np.full(len(profiler), _IN_PROFILER, np.int32)]
+    )
+    order = _C.order(thread, start, end)
+    thread, start, end = thread[order], start[order], end[order]
+    group, begins, ends, which = _C.segments(thread, start, end, _C.nest(thread, start, end))
+    return group, begins, ends, row[order][which]
+
+
+def _synchronizing_calls(trace: object) -> npt.NDArray[np.int64]:
+    """Calls that block until the device is done: synchronizations, and copies that are not asynchronous."""
+    kinds, names = list(trace.words("calls", "kind")), trace.words("calls", "name")  # type: ignore[attr-defined]
+    blocking = [name.startswith(("cudaMemcpy", "cuMemcpy")) and "Async" not in name and "Peer" not in name for name in names]
+    kind, name = trace.column("calls", "kind"), trace.column("calls", "name")  # type: ignore[attr-defined]
+    is_sync = np.array([word == SYNCHRONIZE for word in kinds], np.bool_)[kind] if kinds else np.zeros(len(kind), np.bool_)
+    is_launch = np.array([word == LAUNCH for word in kinds], np.bool_)[kind] if kinds else is_sync
+    is_copy = is_launch & (np.array(blocking, np.bool_)[name] if names else is_launch)
+    return np.flatnonzero(is_sync | is_copy)
+
+
+def _profiler_records(trace: object) -> npt.NDArray[np.int64]:
+    kinds = list(trace.words("overheads", "kind"))  # type: ignore[attr-defined]
+    if "profiler" not in kinds:
+        return np.empty(0, np.int64)
+    return np.flatnonzero(trace.column("overheads", "kind") == kinds.index("profiler"))  # type: ignore[attr-defined]
+
+
+def _inside_graph(attribution: Attribution, gaps: _Gaps) -> Mask:
+    """Gaps between two activities of one launch of a CUDA graph."""
+    call = attribution.links.call
+    same = (call[gaps.activity] == call[gaps.before]) & (call[gaps.activity] >= 0)
+    node = attribution.trace.column("activities", "graph_node")
+    graph = is_graph_launch(attribution.trace, attribution.links) | (node != 0)
+    return same & graph[gaps.activity]
+
+
+def _stream_waited(attribution: Attribution, gaps: _Gaps) -> Mask:
+    """Gaps before an activity whose stream was told, since its last launch, to wait for an event of another stream."""
+    trace, links = attribution.trace, attribution.links
+    kinds = list(trace.words("synchronizations", "kind"))
+    result = np.zeros(len(gaps.start), np.bool_)
+    if "stream_wait" not in kinds:
+        return result
+    waits = np.flatnonzero(trace.column("synchronizations", "kind") == kinds.index("stream_wait"))
+    streams = np.column_stack([trace.column("synchronizations", "process")[waits], trace.column("synchronizations", "stream")[waits]])
+    when = trace.column("synchronizations", "start_ns")[waits]
+    process, stream = trace.column("activities", "process"), trace.column("activities", "stream")
+    for one, number in np.unique(streams, axis=0).tolist():
+        times = np.sort(when[(streams[:, 0] == one) & (streams[:, 1] == number)])
+        mine = np.flatnonzero((process == one) & (stream == number))
+        launches = np.sort(links.launch_ns[mine])
+        asked = np.flatnonzero((process[gaps.activity] == one) & (stream[gaps.activity] == number))
+        launch = links.launch_ns[gaps.activity[asked]]
+        place = np.searchsorted(launches, launch) - 1
+        previous = np.where(place >= 0, launches[np.maximum(place, 0)], np.iinfo(np.int64).min)
+        result[asked] = np.searchsorted(times, launch, side="right") > np.searchsorted(times, previous, side="right")
+    return result

@@ -1,0 +1,187 @@
+"""Launch costs: host time inside launching calls, latency on an idle stream, and the idle the host is charged with.
+
+The three are never added up. A long call while the device has work queued is back-pressure, not cost.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.attribute.attribution import Attribution
+from tetrace.attribute.distinct import counts, distinct, sums
+from tetrace.attribute.vocabulary import UNATTRIBUTED
+from tetrace.breakdown.gaps import Idle
+from tetrace.breakdown.scope import Scope, phase_words
+from tetrace.breakdown.tables import HOST_RANGES, LAUNCHES, Table
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.int32]
+    Times = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
+
+NO_RANGE = "(no range)"
+QUANTIZING_RANGE = re.compile(
+    r"^nvte_\w*(quantize|amax|compute_scale|scale_update|transpose|swizzle|cast)"
+    r"|(input_cast_comm|grad_output_preprocess|reduce_and_update_fp8_tensors)$|autocast"
+)
+# The launch queue holds about a thousand launches; a call that waits with this many before it waits for room.
+_FULL_QUEUE = 512
+_LONG_CALL = 10
+
+
+@dataclass(frozen=True)
+class LaunchCosts:
+    """Launch figures over the selected steps; -1 where nothing was captured to tell.
+
+    `latency_*_ns`: from the start of the call to the start of the activity, on streams that were idle at the call, the
+    first node only for graphs. `queue_depth`: median number of launched, unfinished activities before a launch.
+    """
+
+    calls: int
+    activities: int
+    host_ns: int
+    back_pressure_ns: int
+    latency_median_ns: int
+    latency_p95_ns: int
+    latency_samples: int
+    queue_depth: int
+
+
+def idle_stream_latency(attribution: Attribution) -> Times:
+    """Launch latency of each activity whose stream was idle when it was called, -1 for the others; shape (activities,)."""
+    from tetrace import _C
+
+    trace, links = attribution.trace, attribution.links
+    start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
+    _, stream = distinct(trace.column("activities", "process"), *_as_codes(trace.column("activities", "stream")))
+    order = _C.order(stream, start, end)
+    same = np.append(False, stream[order][1:] == stream[order][:-1]) if len(order) else np.zeros(0, np.bool_)
+    previous_end = np.where(same, np.append(0, end[order][:-1]), np.iinfo(np.int64).min) if len(order) else start
+    previous_call = np.append(-1, links.call[order][:-1]) if len(order) else links.call
+    own_call, launched = links.call[order], links.launch_ns[order]
+    first_of_call = ~same | (own_call != previous_call)
+    idle = (own_call >= 0) & first_of_call & (previous_end <= launched) & (start[order] >= launched)
+    latency = np.full(len(order), -1, np.int64)
+    latency[order] = np.where(idle, start[order] - launched, -1)
+    return latency
+
+
+def _as_codes(values: Times) -> tuple[Codes, ...]:
+    return (np.unique(values, return_inverse=True)[1].ravel().astype(np.int32),)
+
+
+def floor(latency: Times) -> int:
+    """The launch latency floor of this machine as the recording shows it: the median on idle streams, 0 if there is none."""
+    known = latency[latency >= 0]
+    return int(np.median(known)) if len(known) else 0
+
+
+def queue_depths(attribution: Attribution) -> Times:
+    """Activities of the process launched but not started when each activity was launched, shape (activities,)."""
+    trace, links = attribution.trace, attribution.links
+    process, start = trace.column("activities", "process"), trace.column("activities", "start_ns")
+    depth = np.zeros(len(start), np.int64)
+    for one in range(trace.rows("processes")):
+        mine = np.flatnonzero(process == one)
+        launched, started = np.sort(links.launch_ns[mine]), np.sort(start[mine])
+        at = links.launch_ns[mine]
+        depth[mine] = np.searchsorted(launched, at) - np.searchsorted(started, at)
+    return depth
+
+
+def launches_table(scope: Scope, depth: Times) -> Table:
+    """Calls that launched the selected activities, by name."""
+    trace = scope.trace
+    (call,), index = distinct(scope.call[scope.call >= 0])
+    name = trace.column("calls", "name")[call] if len(call) else np.empty(0, np.int32)
+    length = (trace.column("calls", "end_ns") - trace.column("calls", "start_ns"))[call]
+    waited = _back_pressure(scope, call, length, depth, index)
+    (word,), group = distinct(name)
+    size = len(word)
+    names = trace.words("calls", "name")
+    columns = {
+        "call": [names[code] for code in word.tolist()],
+        "count": counts(group, size),
+        "activities": sums(group, size, counts(index, len(call))),
+        "total_ns": sums(group, size, length),
+        "median_ns": np.array([int(np.median(length[group == i])) for i in range(size)], np.int64),
+        "max_ns": np.array([int(length[group == i].max()) for i in range(size)], np.int64),
+        "back_pressure_ns": sums(group, size, np.where(waited, length, 0)),
+    }
+    return Table(LAUNCHES, columns).sorted_by("total_ns")
+
+
+def _back_pressure(scope: Scope, call: Times, length: Times, depth: Times, index: Codes) -> Mask:
+    """Calls that waited for room in the launch queue: by the driver's own records, or long ones with a full queue."""
+    deep = np.zeros(len(call), np.int64)
+    np.maximum.at(deep, index, depth[scope.rows[scope.call >= 0]])
+    long = length > _LONG_CALL * np.median(length) if len(length) else np.zeros(0, np.bool_)
+    return (long & (deep >= _FULL_QUEUE)) | _recorded_back_pressure(scope, call)
+
+
+def _recorded_back_pressure(scope: Scope, call: Times) -> Mask:
+    from tetrace import _C
+
+    trace = scope.trace
+    kinds = list(trace.words("overheads", "kind"))
+    result = np.zeros(len(call), np.bool_)
+    if "back_pressure" not in kinds or not len(call):
+        return result
+    rows = np.flatnonzero(trace.column("overheads", "kind") == kinds.index("back_pressure"))
+    full = [trace.column("overheads", name)[rows] for name in ("thread", "start_ns", "end_ns")]
+    order = _C.order(*full)
+    merged = _C.merge(*(column[order] for column in full))
+    calls = [trace.column("calls", name)[call] for name in ("thread", "start_ns", "end_ns")]
+    order = _C.order(*calls)
+    hit, _, _ = _C.overlaps(*(column[order] for column in calls), *merged)
+    result[order[hit]] = True
+    return result
+
+
+def launch_costs(scope: Scope, table: Table, latency: Times, depth: Times) -> LaunchCosts:
+    """Launch figures of the selected activities."""
+    known = latency[scope.rows]
+    known = known[known >= 0]
+    return LaunchCosts(
+        calls=int(table["count"].sum()),
+        activities=int(table["activities"].sum()),
+        host_ns=int(table["total_ns"].sum()) if scope.trace.has("calls") else -1,
+        back_pressure_ns=int(table["back_pressure_ns"].sum()),
+        latency_median_ns=int(np.median(known)) if len(known) else -1,
+        latency_p95_ns=int(np.percentile(known, 95)) if len(known) else -1,
+        latency_samples=len(known),
+        queue_depth=int(np.median(depth[scope.rows])) if len(scope.rows) and scope.trace.has("calls") else -1,
+    )
+
+
+def host_ranges_table(scope: Scope, idle: Idle) -> Table:
+    """Host ranges by the host-bound idle charged to them, the worst first."""
+    attribution = scope.attribution
+    known = idle.charged_row >= 0
+    row = np.maximum(idle.charged_row, 0)
+    # Where no range was open, the work that was waited for says the phase.
+    phase_of_activity = attribution.phase[idle.charged_activity]
+    if len(attribution.host):
+        own = attribution.range_phase[row]
+        phase = np.where(known & (own >= 0), own, phase_of_activity)
+        word = np.where(known, attribution.host.word[row], -1)
+        module = np.where(known, attribution.range_module[row], -1)
+    else:
+        phase, word, module = phase_of_activity, np.full(len(row), -1), np.full(len(row), -1)
+    (word, module, phase), index = distinct(word, module, np.where(phase < 0, UNATTRIBUTED, phase))
+    names = [attribution.host.words[code] if code >= 0 else NO_RANGE for code in word.tolist()]
+    columns = {
+        "range": names,
+        "module": scope.module_words(module),
+        "phase": phase_words(phase),
+        "gaps": counts(index, len(word)),
+        "host_bound_ns": sums(index, len(word), idle.charged_ns),
+        "quantizes": np.array([bool(QUANTIZING_RANGE.search(name)) for name in names], np.int64),
+    }
+    return Table(HOST_RANGES, columns).sorted_by("host_bound_ns")

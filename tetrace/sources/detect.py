@@ -1,0 +1,125 @@
+"""What is this path? One list of readers, each with the test that recognizes its input."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tetrace.errors import InputError
+from tetrace.trace import store
+from tetrace.trace.trace import Trace
+
+Progress = Callable[[int, int], None]
+
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+_GZIP_MAGIC = b"\x1f\x8b"
+_SUPPORTED = "a .tetrace folder, a Nsight Systems .nsys-rep, .sqlite or parquetdir, or a PyTorch profiler .json or .json.gz"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kind of input."""
+
+    name: str
+    recognizes: Callable[[Path], bool]
+    read: Callable[[Path, Progress | None], Trace]
+
+
+def load(path: str | Path, progress: Progress | None = None) -> Trace:
+    """The trace recorded in `path`: any input that `READERS` lists.
+
+    `progress` is told (done, total) while a long import runs. The input is never written to.
+    Raises `InputError`, naming the file, what is wrong with it and what to do.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; give {_SUPPORTED}")
+        for reader in READERS:
+            if reader.recognizes(path):
+                return reader.read(path, progress)
+    except PermissionError as error:
+        raise InputError(f"{error.filename or path}: not readable by this user; change its permissions or copy it") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    raise InputError(f"{path}: {_unknown(path)}; give {_SUPPORTED}")
+
+
+def _unknown(path: Path) -> str:
+    if path.is_dir():
+        return "this folder holds neither a .tetrace nor the Parquet files of nsys export --type parquetdir"
+    if path.stat().st_size == 0:
+        return "the file is empty (was the recording or its export interrupted?)"
+    return "the file is none that tetrace knows"
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _is_json(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    if _begins(path, _GZIP_MAGIC):
+        return True
+    with path.open("rb") as file:
+        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+
+
+def _read_store(path: Path, _progress: Progress | None) -> Trace:
+    return store.read(path)
+
+
+def _read_sqlite(path: Path, progress: Progress | None) -> Trace:
+    from tetrace.sources import nsys
+    from tetrace.sources.nsys_tables import SqliteTables
+
+    return nsys.read(SqliteTables(path), path.name, "Nsight Systems SQLite export", progress)
+
+
+def _read_parquet(path: Path, progress: Progress | None) -> Trace:
+    from tetrace.sources import nsys
+    from tetrace.sources.nsys_tables import ParquetTables
+
+    return nsys.read(ParquetTables(path), path.name, "Nsight Systems Parquet export", progress)
+
+
+def _read_report(path: Path, progress: Progress | None) -> Trace:
+    """A .nsys-rep, exported into a temporary folder by the `nsys` on PATH."""
+    if not path.stat().st_size:
+        raise InputError(f"{path}: the file is empty (was the recording interrupted?); record again")
+    command = f"nsys export --type parquetdir --output {path.stem}.parquetdir {path.name}"
+    if not shutil.which("nsys"):
+        raise InputError(f"{path}: needs nsys to be read, and none is on PATH; where it was recorded run: {command}")
+    with tempfile.TemporaryDirectory(prefix="tetrace-") as folder:
+        export = Path(folder) / f"{path.stem}.parquetdir"
+        arguments = ["nsys", "export", "--type", "parquetdir", "--output", str(export), str(path.resolve())]
+        run = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
+        if run.returncode or not export.is_dir():
+            said = " ".join((run.stderr or run.stdout).split())[-300:]
+            raise InputError(f"{path}: nsys export failed ({said}); try it with the nsys that recorded it: {command}")
+        trace = _read_parquet(export, progress)
+    return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=path.name))
+
+
+def _read_kineto(path: Path, progress: Progress | None) -> Trace:
+    from tetrace.sources import kineto
+
+    return kineto.read(path, progress)
+
+
+READERS: tuple[Reader, ...] = (
+    Reader("tetrace", store.is_store, _read_store),
+    Reader("nsys sqlite", lambda path: _begins(path, _SQLITE_MAGIC), _read_sqlite),
+    Reader("nsys parquetdir", lambda path: path.is_dir() and any(path.glob("*.parquet")), _read_parquet),
+    Reader("nsys report", lambda path: path.suffix == ".nsys-rep" and path.is_file(), _read_report),
+    Reader("kineto", _is_json, _read_kineto),
+)

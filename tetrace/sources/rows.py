@@ -1,0 +1,162 @@
+"""From the rows of a recorder, which name processes and threads by 64-bit ids, to the tables of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tetrace.trace.schema import BY_NAME
+from tetrace.trace.trace import make_table, text_column
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    Integers = npt.NDArray[np.int64]
+
+_LOW_24_BITS = 0xFFFFFF
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one table in parts that are put one after the other.
+
+    Columns are those of the schema, but for `process` and `thread`: a part carries `global_tid` (its thread, whose
+    low 24 bits are the thread id and the rest the process) or `global_pid`. Times may come in any order;
+    an `end_ns` of the largest int64 means "still open".
+    """
+
+    table: str
+    parts: Sequence[Mapping[str, Any]]
+
+
+def collect(
+    rows: Sequence[Rows], thread_names: Mapping[int, str], process_names: Mapping[int, str]
+) -> tuple[dict[str, pa.Table], list[str]]:
+    """Tables of a trace, processes and threads included, sorted by process and start; and notices on odd times."""
+    joined = {part.table: _joined(part) for part in rows}
+    pids = _recorded_processes(joined)
+    joined = {name: _of_processes(columns, pids) for name, columns in joined.items()}
+    tids = _distinct([columns["global_tid"] for columns in joined.values() if "global_tid" in columns])
+    last = _last_time(joined)
+    notices: list[str] = []
+    tables = {
+        "processes": _processes(pids, process_names),
+        "threads": _threads(tids, pids, thread_names),
+    }
+    for name, columns in joined.items():
+        _repair_times(name, columns, last, notices)
+        columns["process"] = np.searchsorted(pids, _pids(columns)).astype(np.int32)
+        if "global_tid" in columns:
+            columns["thread"] = np.searchsorted(tids, columns["global_tid"]).astype(np.int32)
+        tables[name] = _sorted(name, columns)
+    return tables, notices
+
+
+def _joined(rows: Rows) -> dict[str, Any]:
+    if len(rows.parts) == 1:
+        return dict(rows.parts[0])
+    sizes = [len(next(iter(part.values()))) for part in rows.parts]
+    names = dict.fromkeys(name for part in rows.parts for name in part)
+    return {name: _concatenated(rows.table, name, rows.parts, sizes) for name in names}
+
+
+def _concatenated(table: str, name: str, parts: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> Any:
+    import pyarrow as pa
+
+    if name in ("global_tid", "global_pid"):
+        return np.concatenate([part[name] for part in parts])
+    column = BY_NAME[table].column(name)
+    if column.dtype == "text":
+        return pa.chunked_array([part[name] for part in parts]).unify_dictionaries().combine_chunks()
+    dtype = np.int64 if column.dtype == "int64" else np.int32
+    missing = column.missing if column.missing is not None else 0
+    return np.concatenate([part.get(name, np.full(size, missing, dtype)) for part, size in zip(parts, sizes, strict=True)])
+
+
+def _pids(columns: Mapping[str, Any]) -> Integers:
+    return columns["global_pid"] if "global_pid" in columns else columns["global_tid"] & ~_LOW_24_BITS
+
+
+def _recorded_processes(joined: Mapping[str, Mapping[str, Any]]) -> Integers:
+    """Processes that ran something or opened a range: a recorder also sees helpers that only initialize CUDA."""
+    active = [_pids(joined[name]) for name in ("activities", "ranges") if name in joined]
+    pids = _distinct(active)
+    return pids if len(pids) else _distinct([_pids(columns) for columns in joined.values()])
+
+
+def _of_processes(columns: dict[str, Any], pids: Integers) -> dict[str, Any]:
+    own = _pids(columns)
+    kept = pids[np.minimum(np.searchsorted(pids, own), len(pids) - 1)] == own if len(pids) else np.zeros(len(own), np.bool_)
+    if kept.all():
+        return columns
+    rows = np.flatnonzero(kept)
+    return {name: values.take(rows) for name, values in columns.items()}
+
+
+def _distinct(arrays: Sequence[Integers]) -> Integers:
+    return np.unique(np.concatenate([np.unique(array) for array in arrays])) if arrays else np.empty(0, np.int64)
+
+
+def _last_time(joined: Mapping[str, Mapping[str, Any]]) -> int:
+    last = 0
+    for columns in joined.values():
+        for name in ("start_ns", "end_ns"):
+            times = columns.get(name, np.empty(0, np.int64))
+            times = times[times < np.iinfo(np.int64).max]
+            last = max(last, int(times.max())) if len(times) else last
+    return last
+
+
+def _repair_times(table: str, columns: dict[str, Any], last: int, notices: list[str]) -> None:
+    if "end_ns" not in columns:
+        return
+    columns["end_ns"] = np.minimum(columns["end_ns"], last)
+    backwards = columns["end_ns"] < columns["start_ns"]
+    if backwards.any():
+        notices.append(f"{int(backwards.sum()):,} {table} end before they start; they count as empty")
+        columns["end_ns"] = np.where(backwards, columns["start_ns"], columns["end_ns"])
+
+
+def _sorted(name: str, columns: dict[str, Any]) -> pa.Table:
+    from tetrace import _C
+
+    start = columns["start_ns"] if "start_ns" in columns else columns["created_ns"]
+    end = columns.get("end_ns", start)
+    order = _C.order(columns["process"], np.ascontiguousarray(start), np.ascontiguousarray(end))
+    declared = {column.name for column in BY_NAME[name].columns}
+    kept = {column: values for column, values in columns.items() if column in declared}
+    if not (np.diff(order) == 1).all():
+        kept = {column: values.take(order) for column, values in kept.items()}
+    return make_table(name, kept, len(start))
+
+
+def _processes(pids: Integers, names: Mapping[int, str]) -> pa.Table:
+    words, codes = _words([names.get(pid, "") for pid in pids.tolist()])
+    columns = {
+        "process": np.arange(len(pids), dtype=np.int32),
+        "global_id": pids,
+        "pid": pids // 0x1000000 % 0x1000000,
+        "name": text_column(codes, words),
+    }
+    return make_table("processes", columns, len(pids))
+
+
+def _threads(tids: Integers, pids: Integers, names: Mapping[int, str]) -> pa.Table:
+    words, codes = _words([names.get(tid, "") for tid in tids.tolist()])
+    columns = {
+        "thread": np.arange(len(tids), dtype=np.int32),
+        "process": np.searchsorted(pids, tids & ~_LOW_24_BITS).astype(np.int32),
+        "global_id": tids,
+        "tid": tids & _LOW_24_BITS,
+        "name": text_column(codes, words),
+    }
+    return make_table("threads", columns, len(tids))
+
+
+def _words(values: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int32]]:
+    distinct = {word: code for code, word in enumerate(dict.fromkeys(values))}
+    return list(distinct) or [""], np.array([distinct[value] for value in values], np.int32)

@@ -1,0 +1,1 @@
+"""Recordings as values: schema, trace, and how they are kept on disk."""

@@ -1,0 +1,193 @@
+"""Every table and column of a trace, declared once: type, unit, what absence looks like, one sentence.
+
+Times are integer nanoseconds of the recorder's own clock, whose zero is arbitrary. Integer columns have no
+nulls: `missing` is the value that stands for "not recorded" in that column. Text is dictionary-encoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+KERNEL, MEMCPY, MEMSET, GRAPH = "kernel", "memcpy", "memset", "graph"
+LAUNCH, GRAPH_LAUNCH, SYNCHRONIZE, ALLOCATE, LOAD, OTHER_CALL = (
+    "launch", "graph_launch", "synchronize", "allocate", "load", "other")  # fmt: skip
+PUSH_POP, START_END, OPERATOR, ANNOTATION, MODULE = "push_pop", "start_end", "operator", "annotation", "module"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `dtype` is int32, int64 or text (dictionary of int32 to string)."""
+
+    name: str
+    dtype: str
+    unit: str
+    sentence: str
+    missing: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table; `by_process` tables are stored one file a process, so that ranks can be read one by one."""
+
+    name: str
+    sentence: str
+    columns: tuple[Column, ...]
+    by_process: bool = True
+
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema of this table."""
+        import pyarrow as pa
+
+        types = {"int32": pa.int32(), "int64": pa.int64(), "text": pa.dictionary(pa.int32(), pa.string())}
+        return pa.schema([pa.field(c.name, types[c.dtype], nullable=False) for c in self.columns])
+
+    def column(self, name: str) -> Column:
+        """The column called `name`."""
+        return next(c for c in self.columns if c.name == name)
+
+
+_PROCESS = Column("process", "int32", "index", "Row of `processes` that this belongs to.")
+_THREAD = Column("thread", "int32", "index", "Row of `threads`: the host thread that did this.")
+_START = Column("start_ns", "int64", "ns", "When it began.")
+_END = Column("end_ns", "int64", "ns", "When it ended; never before `start_ns`.")
+_CORRELATION = Column(
+    "correlation", "int64", "id", "CUPTI correlation id; it joins an activity to its call within one process only.", -1
+)
+_DEVICE = Column("device", "int32", "ordinal", "CUDA ordinal of the device, as its process numbers them.", -1)
+_STREAM = Column("stream", "int64", "id", "CUPTI stream id, unique within its process.", -1)
+
+TABLES: tuple[Table, ...] = (
+    Table(
+        "processes",
+        "Processes that were recorded and did something.",
+        (
+            Column("process", "int32", "index", "Row number; other tables refer to it."),
+            Column("global_id", "int64", "id", "The recorder's full 64-bit id (host, virtual machine and process)."),
+            Column("pid", "int64", "id", "Process id as the recorder saw it; small inside containers.", -1),
+            Column("rank", "int32", "ordinal", "Rank in the job, where it is known.", -1),
+            Column("name", "text", "", "Name of the executable; empty when it was not recorded."),
+        ),
+        by_process=False,
+    ),
+    Table(
+        "threads",
+        "Host threads that launched work or opened a range.",
+        (
+            Column("thread", "int32", "index", "Row number; other tables refer to it."),
+            _PROCESS,
+            Column("global_id", "int64", "id", "The recorder's full 64-bit id of the thread."),
+            Column("tid", "int64", "id", "Thread id as the recorder saw it.", -1),
+            Column("name", "text", "", "Name of the thread (`pt_autograd_0`); empty when it was not recorded."),
+        ),
+        by_process=False,
+    ),
+    Table(
+        "devices",
+        "Devices, as each process numbers them.",
+        (
+            _PROCESS,
+            _DEVICE,
+            Column("gpu", "int32", "ordinal", "Physical device of the machine; processes that share it say the same.", -1),
+            Column("sm_count", "int32", "count", "Multiprocessors.", -1),
+            Column("memory_bytes", "int64", "bytes", "Device memory.", -1),
+            Column("bandwidth_bytes_per_s", "int64", "bytes/s", "Memory bandwidth by the driver's figures.", -1),
+            Column("compute_capability", "int32", "10 × major + minor", "Compute capability: 90 is Hopper.", -1),
+            Column("name", "text", "", "Product name; empty when it was not recorded."),
+        ),
+        by_process=False,
+    ),
+    Table(
+        "activities",
+        "GPU activities: what ran on a device. Sorted by process, then start.",
+        (
+            _PROCESS,
+            _START,
+            _END,
+            _DEVICE,
+            _STREAM,
+            _CORRELATION,
+            Column("kind", "text", "", "kernel, memcpy, memset, or graph (a whole CUDA graph recorded as one)."),
+            Column("name", "text", "", "Demangled kernel name; for copies the direction, as `memcpy HtoD`."),
+            Column("graph_node", "int64", "id", "Node of a replayed CUDA graph; 0 outside graphs.", 0),
+            Column("bytes", "int64", "bytes", "Bytes copied or set.", -1),
+            Column("grid_x", "int32", "blocks", "Launch grid, x.", -1),
+            Column("grid_y", "int32", "blocks", "Launch grid, y.", -1),
+            Column("grid_z", "int32", "blocks", "Launch grid, z.", -1),
+            Column("block_x", "int32", "threads", "Thread block, x.", -1),
+            Column("block_y", "int32", "threads", "Thread block, y.", -1),
+            Column("block_z", "int32", "threads", "Thread block, z.", -1),
+            Column("registers", "int32", "per thread", "Registers of each thread.", -1),
+            Column("shared_bytes", "int32", "bytes", "Static plus dynamic shared memory of a block.", -1),
+        ),
+    ),
+    Table(
+        "calls",
+        "CUDA API calls that launch, synchronize, allocate or load code. Sorted by process, then start.",
+        (
+            _PROCESS,
+            _THREAD,
+            _START,
+            _END,
+            _CORRELATION,
+            Column("kind", "text", "", "launch, graph_launch, synchronize, allocate, load, or other."),
+            Column("name", "text", "", "Name of the call without its version suffix: `cudaLaunchKernel`."),
+        ),
+    ),
+    Table(
+        "ranges",
+        "Host ranges: NVTX, and the operators and annotations of the PyTorch profiler. Sorted by process, then start.",
+        (
+            _PROCESS,
+            _THREAD,
+            _START,
+            _END,
+            Column("sequence", "int64", "number", "Autograd sequence number, shared by a forward op and its backward.", -1),
+            Column("kind", "text", "", "push_pop, start_end, operator, annotation, or module."),
+            Column("name", "text", "", "Text of the range, without `seq =`, `op_id =`, sizes and input ids."),
+        ),
+    ),
+    Table(
+        "synchronizations",
+        "Synchronization records: host waits, and streams that wait for events of other streams.",
+        (
+            _PROCESS,
+            _START,
+            _END,
+            _DEVICE,
+            _STREAM,
+            _CORRELATION,
+            Column("kind", "text", "", "event, stream_wait, stream, or context."),
+        ),
+    ),
+    Table(
+        "overheads",
+        "What the profiler itself cost on the host, by its own records.",
+        (
+            _PROCESS,
+            _THREAD,
+            _START,
+            _END,
+            Column("kind", "text", "", "profiler, or back_pressure (the launch queue was full: not a cost of profiling)."),
+            Column("name", "text", "", "The recorder's word for it."),
+        ),
+    ),
+    Table(
+        "graph_nodes",
+        "Creation of CUDA graph nodes, which says under which range a replayed kernel was captured.",
+        (
+            _PROCESS,
+            _THREAD,
+            Column("created_ns", "int64", "ns", "When the node was created or cloned."),
+            Column("graph_node", "int64", "id", "The node, as activities name it."),
+            Column("original_node", "int64", "id", "The node it was cloned from; 0 when it is no clone.", 0),
+        ),
+    ),
+)
+
+BY_NAME = {table.name: table for table in TABLES}
