@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pybind11
@@ -29,6 +30,9 @@ class CMakeBuild(build_ext):
     """Configures and builds each extension in the temporary build folder."""
 
     def build_extension(self, ext: Extension) -> None:
+        headers = Path(sysconfig.get_path("include"))
+        if not (headers / "Python.h").exists():
+            raise SystemExit(f"{headers}/Python.h is missing; install Python's headers (Debian: python3-dev)")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / ext.name
         configure = [

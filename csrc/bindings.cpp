@@ -1,10 +1,14 @@
 #include <pybind11/pybind11.h>
 
+#include "distinct/bind.h"
 #include "intervals/bind.h"
+#include "kineto/bind.h"
 #include "names/bind.h"
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "What tetrace does in C++: interval arithmetic over the columns of a trace, and the names of ranges.";
+  module.doc() = "What tetrace does in C++: intervals, names of ranges, and reading what the PyTorch profiler writes.";
+  tetrace::distinct::bind(module);
   tetrace::intervals::bind(module);
+  tetrace::kineto::bind(module);
   tetrace::names::bind(module);
 }

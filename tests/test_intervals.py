@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +44,9 @@ def int64(values):
 # A short time axis makes equal starts, equal ends, touching and empty rows common; one far away makes gaps.
 groups = st.integers(-1, 2)
 times = st.integers(-3, 12) | st.sampled_from([10**18, 10**18 + 1])
-tables = st.lists(st.builds(lambda group, ends: Row(group, *sorted(ends)), groups, st.tuples(times, times)), max_size=25)
+tables = st.lists(
+    st.builds(lambda group, ends: Row(group, *sorted(ends)), groups, st.tuples(times, times)), max_size=25
+)
 queries = st.lists(st.tuples(groups, times), max_size=25).map(sorted)
 
 
@@ -64,7 +68,7 @@ def instants(rows):
 def union(rows):
     """The union of rows of one group, by painting the stretches between instants."""
     edges = instants(rows)
-    painted = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if any(r.start <= a and b <= r.end for r in rows)]
+    painted = [(a, b) for a, b in pairwise(edges) if any(r.start <= a and b <= r.end for r in rows)]
     joined = []
     for start, end in painted:
         if joined and joined[-1][1] == start:
@@ -185,7 +189,7 @@ def test_subtract(kept, removed):
     stretches = [
         Row(group, a, b)
         for group in {row.group for row in kept}
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
         if innermost_at(kept, group, a) != -1 and innermost_at(removed, group, a) == -1
     ]
     assert as_rows(*_C.subtract(*columns(kept), *columns(removed))) == union_by_group(stretches)
@@ -261,7 +265,6 @@ GROUP, START, END = columns([Row(0, 0, 10), Row(0, 5, 8)])
     ],
 )
 def test_refusals_give_the_value(call, message):
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
         call()
-    assert message in str(refused.value)
     assert "\n" not in str(refused.value)

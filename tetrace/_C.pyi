@@ -13,6 +13,8 @@ columns of one table differ in length, when a row ends before it starts, and whe
 n, m, w, a and b stand for numbers of rows. The work is linear in them where the input is sorted.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -77,6 +79,12 @@ def overlaps(
     a's may.
     """
 
+def distinct(values: _Int64) -> tuple[_Int64, _Int32]:
+    """The distinct values, shape (k,), ascending, and the place of each row's value among them, shape (n,)."""
+
+def sums(codes: _Int32, groups: int, values: _Int64) -> _Int64:
+    """Sum of `values`, shape (n,), in each of `groups` groups; `ValueError` for a code outside [0, groups)."""
+
 def encode_names(
     offsets: npt.NDArray[np.int32] | npt.NDArray[np.int64], data: npt.NDArray[np.uint8]
 ) -> tuple[_Int32, _Int64, list[bytes]]:
@@ -87,3 +95,20 @@ def encode_names(
     [(38,0)]`, torch/csrc/profiler/util.cpp) is not part of the word; other texts are words as they are. Words are in
     order of first use, and need not be UTF-8. `ValueError` when offsets descend or leave the data.
     """
+
+class KinetoScanner:
+    """Reads a PyTorch profiler JSON file from pieces of any size; keeps of it one event and the columns.
+
+    For one thread at a time; `feed` and the end of the scan release the GIL.
+    """
+
+    def __init__(self) -> None: ...
+    def feed(self, piece: bytes | bytearray | memoryview) -> None:
+        """The next piece of the file. `ValueError`, with the byte at which it is, when the text cannot be a trace."""
+
+    def finish(self) -> dict[str, Any]:
+        """What was found, by the fields of `tetrace.sources.kineto_file.Scan`; once, after the last piece.
+
+        Numbers that the file gives in microseconds with decimals are integer nanoseconds, rounded half up.
+        `ValueError` when the text does not end where a trace ends.
+        """

@@ -9,9 +9,10 @@ namespace tetrace::kineto {
 namespace {
 
 // A larger event is no event: a quote or bracket was lost in it.
-constexpr std::ptrdiff_t largest_event_bytes = 16 << 20;
+constexpr std::ptrdiff_t largest_event_bytes = 4 << 20;
 constexpr std::ptrdiff_t largest_fact_bytes = 1 << 20;
 constexpr std::ptrdiff_t largest_key_bytes = 1 << 16;
+constexpr std::size_t least_added_bytes = 4096;
 // White space between a line's beginning and the first key of its event.
 constexpr std::ptrdiff_t largest_indent_bytes = 4096;
 
@@ -37,29 +38,51 @@ Match begins_event(const char* p, const char* end) {
 }  // namespace
 
 void Scanner::feed(std::string_view piece) {
-  if (left_.empty()) {
-    text_ = piece.data();
-    const char* end = text_ + piece.size();
-    const char* rest = consume(text_, end);
-    text_offset_ += rest - text_;
-    left_.assign(rest, end);
-    return;
+  piece.remove_prefix(complete_left(piece));
+  if (piece.empty()) return;
+  left_.assign(consume_text(piece));
+}
+
+// Adds as much of `piece` to what is left of those before as it takes to have it whole; returns how many bytes those
+// are. The rest of a piece is never copied.
+std::size_t Scanner::complete_left(std::string_view piece) {
+  std::size_t taken = 0;
+  while (!left_.empty() && taken < piece.size()) {
+    const std::size_t before = left_.size();
+    const std::string_view more = piece.substr(taken, std::max(before, least_added_bytes));
+    left_ += more;
+    taken += more.size();
+    const std::size_t rest = consume_text(left_).size();
+    if (rest <= more.size()) {
+      left_.clear();
+      return taken - rest;
+    }
+    left_.erase(0, left_.size() - rest);
   }
-  left_ += piece;
-  text_ = left_.data();
-  const char* rest = consume(text_, text_ + left_.size());
-  text_offset_ += rest - text_;
-  left_.erase(0, static_cast<std::size_t>(rest - text_));
+  return taken;
+}
+
+// Consumes what is whole of `text`, and returns the rest.
+std::string_view Scanner::consume_text(std::string_view text) {
+  text_ = text.data();
+  const auto consumed = static_cast<std::size_t>(consume(text_, text_ + text.size()) - text_);
+  text_offset_ += static_cast<std::int64_t>(consumed);
+  return text.substr(consumed);
 }
 
 void Scanner::finish() {
-  recording_.close();
-  const bool only_begun = state_ == State::begin;
-  if (only_begun && left_.empty()) refuse("it is empty");
-  is_unclosed_ = is_bare_list_ && state_ == State::events && left_.empty();
-  if (state_ == State::finished || is_unclosed_) return;
   const auto length = text_offset_ + static_cast<std::int64_t>(left_.size());
-  refuse("it ends at byte ", length, " in the middle of ", state_ == State::events || state_ == State::resynchronize ? "its events" : "a value");
+  if (state_ == State::begin && left_.empty()) refuse("it is empty");
+  // What looks like one long event may be one that lost a bracket, and whole ones behind it.
+  while (state_ == State::events && !left_.empty()) {
+    leave_out(left_.data());
+    left_ = std::string(consume_text(std::string_view(left_).substr(1)));
+  }
+  recording_.close();
+  is_unclosed_ = is_bare_list_ && state_ == State::events;
+  if (state_ == State::finished || is_unclosed_) return;
+  const bool in_events = state_ == State::events || state_ == State::resynchronize;
+  refuse("it ends at byte ", length, " in the middle of its ", in_events ? "events" : "values");
 }
 
 // Consumes what is whole of [p, end); returns where the rest begins.
@@ -185,6 +208,10 @@ const char* Scanner::step_events(const char* p, const char* end) {
     state_ = is_bare_list_ ? State::finished : State::key;
     return p + 1;
   }
+  return leave_out(p);
+}
+
+const char* Scanner::leave_out(const char* p) {
   recording_.leave_out_malformed();
   state_ = State::resynchronize;
   return p + 1;
@@ -198,11 +225,7 @@ const char* Scanner::step_event(const char* p, const char* end) {
   Event event;
   Reading reading = Reading::malformed;
   if (found == ContainerEnd::Found::closed && stop - p <= largest_event_bytes) reading = read_event({p, static_cast<std::size_t>(stop - p)}, end, event);
-  if (reading == Reading::malformed) {
-    recording_.leave_out_malformed();
-    state_ = State::resynchronize;
-    return p + 1;
-  }
+  if (reading == Reading::malformed) return leave_out(p);
   ++events_;
   if (reading == Reading::wanted) recording_.add(event);
   return stop;

@@ -32,6 +32,8 @@ class Scanner {
     begin, key, colon, value, skip_container, skip_string, skip_scalar, events, resynchronize, finished,
   };
 
+  std::size_t complete_left(std::string_view piece);
+  std::string_view consume_text(std::string_view text);
   const char* consume(const char* p, const char* end);
   bool minds_space() const;
   const char* step(const char* p, const char* end);
@@ -42,6 +44,8 @@ class Scanner {
   const char* step_skip_string(const char* p, const char* end);
   const char* step_events(const char* p, const char* end);
   const char* step_event(const char* p, const char* end);
+  // Counts the event at `p` as malformed, and looks for the next one.
+  const char* leave_out(const char* p);
   const char* step_resynchronize(const char* p, const char* end);
   void skip(char first);
   [[noreturn]] void fail(const char* p, const char* expected) const;

@@ -179,10 +179,9 @@ def _pseudo_modules(module: Codes, names: list[str], classes: list[KernelClass],
 
     clip = np.array([one.operation in ("l2norm", "grad_clip") for one in classes], np.bool_)[kernel_class]
     loss = np.array([one.category == "softmax_loss" and bool(_LOSS.search(one.family)) for one in classes], np.bool_)[kernel_class]
-    update = np.array([one.operation in ("scale_update", "amax_concat", "amax_reduce") for one in classes], np.bool_)[kernel_class]
     # Delayed scaling updates the scales of all modules at once, from the backward of whichever ends it.
-    all_at_once = np.array(["amax_and_scale_update" in one.family for one in classes], np.bool_)[kernel_class]
-    mark(((module < 0) & update) | all_at_once, SCALE_UPDATE_MODULE)
+    update = [one.operation in ("amax_concat", "amax_reduce") or "amax_and_scale_update" in one.family for one in classes]
+    mark(np.array(update, np.bool_)[kernel_class], SCALE_UPDATE_MODULE)
     mark((module < 0) & (phase == OPTIMIZER) & clip, CLIP_MODULE)
     mark((module < 0) & (phase == OPTIMIZER), OPTIMIZER_MODULE)
     mark((module < 0) & loss & np.isin(phase, (FORWARD, BACKWARD, RECOMPUTE)), LOSS_MODULE)

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     Codes = npt.NDArray[np.int32]
     Integers = npt.NDArray[np.int64]
 
-# Up to here a table with one entry a value is faster and smaller than sorting the rows.
-_LARGEST_TABLE = 50_000_000
-
 
 def distinct(*codes: npt.NDArray[np.integer]) -> tuple[list[Integers], Codes]:
     """Distinct rows of columns of codes >= -1, each of shape (rows,).
 
     Returns the columns of the distinct rows, in ascending order of the rows, and the index of each row's combination.
     """
+    from tetrace import _C
+
     key = np.zeros(len(codes[0]), np.int64)
     radixes = [int(column.max(initial=-1)) + 2 for column in codes]
     for column, radix in zip(codes, radixes, strict=True):
         key *= radix
-        key += column + 1
-    values, index = _distinct_keys(key)
+        key += column
+        key += 1
+    values, index = _C.distinct(key)
     columns = []
     for radix in reversed(radixes):
         columns.append(values % radix - 1)
@@ -35,21 +35,18 @@ def distinct(*codes: npt.NDArray[np.integer]) -> tuple[list[Integers], Codes]:
     return columns[::-1], index
 
 
-def _distinct_keys(key: Integers) -> tuple[Integers, Codes]:
-    if not len(key) or int(key.max()) >= _LARGEST_TABLE:
-        values, index = np.unique(key, return_inverse=True)
-        return values, index.ravel().astype(np.int32)
-    seen = np.zeros(int(key.max()) + 1, np.bool_)
-    seen[key] = True
-    position = np.cumsum(seen, dtype=np.int32) - 1
-    return np.flatnonzero(seen), position[key]
+def values_and_codes(values: npt.NDArray[np.integer]) -> tuple[Integers, Codes]:
+    """Distinct values in ascending order, and the place of each row's value among them; any integers."""
+    from tetrace import _C
+
+    return _C.distinct(np.ascontiguousarray(values, np.int64))
 
 
 def sums(index: Codes, groups: int, values: npt.NDArray[np.integer]) -> Integers:
     """Sum of `values` in each of `groups` groups, shape (groups,); integers all the way."""
-    total = np.zeros(groups, np.int64)
-    np.add.at(total, index, values)
-    return total
+    from tetrace import _C
+
+    return _C.sums(np.ascontiguousarray(index, np.int32), groups, np.ascontiguousarray(values, np.int64))
 
 
 def counts(index: Codes, groups: int) -> Integers:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tetrace.attribute.distinct import distinct
 from tetrace.attribute.host import Host
 from tetrace.attribute.steps import Steps
 from tetrace.attribute.vocabulary import BACKWARD, RECOMPUTE
@@ -82,10 +83,11 @@ def _scopes(host: Host, instance: Codes, names: dict[str, int]) -> Codes:
         ready = (enclosing[todo] < 0) | (own[np.maximum(enclosing[todo], 0)] >= 0)
         level, todo = todo[ready], todo[~ready]
         outer = np.where(enclosing[level] >= 0, own[np.maximum(enclosing[level], 0)], -1)
-        pairs, which = np.unique(np.column_stack([outer, host.word[level]]), axis=0, return_inverse=True)
+        (outers, words), which = distinct(outer, host.word[level])
         known = list(names)
-        codes = [_code(names, f"{known[a]}/{text[word]}" if a >= 0 else text[word]) for a, word in pairs.tolist()]
-        own[level] = np.array(codes, np.int32)[which.ravel()]
+        pairs = zip(outers.tolist(), words.tolist(), strict=True)
+        codes = [_code(names, f"{known[a]}/{text[word]}" if a >= 0 else text[word]) for a, word in pairs]
+        own[level] = np.array(codes, np.int32)[which]
     return own
 
 

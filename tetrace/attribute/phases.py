@@ -98,7 +98,7 @@ def _from_other_threads(trace: Trace, host: Host, links: Links, of_range: Codes,
     found = np.full(len(missing), -1, np.int32)
     conflict = np.zeros(len(missing), np.bool_)
     process = trace.column("activities", "process")[missing]
-    for thread in np.unique(host.thread[of_range >= 0]).tolist():
+    for thread in np.flatnonzero(np.bincount(host.thread[of_range >= 0])).tolist():
         same = process == trace.column("threads", "process")[thread]
         asked = np.flatnonzero(same & (links.origin_thread[missing] != thread))
         rows = host.innermost(np.full(len(asked), thread, np.int32), links.origin_ns[missing[asked]])
@@ -131,7 +131,7 @@ def _from_structure(trace: Trace, links: Links, autograd: Mask, is_optimizer: Ma
         return
     on_autograd = (links.thread >= 0) & autograd[np.maximum(links.thread, 0)]
     known[missing & on_autograd & (known < 0)] = BACKWARD
-    for one in np.unique(process[on_autograd]).tolist():
+    for one in np.flatnonzero(np.bincount(process[on_autograd])).tolist():
         mine = process == one
         backward = np.sort(links.launch_ns[mine & on_autograd])
         stretch = np.searchsorted(backward, links.launch_ns)

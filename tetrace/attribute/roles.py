@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tetrace.attribute.distinct import values_and_codes
 from tetrace.attribute.host import Host
 from tetrace.attribute.vocabulary import BACKWARD
 
@@ -80,10 +81,11 @@ def _alike(host: Host, instance: Codes, rows: Codes, starts: Codes, part: Codes)
         signature = np.add.reduceat(mixed ^ (mixed >> np.uint64(32)), starts)
     begin = host.word[instance[rows[starts]]].astype(np.uint64)
     length = np.diff(np.append(starts, len(rows))).astype(np.uint64)
-    keys = np.column_stack([signature, begin, length])
-    _, which = np.unique(keys, axis=0, return_inverse=True)
-    order = np.argsort(which.ravel(), kind="stable").astype(np.int32)
-    return np.split(order, np.flatnonzero(np.diff(which.ravel()[order])) + 1)
+    with np.errstate(over="ignore"):
+        mixed = (signature * np.uint64(31) + begin) * np.uint64(31) + length
+    _, which = values_and_codes(mixed.view(np.int64))
+    order = np.argsort(which, kind="stable").astype(np.int32)
+    return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
 
 
 def _roles_of_calls(module: str, backward: bool, part: str, calls: list[Call]) -> list[int]:

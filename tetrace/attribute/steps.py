@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tetrace.attribute.distinct import distinct, values_and_codes
 from tetrace.attribute.host import Host
 from tetrace.attribute.link import Links
 from tetrace.trace.schema import KERNEL
@@ -98,24 +99,24 @@ def find_steps(trace: Trace, host: Host, links: Links, is_optimizer: Mask, is_he
 
 def find_windows(trace: Trace, of_activity: Codes, steps: Steps) -> Windows:
     """Device windows of `steps`. A step without an activity on a lane's main stream has no window there."""
-    process, device, stream = (trace.column("activities", name) for name in ("process", "device", "stream"))
+    stream = values_and_codes(trace.column("activities", "stream"))[1]
     start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
+    (processes, devices), lane_of = distinct(trace.column("activities", "process"), trace.column("activities", "device"))
     columns: list[list[int]] = []
-    for one, ordinal in np.unique(np.column_stack([process, device]), axis=0).tolist():
-        lane = np.flatnonzero((process == one) & (device == ordinal) & (of_activity >= 0))
+    for one, (process, device) in enumerate(zip(processes.tolist(), devices.tolist(), strict=True)):
+        lane = np.flatnonzero((lane_of == one) & (of_activity >= 0))
         if not len(lane):
             continue
-        streams, counts = np.unique(stream[lane], return_counts=True)
-        main = lane[stream[lane] == streams[np.argmax(counts)]]
-        used = np.unique(of_activity[main])
+        main = lane[stream[lane] == np.argmax(np.bincount(stream[lane]))]
         first = np.full(len(steps), np.iinfo(np.int64).max)
         np.minimum.at(first, of_activity[main], start[main])
+        used = np.flatnonzero(first < np.iinfo(np.int64).max)
         last = int(end[lane[of_activity[lane] == used[-1]]].max())
         # A step that was launched later cannot begin earlier: streams are queues.
         begins = np.maximum.accumulate(first[used])
         ends = np.append(begins[1:], max(last, int(begins[-1])))
         columns += [
-            [one, ordinal, step, a, b, i + 1 < len(used)]
+            [process, device, step, a, b, i + 1 < len(used)]
             for i, (step, a, b) in enumerate(zip(used.tolist(), begins.tolist(), ends.tolist(), strict=True))
         ]
     return windows_of_rows(columns)
@@ -198,14 +199,14 @@ def _from_period(trace: Trace, process: int, mine: Codes, times: Times) -> Steps
     distance = np.diff(order)
     same = names[order][1:] == names[order][:-1]
     best: tuple[int, int] | None = None
-    for name in np.unique(names).tolist():
-        between = distance[same & (names[order][1:] == name)]
-        if len(between) + 1 < _FEWEST_PERIODS:
+    edges = np.flatnonzero(np.append(True, ~same)) if len(names) else np.empty(0, np.int64)
+    for first, last in zip(edges.tolist(), [*edges[1:].tolist(), len(names)], strict=True):
+        if last - first < _FEWEST_PERIODS:
             continue
-        values, counts = np.unique(between, return_counts=True)
-        period, share = int(values[np.argmax(counts)]), counts.max() / len(between)
+        values, counts = np.unique(distance[first : last - 1], return_counts=True)
+        period, share = int(values[np.argmax(counts)]), counts.max() / (last - first - 1)
         if share >= _REGULAR and period > 1 and (best is None or period > best[0]):
-            best = (period, name)
+            best = (period, int(names[order[first]]))
     if best is None:
         return None
     starts = times[kernels[np.sort(order[names[order] == best[1]])]]

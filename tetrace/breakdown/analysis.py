@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,27 +96,45 @@ def break_down(
     """
     selection = select(attribution, steps, device, process)
     scope = Scope(attribution, selection)
+    # Asked for once here, so that the threads below do not compute it twice.
+    _ = scope.lanes, scope.duration, scope.category, scope.phase, scope.module
     latency, depth = idle_stream_latency(attribution), queue_depths(attribution)
     floor_ns = floor(latency[scope.rows])
     of_windows = idle(attribution, scope.lanes, selection.windows, floor_ns)
-    of_frames = idle(attribution, scope.lanes, selection.frames, floor_ns)
-    launches, quantization, gemms = launches_table(scope, depth), quantization_table(scope), gemms_table(scope)
-    tables = [
-        steps_table(scope, of_windows), phases_table(scope), kernels_table(scope), modules_table(scope, of_frames),
-        quantization, host_ranges_table(scope, of_frames), launches, gemms, attention_table(scope),
-        communication_table(scope), memory_table(scope), lanes_table(scope, of_frames),
-    ]  # fmt: skip
+    # The frames are the used windows, unless everything is counted.
+    whole = not selection.per_step
+    of_frames = idle(attribution, scope.lanes, selection.frames, floor_ns) if whole else of_windows.of(selection.used)
+    tables = _made_together(
+        lambda: kernels_table(scope),
+        lambda: steps_table(scope, of_windows),
+        lambda: phases_table(scope),
+        lambda: modules_table(scope, of_frames),
+        lambda: quantization_table(scope),
+        lambda: host_ranges_table(scope, of_frames),
+        lambda: launches_table(scope, depth),
+        lambda: gemms_table(scope),
+        lambda: attention_table(scope),
+        lambda: communication_table(scope),
+        lambda: memory_table(scope),
+        lambda: lanes_table(scope, of_frames),
+    )
     by_name = {table.declaration.name: table for table in tables}
     _check(scope, by_name)
     return Breakdown(
         attribution=attribution,
         selection=selection,
         totals=_totals(scope, by_name, floor_ns),
-        launch=launch_costs(scope, launches, latency, depth),
-        quantization_bounds=bounds(scope, quantization),
-        fp8_coverage=coverage(gemms),
+        launch=launch_costs(scope, by_name["launches"], latency, depth),
+        quantization_bounds=bounds(scope, by_name["quantization"]),
+        fp8_coverage=coverage(by_name["gemms"]),
         tables=by_name,
     )
+
+
+def _made_together(*makers: Callable[[], Table]) -> list[Table]:
+    """Tables that do not depend on each other, on two threads: nearly all of the work leaves the interpreter's lock."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda make: make(), makers))
 
 
 def _totals(scope: Scope, tables: Mapping[str, Table], floor_ns: int) -> Totals:

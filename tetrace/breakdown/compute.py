@@ -34,24 +34,20 @@ def is_fp8(formats: str) -> bool:
 def gemms_table(scope: Scope) -> Table:
     """GEMMs by module, phase, role, format and family; reductions of a split GEMM carry its role."""
     chosen = scope.in_category("gemm")
-    classes = scope.attribution.classes
-    (module, phase, role, code), index = distinct(
-        scope.module[chosen], scope.phase[chosen], scope.role[chosen], scope.kernel_class[chosen]
-    )
-    kinds = [classes[c] for c in code.tolist()]
-    keys = list(dict.fromkeys((m, p, r, k.formats, k.family) for m, p, r, k in zip(module.tolist(), phase.tolist(), role.tolist(), kinds, strict=True)))
-    place = {key: i for i, key in enumerate(keys)}
-    merged = np.array([place[(m, p, r, k.formats, k.family)] for m, p, r, k in zip(module.tolist(), phase.tolist(), role.tolist(), kinds, strict=True)], np.int32)
-    index = merged[index] if len(merged) else index
+    labels = [(one.formats, one.family) for one in scope.attribution.classes]
+    words = list(dict.fromkeys(labels)) or [("", "")]
+    label = np.array([words.index(one) for one in labels] or [0], np.int32)[scope.kernel_class]
+    (module, phase, role, said), index = distinct(scope.module[chosen], scope.phase[chosen], scope.role[chosen], label[chosen])
+    formats = [words[code][0] for code in said.tolist()]
     columns = {
-        "module": scope.module_words(np.array([key[0] for key in keys], np.int64)),
-        "phase": phase_words(np.array([key[1] for key in keys], np.int64)),
-        "role": role_words(np.array([key[2] for key in keys], np.int64)),
-        "formats": [key[3] for key in keys],
-        "fp8": np.array([is_fp8(key[3]) for key in keys], np.int64),
-        "kernel": [key[4] for key in keys],
-        "count": counts(index, len(keys)),
-        "total_ns": sums(index, len(keys), scope.duration[chosen]),
+        "module": scope.module_words(module),
+        "phase": phase_words(phase),
+        "role": role_words(role),
+        "formats": formats,
+        "fp8": np.array([is_fp8(one) for one in formats], np.int64),
+        "kernel": [words[code][1] for code in said.tolist()],
+        "count": counts(index, len(module)),
+        "total_ns": sums(index, len(module), scope.duration[chosen]),
     }
     return Table(GEMMS, columns).sorted_by("total_ns")
 
@@ -72,14 +68,17 @@ def attention_table(scope: Scope) -> Table:
     code = np.array([words.index(word) for word in backend_of_class] or [0], np.int32)[scope.kernel_class]
     code = np.where(unfused, words.index(UNFUSED), code)
     chosen |= unfused
-    (module, phase, backend, kernel_class), index = distinct(scope.module[chosen], scope.phase[chosen], code[chosen], scope.kernel_class[chosen])
-    classes = [scope.attribution.classes[c] for c in kernel_class.tolist()]
+    classes = scope.attribution.classes
+    labels = [(one.formats, one.operation or one.category) for one in classes]
+    distinct_labels = list(dict.fromkeys(labels)) or [("", "")]
+    label = np.array([distinct_labels.index(one) for one in labels] or [0], np.int32)[scope.kernel_class]
+    (module, phase, backend, said), index = distinct(scope.module[chosen], scope.phase[chosen], code[chosen], label[chosen])
     columns = {
         "module": scope.module_words(module),
         "phase": phase_words(phase),
         "backend": [words[c] for c in backend.tolist()],
-        "formats": [one.formats for one in classes],
-        "direction": [one.operation or one.category for one in classes],
+        "formats": [distinct_labels[c][0] for c in said.tolist()],
+        "direction": [distinct_labels[c][1] for c in said.tolist()],
         "count": counts(index, len(module)),
         "total_ns": sums(index, len(module), scope.duration[chosen]),
     }

@@ -1,23 +1,277 @@
-"""The few things that hold a run back, worst first: each with its milliseconds, its evidence and what to do."""
+"""The few things that hold a run back, worst first: each with its milliseconds, its evidence and what to do.
+
+A finding is one function from a breakdown to `Finding` or None; it is gone when its cause is. Thresholds are shares
+below which the thing is not worth a line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tetrace.breakdown.compute import UNFUSED
+from tetrace.breakdown.launch import NO_RANGE
 from tetrace.units import duration, percent
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
 
+_OF_WALL = 0.03
+_OF_BUSY = 0.03
+_LAUNCH_BOUND = 0.30
+_GPU_BOUND = 0.85
+_WEIGHTS = {"LayerNormMLP": 2}
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding. `ns` is what it costs in an average selected step of one lane (`all`: in the file)."""
+    """One finding. `ns` is what it costs in an average selected step of one lane (with `--steps all`: in the file)."""
 
     name: str
     ns: int
     title: str
     evidence: str
     advice: str
+
+
+def findings(breakdown: Breakdown) -> list[Finding]:
+    """What holds the selected steps back, the costliest first."""
+    found = [finding for look in _LOOKS for finding in look(breakdown)]
+    return sorted(found, key=lambda finding: -finding.ns)
+
+
+def verdict(breakdown: Breakdown) -> str:
+    """One sentence with its numbers: what the step is bound by."""
+    totals = breakdown.totals
+    if not totals.activities:
+        return "No GPU activity was captured, so there is nothing to break down."
+    step = f"a step of {duration(_per_step(breakdown, totals.wall_ns))}" if breakdown.selection.per_step else duration(totals.wall_ns)
+    works = f"the GPU works {duration(_per_step(breakdown, totals.busy_ns))} of {step}"
+    idles = f"and idles {percent(totals.all_idle_ns, totals.wall_ns)}"
+    share = {cause: ns / max(totals.wall_ns, 1) for cause, ns in totals.idle_ns.items()}
+    late = share["host_bound"] + share["launch_latency"]
+    if late >= _LAUNCH_BOUND:
+        late_ns = _per_step(breakdown, totals.idle_ns["host_bound"] + totals.idle_ns["launch_latency"])
+        return (
+            f"Launch-bound: {works} {idles}, {duration(late_ns)} of it because the host launched too late; "
+            "profiling inflates such a step, compare with an unprofiled run."
+        )
+    if share["synchronization"] >= _LAUNCH_BOUND:
+        return f"Synchronization-bound: {works} {idles}, {percent(totals.idle_ns['synchronization'], totals.wall_ns)} while the host waits for it."
+    if totals.exposed_communication_ns >= _LAUNCH_BOUND * totals.wall_ns:
+        exposed = duration(_per_step(breakdown, totals.exposed_communication_ns))
+        return f"Communication-bound: {works}, {exposed} of them on communication that nothing hides."
+    bound = "GPU-bound" if totals.busy_ns >= _GPU_BOUND * totals.wall_ns else "Mostly GPU-bound"
+    return f"{bound}: {works} {idles}; {_largest_categories(breakdown)}."
+
+
+def _largest_categories(breakdown: Breakdown) -> str:
+    phases = breakdown.tables["phases"]
+    total: dict[str, int] = {}
+    for category, ns in zip(phases["category"], phases["total_ns"].tolist(), strict=True):
+        total[category] = total.get(category, 0) + ns
+    largest = sorted(total.items(), key=lambda item: -item[1])[:3]
+    words = ", ".join(f"{category} {percent(ns, breakdown.totals.activity_ns)}" for category, ns in largest)
+    return f"of its activity {words}"
+
+
+def _per_step(breakdown: Breakdown, ns: int) -> int:
+    return ns // max(breakdown.totals.steps, 1)
+
+
+def _step_word(breakdown: Breakdown) -> str:
+    return "a step" if breakdown.selection.per_step else "in all"
+
+
+def _launches(breakdown: Breakdown) -> Iterator[Finding]:
+    totals = breakdown.totals
+    late = totals.idle_ns["host_bound"] + totals.idle_ns["launch_latency"]
+    if late < _OF_WALL * totals.wall_ns or not breakdown.launch.calls:
+        return
+    per_step = _per_step(breakdown, late)
+    calls = breakdown.launch.calls / max(totals.steps, 1)
+    hosts = breakdown.tables["host_ranges"]
+    worst = ", ".join(
+        f"{row['range']}{' in ' + row['phase'] if row['range'] == NO_RANGE else ''} {duration(_per_step(breakdown, row['host_bound_ns']))}"
+        for row in hosts.take(range(min(2, len(hosts)))).rows()
+    )
+    yield Finding(
+        "host_bound",
+        per_step,
+        "the GPU waits for the host to launch",
+        f"{percent(late, totals.wall_ns)} of wall; {calls:,.0f} launches {_step_word(breakdown)}; most in {worst}",
+        "CUDA graphs (te.make_graphed_callables) or a larger batch",
+    )
+
+
+def _synchronizations(breakdown: Breakdown) -> Iterator[Finding]:
+    ns, wall = breakdown.totals.idle_ns["synchronization"], breakdown.totals.wall_ns
+    if ns >= _OF_WALL * wall and ns:
+        yield Finding(
+            "synchronization",
+            _per_step(breakdown, ns),
+            "the host waits for the GPU, then the GPU for the host",
+            f"{percent(ns, wall)} of wall is idle inside synchronizing calls",
+            "remove .item(), .cpu(), print(loss) and torch.cuda.synchronize() from the step, or do them every N steps",
+        )
+
+
+def _communication(breakdown: Breakdown) -> Iterator[Finding]:
+    ns, wall = breakdown.totals.exposed_communication_ns, breakdown.totals.wall_ns
+    if ns >= _OF_WALL * wall and ns:
+        yield Finding(
+            "exposed_communication",
+            _per_step(breakdown, ns),
+            "communication that nothing hides",
+            f"{percent(ns, wall)} of wall runs communication alone",
+            "larger buckets, overlap with backward, or fewer bytes (reduce in BF16)",
+        )
+    table = breakdown.tables["communication"]
+    waiting = int(table["waiting_ns"].clip(min=0).sum()) if len(table) else 0
+    if waiting >= _OF_WALL * wall and waiting:
+        yield Finding(
+            "straggler",
+            _per_step(breakdown, waiting),
+            "ranks wait for the last one",
+            f"collectives spend {percent(waiting, int(table['total_ns'].sum()))} of their activity until the last rank arrives",
+            "compare ranks with --process: the one that waits least is late; balance its work or its host",
+        )
+
+
+def _amax_reductions(breakdown: Breakdown) -> Iterator[Finding]:
+    table = breakdown.tables["communication"]
+    rows = [i for i, operation in enumerate(table["operation"]) if operation == "amax_reduce"]
+    ns, count = int(table["total_ns"][rows].sum()), int(table["count"][rows].sum())
+    if count:
+        yield Finding(
+            "amax_reduction",
+            _per_step(breakdown, ns),
+            "amax values are reduced across ranks",
+            f"{count / max(breakdown.totals.steps, 1):.0f} all-reduces {_step_word(breakdown)} of a few bytes each",
+            "reduce over the smallest group that shares tensors (amax_reduction_group), or use current scaling",
+        )
+
+
+def _quantization(breakdown: Breakdown) -> Iterator[Finding]:
+    bounds, totals = breakdown.quantization_bounds, breakdown.totals
+    best = bounds.estimate_ns if bounds.estimate_ns >= 0 else bounds.lower_ns
+    if best >= _OF_BUSY * totals.busy_ns and best:
+        low, high = (duration(_per_step(breakdown, ns)) for ns in (bounds.lower_ns, bounds.upper_ns))
+        yield Finding(
+            "quantization_gpu",
+            _per_step(breakdown, best),
+            "quantizing on the GPU",
+            f"{low} to {high} {_step_word(breakdown)}, {percent(best, totals.activity_ns)} of GPU activity",
+            "larger GEMMs repay it; fused modules (LayerNormLinear, LayerNormMLP) and delayed scaling quantize cheapest",
+        )
+    host = totals.quantization_host_ns
+    if host >= _OF_WALL * totals.wall_ns and host:
+        yield Finding(
+            "quantization_host",
+            _per_step(breakdown, host),
+            "the GPU waits while the host quantizes",
+            f"{percent(host, totals.wall_ns)} of wall is idle charged to quantize and scale-update ranges (part of the host-bound time)",
+            "CUDA graphs; cache weight casts over micro-batches (is_first_microbatch)",
+        )
+
+
+def _weight_casts(breakdown: Breakdown) -> Iterator[Finding]:
+    table = breakdown.tables["quantization"]
+    casts: dict[str, list[int]] = {}
+    for row in table.rows():
+        kind = row["module"].rsplit("/", 1)[-1].split(".")[0]
+        if row["role"] == "weight" and row["operation"] in ("cast", "cast_transpose", "block_cast") and kind != "GroupedLinear":
+            count_and_time = casts.setdefault(row["module"], [0, 0])
+            count_and_time[0] += row["count"]
+            count_and_time[1] += row["total_ns"]
+    again, wasted = 0.0, 0
+    for module, (count, ns) in casts.items():
+        once = _WEIGHTS.get(module.rsplit("/", 1)[-1].split(".")[0], 1) * breakdown.totals.steps
+        if breakdown.selection.per_step and count > 1.5 * once:
+            again = max(again, count / once)
+            wasted += ns * (count - once) // count
+    if again:
+        yield Finding(
+            "weight_casts",
+            _per_step(breakdown, wasted),
+            "weights are cast more than once a step",
+            f"up to {again:.1f} casts of a weight in each optimizer step",
+            "pass is_first_microbatch so that micro-batches share the cast; recompute casts again by design",
+        )
+
+
+def _outside_fp8(breakdown: Breakdown) -> Iterator[Finding]:
+    covered = breakdown.fp8_coverage
+    outside = covered.gemm_ns - covered.fp8_ns - covered.unknown_ns
+    if covered.fp8_ns and outside > _OF_BUSY * covered.gemm_ns:
+        gemms = breakdown.tables["gemms"]
+        rows = [row for row in gemms.rows() if not row["fp8"] and row["formats"]]
+        worst = ", ".join(dict.fromkeys(f"{row['module']} {row['role']} {row['formats']}".replace("  ", " ") for row in rows[:3]))
+        yield Finding(
+            "outside_fp8",
+            _per_step(breakdown, outside),
+            "GEMMs outside FP8",
+            f"{percent(outside, covered.gemm_ns)} of GEMM time: {worst}",
+            "put these layers under te.autocast as TE modules, or leave them if they are small on purpose",
+        )
+
+
+def _unfused_attention(breakdown: Breakdown) -> Iterator[Finding]:
+    table = breakdown.tables["attention"]
+    rows = [i for i, backend in enumerate(table["backend"]) if backend == UNFUSED]
+    ns = int(table["total_ns"][rows].sum())
+    if rows:
+        yield Finding(
+            "unfused_attention",
+            _per_step(breakdown, ns),
+            "attention runs unfused",
+            f"{percent(ns, breakdown.totals.activity_ns)} of GPU activity in its GEMMs and softmax",
+            "NVTE_DEBUG=1 NVTE_DEBUG_LEVEL=2 says why fused backends were refused (mask, dropout, head size, versions)",
+        )
+
+
+def _transposes(breakdown: Breakdown) -> Iterator[Finding]:
+    ns = breakdown.quantization_bounds.transpose_ns
+    if ns >= 0.01 * breakdown.totals.busy_ns and ns:
+        yield Finding(
+            "transposes",
+            _per_step(breakdown, ns),
+            "FP8 data is transposed by kernels of their own",
+            f"{percent(ns, breakdown.totals.activity_ns)} of GPU activity: Hopper's FP8 GEMMs take row-major operands only",
+            "casts that write both layouts avoid it; norm outputs and saved activations need it",
+        )
+
+
+def _scale_updates(breakdown: Breakdown) -> Iterator[Finding]:
+    table = breakdown.tables["quantization"]
+    rows = [i for i, (op, m) in enumerate(zip(table["operation"], table["module"], strict=True)) if op == "scale_update" and m == "(scale_update)"]
+    count, ns = int(table["count"][rows].sum()), int(table["total_ns"][rows].sum())
+    per_step = count / max(breakdown.totals.steps, 1)
+    if breakdown.selection.per_step and per_step > 4 and ns >= 0.01 * breakdown.totals.busy_ns:
+        yield Finding(
+            "scale_updates",
+            _per_step(breakdown, ns),
+            "delayed scales are updated many times a step",
+            f"{per_step:.0f} updates a step, where forward and backward need one each",
+            "open te.autocast once around the step: each autocast that ends, also inside te.checkpoint, updates all scales",
+        )
+
+
+def _recompute(breakdown: Breakdown) -> Iterator[Finding]:
+    table = breakdown.tables["phases"]
+    ns = sum(t for phase, t in zip(table["phase"], table["total_ns"].tolist(), strict=True) if phase == "recompute")
+    if ns >= _OF_BUSY * breakdown.totals.activity_ns and ns:
+        yield Finding(
+            "recompute",
+            _per_step(breakdown, ns),
+            "forward is computed again in backward",
+            f"{percent(ns, breakdown.totals.activity_ns)} of GPU activity is recompute",
+            "checkpoint fewer layers if memory allows",
+        )
+
+
+_LOOKS: tuple[Callable[[Breakdown], Iterator[Finding]], ...] = (
+    _launches, _synchronizations, _communication, _amax_reductions, _quantization, _weight_casts, _outside_fp8,
+    _unfused_attention, _transposes, _scale_updates, _recompute,
+)  # fmt: skip

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tetrace.attribute.attribution import Attribution
+from tetrace.attribute.distinct import distinct, sums
 from tetrace.attribute.link import is_graph_launch
 from tetrace.attribute.steps import Windows
 from tetrace.errors import ConservationError
@@ -69,11 +70,23 @@ class Idle:
     charged_activity: Codes
     charged_ns: Times
 
+    def of(self, used: Mask) -> Idle:
+        """The idle time of the windows that `used` marks."""
+        kept = used[self.charged_window]
+        place = np.cumsum(used, dtype=np.int32) - 1
+        return Idle(
+            self.busy[used],
+            self.causes[used],
+            place[self.charged_window[kept]],
+            self.charged_row[kept],
+            self.charged_activity[kept],
+            self.charged_ns[kept],
+        )
+
 
 def lanes(attribution: Attribution) -> Lanes:
     """The lanes of the trace, and when each is busy."""
     from tetrace import _C
-    from tetrace.attribute.distinct import distinct
 
     trace = attribution.trace
     (process, device), lane = distinct(trace.column("activities", "process"), trace.column("activities", "device"))
@@ -95,7 +108,8 @@ def idle(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int
     gaps = _gaps(attribution, lanes, lane, windows)
     causes = np.zeros((len(lane), len(CAUSES)), np.int64)
     causes_of_gap, charged = _causes(attribution, gaps, floor_ns)
-    np.add.at(causes, gaps.window, causes_of_gap)
+    for cause in range(len(CAUSES)):
+        causes[:, cause] = sums(gaps.window, len(lane), causes_of_gap[:, cause])
     wrong = np.flatnonzero(busy + causes.sum(axis=1) != windows.end - windows.start)
     if len(wrong):
         row = int(wrong[0])
@@ -148,9 +162,8 @@ def _activity_at(lane_of_activity: Codes, times: Times, lane: Codes, wanted: Tim
 
     order = _C.order(lane_of_activity, times, times)
     found = np.empty(len(wanted), np.int32)
-    ends = np.searchsorted(lane_of_activity[order], np.unique(lane), side="right")
-    starts = np.searchsorted(lane_of_activity[order], np.unique(lane), side="left")
-    for one, a, b in zip(np.unique(lane).tolist(), starts.tolist(), ends.tolist(), strict=True):
+    edges = np.searchsorted(lane_of_activity[order], np.arange(int(lane.max(initial=-1)) + 2))
+    for one, (a, b) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         mine = lane == one
         found[mine] = order[a + np.searchsorted(times[order[a:b]], wanted[mine])]
     return found
@@ -191,12 +204,12 @@ def _host_side(attribution: Attribution, gaps: _Gaps, asked: Times, causes: Time
     line = _time_line(attribution)
     gap, piece, ns = _C.overlaps(thread[order], gaps.start[order], asked[order], *line[:3])
     gap, row = order[gap], line[3][piece]
-    np.add.at(causes[:, SYNCHRONIZATION], gap[row == _IN_SYNC], ns[row == _IN_SYNC])
-    np.add.at(causes[:, PROFILER], gap[row == _IN_PROFILER], ns[row == _IN_PROFILER])
+    size = len(gaps.start)
+    causes[:, SYNCHRONIZATION] = sums(gap[row == _IN_SYNC], size, ns[row == _IN_SYNC])
+    causes[:, PROFILER] = sums(gap[row == _IN_PROFILER], size, ns[row == _IN_PROFILER])
     causes[:, HOST_BOUND] = asked - gaps.start - causes[:, SYNCHRONIZATION] - causes[:, PROFILER]
     in_range = row >= 0
-    charged = np.zeros(len(gaps.start), np.int64)
-    np.add.at(charged, gap[in_range], ns[in_range])
+    charged = sums(gap[in_range], size, ns[in_range])
     left = np.flatnonzero(causes[:, HOST_BOUND] > charged).astype(np.int32)
     return (
         np.concatenate([gap[in_range].astype(np.int32), left]),
@@ -258,11 +271,13 @@ def _stream_waited(attribution: Attribution, gaps: _Gaps) -> Mask:
     if "stream_wait" not in kinds:
         return result
     waits = np.flatnonzero(trace.column("synchronizations", "kind") == kinds.index("stream_wait"))
-    streams = np.column_stack([trace.column("synchronizations", "process")[waits], trace.column("synchronizations", "stream")[waits]])
     when = trace.column("synchronizations", "start_ns")[waits]
+    (processes, streams), which = distinct(
+        trace.column("synchronizations", "process")[waits], trace.column("synchronizations", "stream")[waits]
+    )
     process, stream = trace.column("activities", "process"), trace.column("activities", "stream")
-    for one, number in np.unique(streams, axis=0).tolist():
-        times = np.sort(when[(streams[:, 0] == one) & (streams[:, 1] == number)])
+    for i, (one, number) in enumerate(zip(processes.tolist(), streams.tolist(), strict=True)):
+        times = np.sort(when[which == i])
         mine = np.flatnonzero((process == one) & (stream == number))
         launches = np.sort(links.launch_ns[mine])
         asked = np.flatnonzero((process[gaps.activity] == one) & (stream[gaps.activity] == number))

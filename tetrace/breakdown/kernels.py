@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tetrace.attribute.classify import CATEGORIES
-from tetrace.attribute.distinct import counts, distinct, first_rows, sums
+from tetrace.attribute.distinct import counts, distinct, first_rows, sums, values_and_codes
 from tetrace.attribute.vocabulary import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE
 from tetrace.breakdown.gaps import Idle
 from tetrace.breakdown.scope import Scope, phase_words
@@ -72,8 +72,8 @@ def kernels_table(scope: Scope) -> Table:
 
 def _most_used(index: Codes, size: int, values: npt.NDArray[np.integer]) -> tuple[Times, Times]:
     """How many different `values` each group has, and the one it has most."""
-    table, codes = np.unique(values, return_inverse=True)
-    (group, code), pair = distinct(index, codes.ravel().astype(np.int32))
+    table, codes = values_and_codes(values)
+    (group, code), pair = distinct(index, codes)
     used = counts(pair, len(group))
     order = np.lexsort((-used, group))
     first = order[np.append(True, np.diff(group[order]) != 0)] if len(order) else order
@@ -86,8 +86,7 @@ def _geometry(scope: Scope, index: Codes, size: int) -> tuple[Times, list[Times]
     code = np.zeros(len(index), np.int32)
     for column in columns:
         # Folded one by one: eight columns at once would not fit one key.
-        values, codes = np.unique(column, return_inverse=True) if int(column.max(initial=0)) > 1 << 20 else (column, column)
-        code = distinct(code, np.asarray(codes).ravel())[1] if len(values) else code
+        code = distinct(code, column)[1]
     (_, combination), pair = distinct(index, code)
     how_many, most = _most_used(index, size, pair)
     chosen = first_rows(pair, len(combination))[most]

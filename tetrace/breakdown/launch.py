@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tetrace.attribute.attribution import Attribution
-from tetrace.attribute.distinct import counts, distinct, sums
+from tetrace.attribute.distinct import counts, distinct, sums, values_and_codes
 from tetrace.attribute.vocabulary import UNATTRIBUTED
 from tetrace.breakdown.gaps import Idle
 from tetrace.breakdown.scope import Scope, phase_words
@@ -59,7 +59,7 @@ def idle_stream_latency(attribution: Attribution) -> Times:
 
     trace, links = attribution.trace, attribution.links
     start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
-    _, stream = distinct(trace.column("activities", "process"), *_as_codes(trace.column("activities", "stream")))
+    _, stream = distinct(trace.column("activities", "process"), values_and_codes(trace.column("activities", "stream"))[1])
     order = _C.order(stream, start, end)
     same = np.append(False, stream[order][1:] == stream[order][:-1]) if len(order) else np.zeros(0, np.bool_)
     previous_end = np.where(same, np.append(0, end[order][:-1]), np.iinfo(np.int64).min) if len(order) else start
@@ -70,10 +70,6 @@ def idle_stream_latency(attribution: Attribution) -> Times:
     latency = np.full(len(order), -1, np.int64)
     latency[order] = np.where(idle, start[order] - launched, -1)
     return latency
-
-
-def _as_codes(values: Times) -> tuple[Codes, ...]:
-    return (np.unique(values, return_inverse=True)[1].ravel().astype(np.int32),)
 
 
 def floor(latency: Times) -> int:

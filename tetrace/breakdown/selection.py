@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tetrace.attribute.attribution import Attribution
+from tetrace.attribute.distinct import distinct
 from tetrace.attribute.steps import Windows, windows_of_rows
 from tetrace.errors import UsageError
 from tetrace.trace.schema import LOAD
@@ -178,8 +179,9 @@ def _spans(attribution: Attribution, activities: Mask) -> Windows:
     trace = attribution.trace
     process, device = trace.column("activities", "process"), trace.column("activities", "device")
     start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
+    (processes, devices), lane_of = distinct(process[activities], device[activities])
     rows = []
-    for one, ordinal in np.unique(np.column_stack([process[activities], device[activities]]), axis=0).tolist():
-        lane = activities & (process == one) & (device == ordinal)
-        rows.append((one, ordinal, -1, int(start[lane].min()), int(end[lane].max()), 1))
+    for i, (one, ordinal) in enumerate(zip(processes.tolist(), devices.tolist(), strict=True)):
+        lane = lane_of == i
+        rows.append((one, ordinal, -1, int(start[activities][lane].min()), int(end[activities][lane].max()), 1))
     return windows_of_rows(rows)

@@ -68,7 +68,7 @@ def _nothing_in(found: Scan) -> str:
 
 def _omissions(found: Scan) -> Iterator[str]:
     if found.malformed:
-        yield f"{found.malformed:,} events are not valid JSON (PyTorch writes quotes in names as they are); they were left out"
+        yield f"{found.malformed:,} events are not valid JSON (PyTorch does not escape quotes); they were left out"
     if found.untimed:
         yield f"{found.untimed:,} events have no start or duration that can be read; they were left out"
     if found.unended:
@@ -114,7 +114,8 @@ class _Reader:
         self._owners = owners
         self._notices = notices
         base = found.fact("baseTimeNanoseconds")
-        self._base_ns = base if isinstance(base, int) and 0 <= base < 1 << 62 else 0
+        last = max(int(columns["end_ns"].max(initial=0)) for columns, _ in found.tables.values())
+        self._base_ns = base if isinstance(base, int) and 0 <= base <= np.iinfo(np.int64).max - last else 0
 
     def read(self, category: str, rename: Callable[[str], str] = str) -> dict[str, Any] | None:
         """Columns of `category`, its names renamed; None when it has no rows."""
@@ -127,17 +128,25 @@ class _Reader:
         columns["name"] = text_column(*_renamed(columns["name"], self._decoded(category, words), rename))
         if "correlation" in columns:  # CUPTI_CORRELATION_ID_UNKNOWN is 0
             columns["correlation"] = np.where(columns["correlation"] > 0, columns["correlation"], -1)
-            columns = self._kept(columns, _first_of_repeats(columns), f"{category} events occur twice; each counts once")
+            columns = self._kept(
+                columns, _first_of_repeats(columns), f"{category} events occur twice; each counts once"
+            )
         if "thread" in columns:
             tid = self._owners.global_tid(columns.pop("thread"))
-            columns = self._kept({**columns, "global_tid": tid}, tid >= 0, f"{category} events are of no known process; they were left out")
+            columns = self._kept(
+                {**columns, "global_tid": tid},
+                tid >= 0,
+                f"{category} events are of no known process; they were left out",
+            )
         return columns
 
     def _decoded(self, category: str, words: Sequence[bytes]) -> list[str]:
         texts = [word.decode("utf-8", "replace") for word in words]
         broken = sum(text.encode() != word for text, word in zip(texts, words, strict=True))
         if broken:
-            self._notices.append(f"{broken:,} names of {category} events are not UTF-8; what cannot be read shows as \N{REPLACEMENT CHARACTER}")
+            self._notices.append(
+                f"{broken:,} names of {category} events are not UTF-8; bad bytes show as \N{REPLACEMENT CHARACTER}"
+            )
         return texts
 
     def _kept(self, columns: dict[str, Any], rows: Mask, otherwise: str) -> dict[str, Any]:
@@ -149,10 +158,15 @@ class _Reader:
 
 
 def _taken(columns: Mapping[str, Any], rows: Mask) -> dict[str, Any]:
-    return {name: values[rows] if isinstance(values, np.ndarray) else values.filter(rows) for name, values in columns.items()}
+    return {
+        name: values[rows] if isinstance(values, np.ndarray) else values.filter(rows)
+        for name, values in columns.items()
+    }
 
 
-def _renamed(codes: npt.NDArray[np.int32], words: Sequence[str], rename: Callable[[str], str]) -> tuple[npt.NDArray[np.int32], list[str]]:
+def _renamed(
+    codes: npt.NDArray[np.int32], words: Sequence[str], rename: Callable[[str], str]
+) -> tuple[npt.NDArray[np.int32], list[str]]:
     renamed = [rename(word) for word in words]
     distinct = {word: code for code, word in enumerate(dict.fromkeys(renamed))}
     if len(distinct) == len(words):
@@ -165,13 +179,21 @@ def _first_of_repeats(columns: Mapping[str, Any]) -> Mask:
     kept = np.ones(len(columns["start_ns"]), np.bool_)
     starts = np.sort(columns["start_ns"])
     again = starts[1:][starts[1:] == starts[:-1]]
-    rows = np.flatnonzero(np.isin(columns["start_ns"], again) & (columns["correlation"] >= 0))
+    rows = np.flatnonzero(_is_among(columns["start_ns"], again) & (columns["correlation"] >= 0))
     if len(rows):
-        integers = [values if isinstance(values, np.ndarray) else values.indices.to_numpy() for values in columns.values()]
+        integers = [
+            values if isinstance(values, np.ndarray) else values.indices.to_numpy() for values in columns.values()
+        ]
         _, first = np.unique(np.column_stack([values[rows] for values in integers]), axis=0, return_index=True)
         kept[rows] = False
         kept[rows[first]] = True
     return kept
+
+
+def _is_among(values: Integers, ascending: Integers) -> Mask:
+    if not len(ascending):
+        return np.zeros(len(values), np.bool_)
+    return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
 
 
 def _constant(word: str, rows: int) -> pa.DictionaryArray:
@@ -220,7 +242,8 @@ def _synchronization(reader: _Reader) -> dict[str, Any] | None:
 def _calls(reader: _Reader, activities: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Calls that a trace keeps; any call that an activity names as its own is one, whatever it is called."""
     ids = [part["correlation"] for part in activities]
-    launched = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
+    launched = np.sort(np.concatenate(ids)) if ids else np.empty(0, np.int64)
+    launched = launched[launched >= 0]
     runtime, driver = reader.read("cuda_runtime", calls.plain_name), reader.read("cuda_driver", calls.plain_name)
     if runtime and driver:
         driver = _taken(driver, ~_is_nested(driver, runtime) | _is_own(driver, runtime, launched))
@@ -231,7 +254,7 @@ def _call_kinds(columns: Mapping[str, Any], launched: Integers) -> dict[str, Any
     codes, words = columns["name"].indices.to_numpy(), columns["name"].dictionary.to_pylist()
     unknown = np.array([calls.kind(word) == OTHER_CALL for word in words], np.bool_)[codes]
     launches = np.zeros(len(codes), np.bool_)
-    launches[unknown] = np.isin(columns["correlation"][unknown], launched[launched >= 0])
+    launches[unknown] = _is_among(columns["correlation"][unknown], launched)
     kinds = [*(calls.kind(word) for word in words), LAUNCH]
     kind = text_column(*_renamed(np.where(launches, len(words), codes), kinds, str))
     kept = np.array([calls.is_kept(word) for word in words], np.bool_)[codes] | launches
@@ -253,7 +276,8 @@ def _is_nested(driver: Mapping[str, Any], runtime: Mapping[str, Any]) -> Mask:
 
 def _is_own(driver: Mapping[str, Any], runtime: Mapping[str, Any], launched: Integers) -> Mask:
     """Which driver calls are named by an activity that names no runtime call: without them it would lose its launch."""
-    return np.isin(driver["correlation"], launched[launched >= 0]) & ~np.isin(driver["correlation"], runtime["correlation"])
+    ids = driver["correlation"]
+    return _is_among(ids, launched) & ~_is_among(ids, np.sort(runtime["correlation"]))
 
 
 def _give_processes(
@@ -269,4 +293,6 @@ def _give_processes(
         part["global_pid"], unsure = owners.global_pid(part["correlation"], part["device"], launches)
         guesses += unsure
     if guesses:
-        notices.append(f"{guesses:,} GPU events name no call of a single process; they count for the process that uses their device")
+        notices.append(
+            f"{guesses:,} GPU events name no call of a single process; they count for the one that uses their device"
+        )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,34 +115,8 @@ def _inflated(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
 
 def _ahead(items: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """`items`, made by a thread of their own; what they raise is raised here."""
-    made: queue.Queue[tuple[int, bytes] | BaseException | None] = queue.Queue(_PIECES_AHEAD)
-    abandoned = threading.Event()
-
-    def put(item: tuple[int, bytes] | BaseException | None) -> None:
-        while not abandoned.is_set():
-            try:
-                made.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if abandoned.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, name="tetrace-read", daemon=True)
-    thread.start()
-    try:
-        while (item := made.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+    with ThreadPoolExecutor(1, "tetrace-read") as reader:
+        made = deque(reader.submit(next, items, None) for _ in range(_PIECES_AHEAD))
+        while (item := made.popleft().result()) is not None:
             yield item
-    finally:
-        abandoned.set()
-        thread.join()
+            made.append(reader.submit(next, items, None))

@@ -49,7 +49,9 @@ class Owners:
         process = self._thread_process[thread]
         return np.where(process >= 0, (process << _THREAD_BITS) + thread, -1)
 
-    def global_pid(self, correlation: Integers, device: Integers, launches: Mapping[str, Integers]) -> tuple[Integers, int]:
+    def global_pid(
+        self, correlation: Integers, device: Integers, launches: Mapping[str, Integers]
+    ) -> tuple[Integers, int]:
         """Processes of GPU events with these correlations and devices, and how many of them are guesses.
 
         `launches` are the calls of the file. Several processes may use one correlation id, and a call may not have
@@ -67,7 +69,9 @@ class Owners:
 
     def thread_names(self) -> dict[int, str]:
         """Names of threads by `global_tid`."""
-        named = {(pid, tid): name for of_thread, pid, tid, name in self._scan.namings if of_thread and not _is_stream(name)}
+        named = {
+            (pid, tid): name for of_thread, pid, tid, name in self._scan.namings if of_thread and not _is_stream(name)
+        }
         names = {}
         for code, thread in enumerate(self._scan.threads):
             text = named.get(thread, b"").decode("utf-8", "replace") or self._text_id(thread[1])
@@ -112,7 +116,9 @@ class Owners:
 
     def devices(self, activities: pa.Table) -> pa.Table:
         """The table `devices`: those that ran something, with what the file says of them."""
-        pairs = np.unique(np.column_stack([activities.column(name).to_numpy() for name in ("process", "device")]), axis=0)
+        pairs = np.column_stack([activities.column(name).to_numpy() for name in ("process", "device")])
+        # Neighbours are mostly of one device: what is left to sort is little.
+        pairs = np.unique(pairs[np.append(True, (pairs[1:] != pairs[:-1]).any(axis=1))], axis=0)
         found = [_properties(self._scan).get(int(device), {}) for _, device in pairs]
 
         def fact(key: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
@@ -138,7 +144,7 @@ class Owners:
 
 
 def _pids(scan: Scan, categories: tuple[str, ...]) -> list[int]:
-    threads = {int(code) for name in categories for code in np.unique(scan.tables[name][0]["thread"])}
+    threads = {int(code) for name in categories for code in np.flatnonzero(np.bincount(scan.tables[name][0]["thread"]))}
     return sorted({scan.threads[code][0] for code in threads})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from tetrace.errors import InputError
 from tetrace.sources import calls
 from tetrace.sources.nsys_tables import RawTables, integers
-from tetrace.sources.rows import Rows, collect
+from tetrace.sources.rows import Rows, collect, distinct_values
 from tetrace.trace.schema import GRAPH, KERNEL, MEMCPY, MEMSET, PUSH_POP, START_END
 from tetrace.trace.trace import Metadata, Trace, make_table, text_column
 
@@ -93,19 +94,11 @@ def read(raw: RawTables, source: str, source_format: str, progress: Progress | N
     `source` is the file's name for messages. `progress` is told (steps done, steps in all).
     Raises `InputError` when it is no such export or lacks what nothing can be read without.
     """
-    gathered = _Import(raw, source, _strings(raw, source))
-    steps: Sequence[Callable[[_Import], Rows | None]] = (
-        _activities, _calls, _ranges, _synchronizations, _overheads, _graph_nodes,
-    )  # fmt: skip
-    parts = []
-    for done, step in enumerate(steps):
-        if progress:
-            progress(done, len(steps))
-        parts.append(step(gathered))
-    tables, notices = collect([part for part in parts if part is not None], _thread_names(gathered), _process_names(gathered))
+    strings = _strings(raw, source)
+    gathered = _Import(raw, source, strings)
+    parts = _read_tables(gathered, progress)
+    tables, notices = collect(parts, _thread_names(gathered), _process_names(gathered))
     tables["devices"] = _devices(gathered, tables)
-    if progress:
-        progress(len(steps), len(steps))
     lost, perhaps = _lost_records(gathered, _LOST), _lost_records(gathered, _PERHAPS_LOST)
     metadata = Metadata(
         source=source,
@@ -114,9 +107,26 @@ def read(raw: RawTables, source: str, source_format: str, progress: Progress | N
         graph_mode=_graph_mode(gathered),
         notices=tuple([*lost, *gathered.notices, *notices, *(f"nsys warns: {text}" for text in perhaps)]),
         dropped_records=len(lost),
-        counts=gathered.counts,
+        counts=dict(sorted(gathered.counts.items())),
     )
     return Trace(metadata, tables)
+
+
+def _read_tables(gathered: _Import, progress: Progress | None) -> list[Rows]:
+    """The tables of the trace that hold rows of this export, several read at a time; notices in the order of tables."""
+    own = [_Import(gathered.raw, gathered.source, gathered.strings) for _ in _TABLES]
+    done = 0
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(read_table, part) for read_table, part in zip(_TABLES, own, strict=True)]
+        for future in as_completed(futures):
+            future.result()
+            done += 1
+            if progress:
+                progress(done, len(futures))
+    for part in own:
+        gathered.notices += part.notices
+        gathered.counts |= part.counts
+    return [rows for future in futures if (rows := future.result()) is not None]
 
 
 def _strings(raw: RawTables, source: str) -> dict[int, str]:
@@ -132,15 +142,19 @@ def _strings(raw: RawTables, source: str) -> dict[int, str]:
 
 def _named(ids: Integers, strings: Mapping[int, str], rename: Callable[[str], str] = lambda name: name) -> pa.DictionaryArray:
     """Ids into StringIds, shape (rows,), as a text column; two ids of one name share a word."""
-    used, codes = np.unique(ids, return_inverse=True)
+    from tetrace import _C
+
+    used, codes = _C.distinct(ids)
     words = [rename(strings.get(i, f"(unnamed {i})")) for i in used.tolist()]
     distinct = {word: code for code, word in enumerate(dict.fromkeys(words))}
-    return text_column(np.array([distinct[word] for word in words], np.int32)[codes.ravel()], list(distinct))
+    return text_column(np.array([distinct[word] for word in words], np.int32)[codes], list(distinct))
 
 
 def _labelled(values: Integers, labels: Mapping[int, str], other: str) -> pa.DictionaryArray:
-    used, codes = np.unique(values, return_inverse=True)
-    return text_column(codes.ravel().astype(np.int32), [labels.get(value, f"{other} {value}") for value in used.tolist()])
+    from tetrace import _C
+
+    used, codes = _C.distinct(values)
+    return text_column(codes, [labels.get(value, f"{other} {value}") for value in used.tolist()])
 
 
 def _constant(word: str, rows: int) -> pa.DictionaryArray:
@@ -152,7 +166,7 @@ def _global_pid(columns: Mapping[str, Any], gathered: _Import, table: str) -> In
     if (columns["globalPid"] >= 0).all():
         return columns["globalPid"]  # type: ignore[no-any-return]
     runtime = gathered.read("CUPTI_ACTIVITY_KIND_RUNTIME", {"globalTid": -1})
-    pids = np.unique(runtime["globalTid"] & ~_LOW_24_BITS) if runtime else np.zeros(1, np.int64)
+    pids = distinct_values(runtime["globalTid"] & ~_LOW_24_BITS) if runtime else np.zeros(1, np.int64)
     if len(pids) > 1:
         raise InputError(
             f"{gathered.source}: {table} does not say which of {len(pids)} processes its rows belong to (no globalPid); "
@@ -394,9 +408,9 @@ def _devices(gathered: _Import, tables: Mapping[str, pa.Table]) -> pa.Table:
     activities = tables.get("activities")
     pairs = np.empty((0, 2), np.int64)
     if activities is not None:
-        pairs = np.unique(
-            np.column_stack([activities.column("process").to_numpy(), activities.column("device").to_numpy()]), axis=0
-        )
+        process, device = (activities.column(name).to_numpy().astype(np.int64) for name in ("process", "device"))
+        keys = distinct_values(process << 32 | (device + 1))
+        pairs = np.column_stack([keys >> 32, (keys & 0xFFFFFFFF) - 1])
     facts = {"id": -1, "cuDevice": -1, "smCount": -1, "totalMemory": -1, "memoryBandwidth": -1, "computeMajor": -1, "computeMinor": -1}
     gpus = gathered.read("TARGET_INFO_GPU", {}, facts, texts=["name"])
     mapping = gathered.read("TARGET_INFO_CUDA_DEVICE", {}, {"gpuId": -1, "cudaId": -1, "pid": -1})
@@ -471,3 +485,8 @@ def _lost_records(gathered: _Import, words: re.Pattern[str]) -> list[str]:
     texts = (text.decode("utf-8", "replace") for text in columns["text"].to_pylist())
     lost = [text for text, level in zip(texts, columns["severity"], strict=True) if level >= _WARNING and words.search(text)]
     return [re.sub(r"\S*/\S+", "…", " ".join(text.split()))[:200] for text in dict.fromkeys(lost)]
+
+
+_TABLES: tuple[Callable[[_Import], Rows | None], ...] = (
+    _activities, _calls, _ranges, _synchronizations, _overheads, _graph_nodes,
+)  # fmt: skip

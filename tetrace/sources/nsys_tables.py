@@ -81,7 +81,10 @@ class SqliteTables:
         """Conditions that cut the table in as many pieces as there are cores to read them."""
         try:
             with contextlib.closing(sqlite3.connect(self._uri, uri=True)) as connection:
-                first, last = connection.execute(f"SELECT min(rowid), max(rowid) FROM {_quoted(table)}").fetchone()
+                # One at a time each is a look at the end of the tree; together they would be a scan.
+                first, last = (
+                    connection.execute(f"SELECT {end}(rowid) FROM {_quoted(table)}").fetchone()[0] for end in ("min", "max")
+                )
         except sqlite3.Error:
             return [[]]  # a view, or a table without rowid
         if first is None or last - first < _ROWS_WORTH_A_THREAD:

@@ -97,8 +97,15 @@ def _of_processes(columns: dict[str, Any], pids: Integers) -> dict[str, Any]:
     return {name: values.take(rows) for name, values in columns.items()}
 
 
+def distinct_values(values: Integers) -> Integers:
+    """The distinct values in ascending order."""
+    from tetrace import _C
+
+    return _C.distinct(np.ascontiguousarray(values))[0]
+
+
 def _distinct(arrays: Sequence[Integers]) -> Integers:
-    return np.unique(np.concatenate([np.unique(array) for array in arrays])) if arrays else np.empty(0, np.int64)
+    return distinct_values(np.concatenate([distinct_values(array) for array in arrays])) if arrays else np.empty(0, np.int64)
 
 
 def _last_time(joined: Mapping[str, Mapping[str, Any]]) -> int:

@@ -1,0 +1,43 @@
+# What the README and CI call. PYTHON picks the interpreter, PIP_ARGS adds arguments to pip.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+DEMO ?= profiles/layer_stack/results/nvidia-h200/fp8-delayed.tetrace
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-gpu lint docs clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+setup: $(INSTALLED) ## create .venv, build the extension, install everything the other targets need
+
+$(INSTALLED): $(BUILT_FROM)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,lint]'
+	@touch $@
+
+demo: setup ## report a recording of an H200 that is kept in this repository
+	$(BIN)/tetrace report $(DEMO)
+
+test: setup ## run the tests; those that need a GPU only where there is one
+	$(BIN)/python -m pytest -q
+
+test-gpu: setup ## run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup ## write docs/tables.md and docs/cli.md again
+	$(BIN)/python docs/generate.py
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist *.egg-info tetrace/_C.*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

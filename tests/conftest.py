@@ -1,0 +1,44 @@
+"""Leaves out the tests that need a GPU where there is none, and says which they are."""
+
+from __future__ import annotations
+
+import functools
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+NOT_RUN = pytest.StashKey[list[str]]()
+
+
+@functools.cache
+def why_no_gpu() -> str:
+    """What keeps tests marked `gpu` from running here; empty where they can run."""
+    if not Path("/dev/nvidia0").exists() and not Path("/dev/dxg").exists():
+        return "there is no NVIDIA device here"
+    if find_spec("torch") is None:
+        return "torch is not installed here"
+    import torch
+
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device here"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects tests marked `gpu`."""
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if needing and why_no_gpu():
+        config.stash[NOT_RUN] = [item.nodeid for item in needing]
+        config.hook.pytest_deselected(items=needing)
+        items[:] = [item for item in items if item not in needing]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Lists what was left out."""
+    not_run = config.stash.get(NOT_RUN, [])
+    if not_run:
+        terminalreporter.section(f"{len(not_run)} tests need a GPU and were not run: {why_no_gpu()}")
+        for test in not_run:
+            terminalreporter.line(test)
+    else:
+        terminalreporter.line("No test that needs a GPU was left out.")
