@@ -76,6 +76,7 @@ void Scanner::finish() {
   // What looks like one long event may be one that lost a bracket, and whole ones behind it.
   while (state_ == State::events && !left_.empty()) {
     leave_out(left_.data());
+    ++text_offset_;
     left_ = std::string(consume_text(std::string_view(left_).substr(1)));
   }
   recording_.close();

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Codes = npt.NDArray[np.int32]
+    Times = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
 
 _C_BACKWARD = ("nvte_layernorm_bwd", "nvte_rmsnorm_bwd", "nvte_fused_attn_bwd", "nvte_flash_attn_bwd", "nvte_quantize_dbias")
@@ -47,6 +48,7 @@ def phases(trace: Trace, host: Host, links: Links, is_optimizer: Mask) -> Phases
     known = _of_rows(of_range, links.range)
     conflicting = _from_other_threads(trace, host, links, of_range, known)
     missing = (known < 0) & ~conflicting
+    _recomputed_between(trace, host, links, of_range, autograd, known)
     _of_captures(links, autograd, known, missing)
     _from_structure(trace, links, autograd, is_optimizer, known, missing)
     inferred = missing & (known >= 0)
@@ -110,6 +112,41 @@ def _from_other_threads(trace: Trace, host: Host, links: Links, of_range: Codes,
     result = np.zeros(len(known), np.bool_)
     result[missing] = conflict
     return result
+
+
+def _recomputed_between(trace: Trace, host: Host, links: Links, of_range: Codes, autograd: Mask, known: Codes) -> None:
+    """Work launched on autograd's threads between recomputed modules is recomputed too, though no range says so.
+
+    A stretch begins with a recomputed module and ends with the first backward of one. Behind its last module, only
+    kernels that forward launches and backward never does belong to it.
+    """
+    begins = np.flatnonzero(host.says("begins")) if len(host) else np.empty(0, np.int64)
+    begins = begins[autograd[host.thread[begins]] & np.isin(of_range[begins], (RECOMPUTE, BACKWARD))]
+    if not len(begins) or not (of_range[begins] == RECOMPUTE).any():
+        return
+    rows = np.flatnonzero((links.thread >= 0) & autograd[np.maximum(links.thread, 0)] & (known != RECOMPUTE))
+    previous, following = _around(host, begins, links.thread[rows], links.launch_ns[rows])
+    after = _of_rows(of_range[begins], previous) == RECOMPUTE
+    between = after & (_of_rows(of_range[begins], following) == RECOMPUTE)
+    known[rows[between]] = RECOMPUTE
+    name = trace.column("activities", "name")
+    size = len(trace.words("activities", "name"))
+    in_forward = np.bincount(name[known == FORWARD], minlength=size) > 0
+    in_backward = np.bincount(name[rows[~after]], minlength=size) > 0
+    tail = rows[after & ~between]
+    known[tail[in_forward[name[tail]] & ~in_backward[name[tail]]]] = RECOMPUTE
+
+
+def _around(host: Host, begins: npt.NDArray[np.int64], thread: Codes, time: Times) -> tuple[Codes, Codes]:
+    """Of the ranges `begins`, the places of the last that started before each point of a thread, and of the next."""
+    previous, following = np.full(len(time), -1, np.int32), np.full(len(time), -1, np.int32)
+    for one in np.flatnonzero(np.bincount(host.thread[begins])).tolist():
+        places = np.flatnonzero(host.thread[begins] == one)
+        mine = thread == one
+        at = np.searchsorted(host.start[begins[places]], time[mine], side="right")
+        previous[mine] = np.where(at > 0, places[np.maximum(at - 1, 0)], -1)
+        following[mine] = np.where(at < len(places), places[np.minimum(at, len(places) - 1)], -1)
+    return previous, following
 
 
 def _of_captures(links: Links, autograd: Mask, known: Codes, missing: Mask) -> None:

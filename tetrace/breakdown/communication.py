@@ -27,7 +27,7 @@ def communication_table(scope: Scope) -> Table:
     code = np.array([words.index(label) for label in labels] or [0], np.int32)[scope.kernel_class[chosen]]
     (phase, label), index = distinct(scope.phase[chosen], code)
     size = len(phase)
-    waiting = _waiting(scope, chosen)
+    waiting = waiting_for_ranks(scope, chosen)
     columns = {
         "operation": [words[c][0] for c in label.tolist()],
         "phase": phase_words(phase),
@@ -54,7 +54,7 @@ def _exposed(scope: Scope, chosen: npt.NDArray[np.int64]) -> Times:
     return scope.duration[chosen] - _C.covered(*compute, lane[rows], start[rows], end[rows])
 
 
-def _waiting(scope: Scope, chosen: npt.NDArray[np.int64]) -> Times | None:
+def waiting_for_ranks(scope: Scope, chosen: npt.NDArray[np.int64]) -> Times | None:
     """Part of each collective until its last rank arrived; None where ranks cannot be matched.
 
     The n-th collective of one kernel family on each lane is taken as one operation: they are issued in one order.
@@ -62,7 +62,7 @@ def _waiting(scope: Scope, chosen: npt.NDArray[np.int64]) -> Times | None:
     rows = scope.rows[chosen]
     lane = scope.lanes.of_activity[rows]
     lanes = np.unique(lane)
-    if len(lanes) < 2:
+    if len(lanes) < 2 or len(lanes) < len(np.unique(scope.lanes.of_activity[scope.rows])):
         return None
     start, end = scope.trace.column("activities", "start_ns")[rows], scope.trace.column("activities", "end_ns")[rows]
     families = np.array([hash(one.family) & 0x7FFFFFFF for one in scope.attribution.classes], np.int64)[scope.kernel_class[chosen]]

@@ -21,6 +21,7 @@ _OF_WALL = 0.03
 _OF_BUSY = 0.03
 _LAUNCH_BOUND = 0.30
 _GPU_BOUND = 0.85
+_WAITS = 0.15
 _WEIGHTS = {"LayerNormMLP": 2}
 
 
@@ -49,6 +50,9 @@ def verdict(breakdown: Breakdown) -> str:
     step = f"a step of {duration(_per_step(breakdown, totals.wall_ns))}" if breakdown.selection.per_step else duration(totals.wall_ns)
     works = f"the GPU works {duration(_per_step(breakdown, totals.busy_ns))} of {step}"
     idles = f"and idles {percent(totals.all_idle_ns, totals.wall_ns)}"
+    late_rank = _late_rank(breakdown)
+    if late_rank:
+        return late_rank
     share = {cause: ns / max(totals.wall_ns, 1) for cause, ns in totals.idle_ns.items()}
     late = share["host_bound"] + share["launch_latency"]
     if late >= _LAUNCH_BOUND:
@@ -64,6 +68,23 @@ def verdict(breakdown: Breakdown) -> str:
         return f"Communication-bound: {works}, {exposed} of them on communication that nothing hides."
     bound = "GPU-bound" if totals.busy_ns >= _GPU_BOUND * totals.wall_ns else "Mostly GPU-bound"
     return f"{bound}: {works} {idles}; {_largest_categories(breakdown)}."
+
+
+def _late_rank(breakdown: Breakdown) -> str:
+    """The verdict when ranks wait long for one of them; empty otherwise."""
+    lanes = breakdown.tables["lanes"]
+    waiting, wall = lanes["waiting_ns"], lanes["wall_ns"]
+    if len(lanes) < 2 or (waiting < 0).any() or waiting.max() < _WAITS * wall.max():
+        return ""
+    late, steps = int(waiting.argmin()), max(int(lanes["steps"].max()), 1)
+    others = waiting.sum() - waiting[late]
+    longest = duration(int(others) // (len(lanes) - 1) // steps)
+    step = f"a step of {duration(int(wall.max()) // steps)}" if breakdown.selection.per_step else duration(int(wall.max()))
+    return (
+        f"Held back by one rank: pid {lanes['pid'][late]} on device {lanes['device'][late]} arrives last at collectives, "
+        f"the others wait {longest} for it in {step}; its host leaves it idle "
+        f"{percent(int(lanes['host_bound_ns'][late]), int(wall[late]))} of the time."
+    )
 
 
 def _largest_categories(breakdown: Breakdown) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from tetrace.attribute.classify import CATEGORIES
 from tetrace.attribute.distinct import counts, distinct, sums
 from tetrace.attribute.steps import Windows
+from tetrace.breakdown.communication import waiting_for_ranks
 from tetrace.breakdown.gaps import CAUSES, Idle
 from tetrace.breakdown.scope import Scope
 from tetrace.breakdown.tables import LANES, STEPS, Table
@@ -99,6 +100,8 @@ def lanes_table(scope: Scope, idle: Idle) -> Table:
     position[lane] = np.arange(size, dtype=np.int32)
     of_activity = position[scope.lanes.of_activity[scope.rows]]
     process, device = scope.lanes.process[lane], scope.lanes.device[lane]
+    communication = np.flatnonzero(scope.in_category("communication"))
+    waiting = waiting_for_ranks(scope, communication)
     columns = {
         "process": process.astype(np.int64),
         "pid": trace.column("processes", "pid")[process],
@@ -111,6 +114,8 @@ def lanes_table(scope: Scope, idle: Idle) -> Table:
         "busy_ns": sums(index, size, idle.busy),
         "exposed_communication_ns": sums(index, size, exposed),
         **{f"{cause}_ns": sums(index, size, idle.causes[:, i]) for i, cause in enumerate(CAUSES)},
+        "communication_ns": sums(of_activity[communication], size, scope.duration[communication]),
+        "waiting_ns": np.full(size, -1, np.int64) if waiting is None else sums(of_activity[communication], size, waiting),
     }
     table = Table(LANES, columns)
     _check(scope, table)

@@ -225,6 +225,8 @@ LANES = Declaration(
         _count("steps", "Steps counted."), _N, _TOTAL,
         _ns("wall_ns", "Wall time of the steps, summed."), _ns("busy_ns", "Busy time."),
         _ns("exposed_communication_ns", "Time in which only communication runs."), *_IDLE,
+        _ns("communication_ns", "Duration of communication, summed over streams."),
+        _ns("waiting_ns", "Part of it until the last rank arrived, where ranks could be matched; else -1."),
     ),
 )  # fmt: skip
 
