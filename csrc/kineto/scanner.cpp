@@ -10,6 +10,8 @@ namespace {
 
 // A larger event is no event: a quote or bracket was lost in it.
 constexpr std::ptrdiff_t largest_event_bytes = 4 << 20;
+// Two events of PyTorch are never shorter.
+constexpr std::ptrdiff_t least_two_events_bytes = 256;
 constexpr std::ptrdiff_t largest_fact_bytes = 1 << 20;
 constexpr std::ptrdiff_t largest_key_bytes = 1 << 16;
 constexpr std::size_t least_added_bytes = 4096;
@@ -24,15 +26,31 @@ bool is_fact(std::string_view key) {
 
 enum class Match { yes, no, unknown };
 
-// Whether an event begins at the brace `p`: its first key is ph or name, as PyTorch writes it.
-Match begins_event(const char* p, const char* end) {
+// Whether the first key of the object at the brace `p` is `key`, which has its quotes.
+Match begins_with(std::string_view key, const char* p, const char* end) {
   p = skip_space(p + 1, end);
-  for (const std::string_view key : {std::string_view("\"ph\""), std::string_view("\"name\"")}) {
-    const std::string_view text(p, std::min<std::size_t>(static_cast<std::size_t>(end - p), key.size()));
-    if (text == key) return Match::yes;
-    if (text.size() < key.size() && key.substr(0, text.size()) == text) return Match::unknown;
+  const std::string_view text(p, std::min(static_cast<std::size_t>(end - p), key.size()));
+  if (text == key) return Match::yes;
+  return text.size() < key.size() && key.substr(0, text.size()) == text ? Match::unknown : Match::no;
+}
+
+// Whether an event begins at the brace `p`: PyTorch writes ph first, and in metadata name.
+Match begins_event(const char* p, const char* end) {
+  const Match match = begins_with("\"ph\"", p, end);
+  return match == Match::no ? begins_with("\"name\"", p, end) : match;
+}
+
+// Whether the event that ends at `stop` has lost a bracket and holds others: one of its lines begins like them.
+bool holds_another(const char* p, const char* stop) {
+  while ((p = static_cast<const char*>(std::memchr(p, '\n', static_cast<std::size_t>(stop - p)))) != nullptr) {
+    p = skip_space(p, stop);
+    if (p < stop && *p == '{' && begins_with("\"ph\"", p, stop) == Match::yes) return true;
   }
-  return Match::no;
+  return false;
+}
+
+bool is_one_event(const char* p, const char* stop) {
+  return stop - p <= largest_event_bytes && (stop - p < least_two_events_bytes || !holds_another(p + 1, stop));
 }
 
 }  // namespace
@@ -225,7 +243,9 @@ const char* Scanner::step_event(const char* p, const char* end) {
   if (found == ContainerEnd::Found::inside && end - p < largest_event_bytes) return nullptr;
   Event event;
   Reading reading = Reading::malformed;
-  if (found == ContainerEnd::Found::closed && stop - p <= largest_event_bytes) reading = read_event({p, static_cast<std::size_t>(stop - p)}, end, event);
+  if (found == ContainerEnd::Found::closed && is_one_event(p, stop)) {
+    reading = read_event({p, static_cast<std::size_t>(stop - p)}, end, event);
+  }
   if (reading == Reading::malformed) return leave_out(p);
   ++events_;
   if (reading == Reading::wanted) recording_.add(event);

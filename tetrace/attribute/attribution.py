@@ -87,7 +87,10 @@ def attribute(trace: Trace) -> Attribution:
     classes, kernel_class = _classify(trace, host, links)
     categories = np.array([one.category for one in classes] or [""])[kernel_class]
     is_optimizer = categories == "optimizer"
-    found_phases = phases(trace, host, links, is_optimizer)
+    is_forward = [one.operation == "forward" and one.category in ("attention", "normalization") for one in classes]
+    is_either = [one.category == "quantization" and "E5M2" not in one.formats for one in classes]
+    marks = (np.array(mark, np.bool_)[kernel_class] for mark in (is_forward, is_either))
+    found_phases = phases(trace, host, links, is_optimizer, *marks)
     steps, step = find_steps(trace, host, links, is_optimizer, np.isin(categories, ("gemm", "attention")))
     found_modules = modules(host, steps, found_phases.of_range, found_phases.autograd)
     role_of_range = roles(host, found_modules.instance, found_phases.of_range)

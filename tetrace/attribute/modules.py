@@ -187,9 +187,10 @@ def _scope_name(known: list[str], scope: int) -> str:
 def _joined(prefix: str, name: str, number: int) -> str:
     if not prefix:
         return f"{name}.{number}"
-    # The profiler of PyTorch names the module itself: Linear_2 is that instance already.
-    last = prefix.rsplit("/", 1)[-1]
-    return prefix if last.rsplit("_", 1)[0] == name else f"{prefix}/{name}.{number}"
+    # The profiler of PyTorch names the module itself: Linear_2 in the path is that instance already.
+    parts = prefix.split("/")
+    known = [i for i, part in enumerate(parts) if part.rsplit("_", 1)[0] == name]
+    return "/".join(parts[: known[-1] + 1]) if known else f"{prefix}/{name}.{number}"
 
 
 def _by_sequence(host: Host, phase: Codes, autograd: Mask, of_range: Codes) -> Codes:

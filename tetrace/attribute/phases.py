@@ -41,8 +41,12 @@ class Phases:
     autograd: Mask
 
 
-def phases(trace: Trace, host: Host, links: Links, is_optimizer: Mask) -> Phases:
-    """The phase of every range and activity. `is_optimizer` marks optimizer kernels, shape (activities,)."""
+def phases(trace: Trace, host: Host, links: Links, is_optimizer: Mask, is_forward: Mask, is_either: Mask) -> Phases:
+    """The phase of every range and activity.
+
+    `is_optimizer` marks optimizer kernels, `is_forward` those of the forward of attention and norms, `is_either` what
+    runs in both ways: casts to the format of forward; each of shape (activities,).
+    """
     autograd = autograd_threads(trace, host)
     of_range = _of_ranges(host, autograd)
     known = _of_rows(of_range, links.range)
@@ -51,6 +55,7 @@ def phases(trace: Trace, host: Host, links: Links, is_optimizer: Mask) -> Phases
     _recomputed_between(trace, host, links, of_range, autograd, known)
     _of_captures(links, autograd, known, missing)
     _from_structure(trace, links, autograd, is_optimizer, known, missing)
+    _recomputed_by_kernels(trace, links, autograd, is_forward, is_either, _of_rows(of_range, links.range) >= 0, known)
     inferred = missing & (known >= 0)
     return Phases(of_range, np.where(known < 0, UNATTRIBUTED, known).astype(np.int32), inferred, autograd)
 
@@ -177,3 +182,26 @@ def _from_structure(trace: Trace, links: Links, autograd: Mask, is_optimizer: Ma
         np.maximum.at(last, stretch[optimizer], links.launch_ns[optimizer])
         rest = mine & missing & (known < 0) & (links.call >= 0)
         known[rest] = np.where(links.launch_ns[rest] <= last[stretch[rest]], OPTIMIZER, FORWARD)
+
+
+def _recomputed_by_kernels(
+    trace: Trace, links: Links, autograd: Mask, is_forward: Mask, is_either: Mask, said: Mask, known: Codes
+) -> None:
+    """Forward kernels on autograd's threads, where no range says their phase: a checkpoint that computes forward again.
+
+    Its stretch runs between kernels that forward never launches, and has the forward of an attention or a norm in it.
+    """
+    on_autograd = (links.thread >= 0) & autograd[np.maximum(links.thread, 0)] if len(autograd) else is_forward & False
+    rows = np.flatnonzero(on_autograd & (known == BACKWARD) & ~said)
+    if not is_forward[rows].any():
+        return
+    rows = rows[np.lexsort((links.launch_ns[rows], links.thread[rows]))]
+    name = trace.column("activities", "name")
+    in_forward = np.bincount(name[known == FORWARD], minlength=len(trace.words("activities", "name"))) > 0
+    # A checkpointed forward casts for itself alone, its recompute also for backward: by another kernel.
+    perhaps = in_forward[name[rows]] | is_either[rows]
+    # Runs of kernels that forward launches too; the first and the last of another thread part them as well.
+    change = np.append(True, (perhaps[1:] != perhaps[:-1]) | (links.thread[rows][1:] != links.thread[rows][:-1]))
+    run = np.cumsum(change) - 1
+    has_forward = np.bincount(run, weights=is_forward[rows]) > 0
+    known[rows[perhaps & has_forward[run]]] = RECOMPUTE
