@@ -188,9 +188,10 @@ Reading read_event(std::string_view object, const char* readable_end, Event& eve
     if (take(members.key(), members.value(), event, known) && is_unwanted(event, known)) return Reading::unwanted;
   }
   if (members.malformed()) return Reading::malformed;
-  if (!known.category && event.phase == Phase::complete) return Reading::unwanted;
-  if (event.category == Category::module && !is_wanted_name(event)) event.category = Category::none;
-  return known.phase ? Reading::wanted : Reading::unwanted;
+  if (!is_wanted_name(event)) event.category = Category::none;
+  const bool is_one_of_two = event.phase == Phase::begin || event.phase == Phase::end;
+  const bool is_wanted = event.phase == Phase::metadata ? is_wanted_name(event) : event.category != Category::none;
+  return is_wanted || is_one_of_two ? Reading::wanted : Reading::unwanted;
 }
 
 }  // namespace tetrace::kineto

@@ -24,7 +24,7 @@ std::uint64_t hash(std::string_view text) {
     state = mix(state ^ word, odd_1);
   }
   word = 0;
-  std::memcpy(&word, p, left);
+  if (left != 0) std::memcpy(&word, p, left);
   return mix(state ^ word, odd_2);
 }
 

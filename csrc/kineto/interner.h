@@ -1,4 +1,4 @@
-// Interner as codes: each distinct text is kept once and stands for its row.
+// Texts as codes: each distinct one is kept once.
 #pragma once
 
 #include <cstdint>

@@ -62,12 +62,10 @@ ContainerEnd::Found ContainerEnd::find_in_block(const char*& p) {
 
 ContainerEnd::Found ContainerEnd::find_in_byte(const char*& p) {
   const char c = *p++;
-  if (escapes_next_ != 0) {
-    escapes_next_ = 0;
-  } else if (c == '\\') {
-    escapes_next_ = 1;
-  } else if (c == '"') {
-    in_string_ = ~in_string_;
+  const bool is_escaped = escapes_next_ != 0;
+  escapes_next_ = c == '\\' && !is_escaped;
+  if (c == '"') {
+    if (!is_escaped) in_string_ = ~in_string_;
   } else if (in_string_ == 0) {
     if (c == '{' || c == '[') ++depth_;
     if ((c == '}' || c == ']') && --depth_ == 0) return Found::closed;

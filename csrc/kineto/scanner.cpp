@@ -117,10 +117,11 @@ const char* Scanner::consume(const char* p, const char* end) {
 
 // Whether white space means something in this state.
 bool Scanner::minds_space() const {
-  return state_ == State::resynchronize || state_ == State::skip_container || state_ == State::skip_string;
+  return state_ == State::resynchronize || state_ == State::skip_container || state_ == State::skip_string ||
+         state_ == State::skip_scalar;
 }
 
-// One step of the state, at least one byte long; nullptr when it needs more text than there is.
+// One step of the state, forward in the text or to another state; nullptr when it needs more text than there is.
 const char* Scanner::step(const char* p, const char* end) {
   switch (state_) {
     case State::begin: return step_begin(p, end);

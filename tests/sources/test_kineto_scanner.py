@@ -186,6 +186,7 @@ events = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(events), st.dictionaries(names, values), st.sampled_from([None, 0, 1]), st.booleans(), st.integers(1, 99))
 def test_any_json_is_read_as_python_reads_it(some, beside, indent, ascii_only, size):
     text = json.dumps({**beside, "traceEvents": some}, indent=indent, ensure_ascii=ascii_only)

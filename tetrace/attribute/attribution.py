@@ -17,7 +17,7 @@ from tetrace.attribute.host import Host
 from tetrace.attribute.link import Links, link
 from tetrace.attribute.modules import modules
 from tetrace.attribute.phases import Phases, phases
-from tetrace.attribute.roles import DGRAD, FPROP, WGRAD, roles
+from tetrace.attribute.roles import DGRAD, FPROP, WGRAD, roles, roles_of_kernels
 from tetrace.attribute.steps import Steps, Windows, find_steps, find_windows
 from tetrace.attribute.vocabulary import (
     BACKWARD,
@@ -39,6 +39,14 @@ if TYPE_CHECKING:
 
 UNATTRIBUTED_MODULE = "unattributed"
 _LOSS = re.compile(r"nll_loss|cross_entropy|log_?softmax|CrossEntropy", re.IGNORECASE)
+_QUANTIZATION_CALLS = {
+    "cast": "nvte_quantize", "cast_transpose": "nvte_quantize", "block_cast": "nvte_quantize", "transpose": "nvte_transpose",
+    "amax": "nvte_compute_amax", "amax_zero": "nvte_compute_amax", "scale_update": "nvte_compute_scale_from_amax",
+}  # fmt: skip
+_CALLS = (
+    "nvte_quantize", "nvte_transpose", "nvte_compute_amax", "nvte_compute_scale_from_amax", "nvte_cublas_gemm",
+    "nvte_quantize_dbias", "nvte_layernorm_fwd", "nvte_gelu",
+)  # fmt: skip
 _AUTOGRAD_GEMM = re.compile(r"^(?:autograd::engine::evaluate_function: )?(Addmm|Mm|Linear|Bmm|Baddbmm)Backward0$")
 
 
@@ -94,6 +102,11 @@ def attribute(trace: Trace) -> Attribution:
     steps, step = find_steps(trace, host, links, is_optimizer, np.isin(categories, ("gemm", "attention")))
     found_modules = modules(host, steps, found_phases.of_range, found_phases.autograd)
     role_of_range = roles(host, found_modules.instance, found_phases.of_range)
+    role = _at(role_of_range, links.range)
+    if not host.says("c_call").any() if len(host) else False:
+        instance = _at(found_modules.instance, links.range)
+        call = np.array([_CALLS.index(_call_of(one)) if _call_of(one) else -1 for one in classes], np.int32)[kernel_class]
+        role = roles_of_kernels(host, instance, found_phases.of_range, links.origin_ns, call, list(_CALLS))
     names = list(found_modules.names)
     module = _at(found_modules.of_range, links.range)
     _pseudo_modules(module, names, classes, kernel_class, found_phases.of_activity)
@@ -110,10 +123,25 @@ def attribute(trace: Trace) -> Attribution:
         step=step,
         module=module,
         module_names=names,
-        role=_roles_of_activities(host, links, _at(role_of_range, links.range), categories, classes, kernel_class, found_phases),
+        role=_roles_of_activities(host, links, role, categories, classes, kernel_class, found_phases),
         range_module=found_modules.of_range,
         range_phase=found_phases.of_range,
     )
+
+
+def _call_of(one: KernelClass) -> str:
+    """The C call of Transformer Engine that launches such a kernel, for traces that did not record its range."""
+    if "amax_and_scale_update" in one.family:
+        return ""
+    if one.category == "quantization":
+        return _QUANTIZATION_CALLS.get(one.operation, "")
+    if one.category == "gemm":
+        return "nvte_cublas_gemm" if not one.operation else ""
+    if one.fused_quantization and one.category in ("activation", "elementwise") and one.operation in ("backward", "dbias"):
+        return "nvte_quantize_dbias"
+    if one.category == "normalization" and one.operation == "forward":
+        return "nvte_layernorm_fwd"
+    return "nvte_gelu" if one.category == "activation" else ""
 
 
 def _at(values: Codes, rows: Codes) -> Codes:

@@ -72,8 +72,12 @@ def autograd_threads(trace: Trace, host: Host) -> Mask:
     first = np.full((2, threads), np.iinfo(np.int64).max)
     np.minimum.at(first[0], host.thread[backward], host.start[backward])
     np.minimum.at(first[1], host.thread[forward], host.start[forward])
-    # A worker may run forward again (recompute), but never before it ran backward.
-    return first[0] < first[1]
+    # A worker may run forward again (recompute), but the thread that builds the graph ran it before.
+    process = trace.column("threads", "process")
+    earliest = np.full(trace.rows("processes"), np.iinfo(np.int64).max)
+    np.minimum.at(earliest, process, first[1])
+    has_backward = first[0] < np.iinfo(np.int64).max
+    return has_backward & ((first[1] > earliest[process]) | (first[0] < first[1]))
 
 
 def _named(host: Host, prefixes: tuple[str, ...]) -> Mask:

@@ -43,47 +43,63 @@ def roles(host: Host, instance: Codes, phase: Codes) -> Codes:
     """Role of every range (index of ROLES or -1). `instance` and `phase` are per range, as modules and phases give them."""
     own = np.full(len(host), NONE, np.int32)
     calls = host.says("c_call") if len(host) else np.zeros(0, np.bool_)
-    inside = calls & (instance >= 0)
-    outermost = inside & ~((host.parent >= 0) & calls[np.maximum(host.parent, 0)])
+    outermost = calls & (instance >= 0) & ~((host.parent >= 0) & calls[np.maximum(host.parent, 0)])
     rows = np.flatnonzero(outermost)
-    if not len(rows):
-        return own
-    part = _parts(host)
-    starts = np.flatnonzero(np.diff(instance[rows], prepend=-1))
-    for group in _alike(host, instance, rows, starts, part):
-        first = rows[starts[group[0]] : _end(starts, group[0], len(rows))]
-        begin = int(instance[first[0]])
-        sequence = [(host.words[host.word[row]], host.meanings[part[row]].part if part[row] >= 0 else "") for row in first]
-        meaning = host.meanings[host.word[begin]]
-        found = _roles_of_calls(meaning.begins, int(phase[begin]) == BACKWARD, meaning.part, sequence)
-        where = (starts[group][:, None] + np.arange(len(first))).ravel()
-        own[rows[where]] = np.tile(np.array(found, np.int32), len(group))
+    own[rows] = _roles_in_order(host, instance[rows], phase, host.word[rows], host.words, _parts(host)[rows])
     return host.inherit(own)
 
 
-def _end(starts: Codes, i: int, rows: int) -> int:
-    return int(starts[i + 1]) if i + 1 < len(starts) else rows
+def roles_of_kernels(
+    host: Host, instance: Codes, phase: Codes, launch_ns: npt.NDArray[np.int64], call: Codes, calls: list[str]
+) -> Codes:
+    """Role of activities where no C range was recorded: each stands for the call that would have launched it.
+
+    `instance`, `launch_ns` and `call` are per activity: the module's range, the time of the launch, and the place in
+    `calls` of the C range it stands for (-1 none). `phase` is per range.
+    """
+    found = np.full(len(instance), NONE, np.int32)
+    rows = np.flatnonzero((instance >= 0) & (call >= 0))
+    rows = rows[np.lexsort((launch_ns[rows], instance[rows]))]
+    found[rows] = _roles_in_order(host, instance[rows], phase, call[rows], calls, np.full(len(rows), -1, np.int32))
+    return found
+
+
+def _roles_in_order(host: Host, instance: Codes, phase: Codes, word: Codes, words: list[str], part: Codes) -> Codes:
+    """Role of each call, given the calls of each instance in their order; worked out once for instances that are alike."""
+    found = np.full(len(instance), NONE, np.int32)
+    if not len(instance):
+        return found
+    starts = np.flatnonzero(np.diff(instance, prepend=-1)).astype(np.int32)
+    lengths = np.diff(np.append(starts, len(instance)))
+    for group in _alike(host.word[instance[starts]], word, part, starts):
+        begin = int(instance[starts[group[0]]])
+        own = slice(int(starts[group[0]]), int(starts[group[0]] + lengths[group[0]]))
+        said = [host.meanings[code].part if code >= 0 else "" for code in part[own].tolist()]
+        sequence = list(zip((words[code] for code in word[own].tolist()), said, strict=True))
+        meaning = host.meanings[host.word[begin]]
+        one = _roles_of_calls(meaning.begins, int(phase[begin]) == BACKWARD, meaning.part, sequence)
+        where = (starts[group][:, None] + np.arange(len(one))).ravel()
+        found[where] = np.tile(np.array(one, np.int32), len(group))
+    return found
 
 
 def _parts(host: Host) -> Codes:
     """Word of the nearest range around, or itself, that names a part of a module; -1 where none does."""
-    names = np.array([bool(meaning.part) for meaning in host.meanings], np.bool_)[host.word]
-    return host.inherit(np.where(names, host.word, -1))
+    names = np.array([bool(meaning.part) for meaning in host.meanings], np.bool_)[host.word] if len(host) else np.empty(0)
+    return host.inherit(np.where(names, host.word, -1)) if len(host) else np.empty(0, np.int32)
 
 
-def _alike(host: Host, instance: Codes, rows: Codes, starts: Codes, part: Codes) -> list[Codes]:
-    """Instances whose calls are the same, as groups of positions in `starts`: a role is worked out once for each."""
-    word = host.word[rows].astype(np.uint64) + np.uint64(1)
+def _alike(begin: Codes, word: Codes, part: Codes, starts: Codes) -> list[Codes]:
+    """Instances whose calls are the same, as groups of positions in `starts`: by a hash of what is called in which order."""
+    lengths = np.diff(np.append(starts, len(word)))
     with np.errstate(over="ignore"):
-        mixed = word * np.uint64(0x9E3779B97F4A7C15) + (part[rows].astype(np.int64) + 2).astype(np.uint64)
-        position = (np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))).astype(np.uint64)
+        mixed = (word.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed += (part.astype(np.int64) + 2).astype(np.uint64)
+        position = (np.arange(len(word)) - np.repeat(starts, lengths)).astype(np.uint64)
         mixed = (mixed ^ (mixed >> np.uint64(29))) * (np.uint64(2) * position + np.uint64(0xBF58476D1CE4E5B9))
         signature = np.add.reduceat(mixed ^ (mixed >> np.uint64(32)), starts)
-    begin = host.word[instance[rows[starts]]].astype(np.uint64)
-    length = np.diff(np.append(starts, len(rows))).astype(np.uint64)
-    with np.errstate(over="ignore"):
-        mixed = (signature * np.uint64(31) + begin) * np.uint64(31) + length
-    _, which = values_and_codes(mixed.view(np.int64))
+        key = (signature * np.uint64(31) + begin.astype(np.uint64)) * np.uint64(31) + lengths.astype(np.uint64)
+    _, which = values_and_codes(key.view(np.int64))
     order = np.argsort(which, kind="stable").astype(np.int32)
     return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
 
@@ -136,11 +152,11 @@ def _tensors(calls: list[Call], first: int, last: int) -> list[list[int]]:
     open_unit: list[int] = []
     for i in range(first, last):
         name = calls[i][0]
-        if _AUXILIARY.match(name) and not name.startswith("nvte_transpose"):
-            open_unit.append(i)
-        elif _QUANTIZE.match(name):
+        if _QUANTIZE.match(name):
             units.append([*open_unit, i])
             open_unit = []
+        elif _AUXILIARY.match(name) and not name.startswith("nvte_transpose"):
+            open_unit.append(i)
     return units
 
 

@@ -1,0 +1,151 @@
+"""Breakdowns of small traces: idle by cause, windows that tile, sums that add up."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.attribute.test_attribution import ADAM, CAST, GEMM, te_linear
+from tests.traces import AUTOGRAD, Recording
+from tetrace.attribute.attribution import attribute
+from tetrace.breakdown.analysis import Breakdown, break_down
+from tetrace.breakdown.gaps import CAUSES
+from tetrace.errors import UsageError
+
+
+def idle(breakdown: Breakdown) -> dict[str, int]:
+    """Idle µs by cause that are not zero, over the selected frames."""
+    return {cause: ns // 1000 for cause, ns in breakdown.totals.idle_ns.items() if ns}
+
+
+def whole(recording: Recording) -> Breakdown:
+    """Everything of a recording, as one frame a lane."""
+    return break_down(attribute(recording.trace()), steps="all")
+
+
+def test_every_cause_of_idle_time() -> None:
+    recording = (
+        Recording()
+        .range("forward", 0, 1000)
+        .launch("a", call=(0, 2), runs=(10, 20))
+        # Host-bound from 20 to 30, then 4 µs of launch latency: the floor is the median on idle streams.
+        .launch("b", call=(30, 32), runs=(34, 40))
+        # The host sits in a synchronization until 50, then launches at 52.
+        .call("cudaStreamSynchronize", 40, 50, "synchronize")
+        .launch("c", call=(52, 54), runs=(56, 60))
+        # The profiler works from 60 to 70.
+        .profiler(60, 70)
+        .launch("d", call=(72, 74), runs=(76, 80))
+        # Launched long before on a stream that waits for another.
+        .stream_wait(76.5, stream=8)
+        .launch("e", call=(77, 78), runs=(90, 95), stream=8)
+        # Launched long before, and nothing says why it is late: 4 µs floor, the rest unexplained.
+        .launch("f", call=(78.5, 79), runs=(105, 110))
+        # Two nodes of one graph.
+        .launch("g", call=(109, 109.5), runs=(110, 115), correlation=99, node=5)
+        .launch("h", call=(109, 109.5), runs=(118, 120), correlation=99, node=6)
+    )
+    breakdown = whole(recording)
+    assert breakdown.totals.latency_floor_ns == 4000
+    assert idle(breakdown) == {
+        "host_bound": 10 + 2 + 2,
+        "synchronization": 10,
+        "launch_latency": 4 + 4 + 4 + 4,
+        "dependency": 10,
+        "graph": 3,
+        "profiler": 10,
+        "unexplained": 6,
+    }
+    assert breakdown.totals.busy_ns + breakdown.totals.all_idle_ns == breakdown.totals.wall_ns == 110_000
+
+
+def test_host_bound_idle_is_charged_to_the_innermost_range_of_the_launching_thread() -> None:
+    recording = (
+        Recording()
+        .range("backward", 0, 100)
+        .range("_Linear_backward", 12, 20, AUTOGRAD)
+        .range("nvte_quantize_v2", 14, 17, AUTOGRAD)
+        .launch("a", call=(0, 1), runs=(5, 10))
+        .launch(CAST, call=(16, 17), runs=(21, 25), thread=AUTOGRAD)
+    )
+    table = whole(recording).tables["host_ranges"]
+    assert [(row["range"], row["phase"], row["host_bound_ns"], row["quantizes"]) for row in table.rows()] == [
+        ("(no range)", "backward", 2000, 0),
+        ("_Linear_backward", "backward", 2000, 0),
+        ("nvte_quantize_v2", "backward", 2000, 1),
+    ]
+
+
+def steps_of(walls: list[int]) -> Recording:
+    """Steps of these lengths in µs, with one kernel of 5 µs each."""
+    recording, at = Recording(), 0
+    for i, wall in enumerate(walls):
+        recording.range(f"step_{i}", at, at + wall).launch(GEMM, (at + 1, at + 2), (at + 3, at + 8))
+        at += wall
+    return recording
+
+
+def test_windows_tile_and_warm_up_is_left_out() -> None:
+    breakdown = break_down(attribute(steps_of([900, 110, 100, 100, 100]).trace()))
+    columns = ("step", "used", "reason", "wall_ns", "busy_ns")
+    assert [tuple(row[c] for c in columns) for row in breakdown.tables["steps"].rows()] == [
+        (0, 0, "warm-up, far slower than the median", 900_000, 5_000),
+        (1, 1, "", 110_000, 5_000),
+        (2, 1, "", 100_000, 5_000),
+        (3, 1, "", 100_000, 5_000),
+        (4, 0, "last, its end was not recorded", 5_000, 5_000),
+    ]
+    assert (breakdown.totals.steps, breakdown.totals.wall_ns, breakdown.totals.activities) == (3, 310_000, 3)
+
+
+@pytest.mark.parametrize(("steps", "used"), [("1:3", [1, 2]), ("2", [2]), ("3:", [3, 4]), ("all", [0, 1, 2, 3, 4])])
+def test_steps_chosen_by_number(steps: str, used: list[int]) -> None:
+    table = break_down(attribute(steps_of([100] * 5).trace()), steps=steps).tables["steps"]
+    assert [step for step, is_used in zip(table["step"], table["used"], strict=True) if is_used] == used
+
+
+@pytest.mark.parametrize("steps", ["7:9", "nonsense"])
+def test_a_choice_of_nothing_says_what_there_is(steps: str) -> None:
+    with pytest.raises(UsageError, match=r"--steps"):
+        break_down(attribute(steps_of([100] * 5).trace()), steps=steps)
+
+
+def test_spill_reconciles_windows_with_the_steps_that_launched_the_work() -> None:
+    recording = steps_of([100, 100, 100])
+    # Launched in step 0 on another stream, it runs into step 1 by 7 µs (whose window begins at 103).
+    recording.launch("late", (90, 91), (95, 110), stream=9)
+    table = break_down(attribute(recording.trace()), steps="0:2").tables["steps"]
+    assert [(row["activities"], row["busy_ns"], row["spill_ns"]) for row in table.rows()][:2] == [(2, 13_000, 7_000), (1, 7_000, 0)]
+
+
+def test_exposed_communication_is_what_compute_does_not_hide() -> None:
+    reduce = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
+    recording = Recording().launch(GEMM, (0, 1), (2, 10)).launch(reduce, (2, 3), (6, 20), stream=9)
+    breakdown = whole(recording)
+    lane = breakdown.tables["lanes"].rows()[0]
+    assert (lane["busy_ns"], lane["exposed_communication_ns"]) == (18_000, 10_000)
+    assert breakdown.tables["communication"]["exposed_ns"].tolist() == [10_000]
+
+
+def test_ranks_wait_for_the_last_one() -> None:
+    reduce = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
+    recording = Recording()
+    for process, start in ((1, 10), (2, 40)):
+        recording.launch(reduce, (start - 5, start - 4), (start, 50), process=process)
+    assert whole(recording).tables["lanes"]["waiting_ns"].tolist() == [30_000, 0]
+
+
+def test_all_tables_of_a_te_step_sum_to_its_activity() -> None:
+    recording = Recording().range("step_0", 0, 200).range("forward", 0, 50).range("backward", 50, 110)
+    te_linear(te_linear(recording, 0, "forward"), 60, "backward").range("optimizer", 110, 150).launch(ADAM, (120, 121), (125, 130))
+    breakdown = whole(recording)
+    quantization = breakdown.quantization_bounds
+    assert (quantization.lower_ns, quantization.upper_ns, quantization.weight_casts) == (3_000, 3_000, 1)
+    assert breakdown.fp8_coverage.fp8_ns == breakdown.fp8_coverage.gemm_ns == 7_000
+    for name in ("phases", "kernels", "modules"):
+        assert int(breakdown.tables[name]["total_ns"].sum()) == breakdown.totals.activity_ns == 15_000
+    assert set(breakdown.totals.idle_ns) == set(CAUSES)
+
+
+def test_tables_are_pandas_attributes() -> None:
+    frame = whole(Recording().launch(GEMM, (0, 1), (2, 10))).kernels
+    assert frame.loc[0, "name"] == GEMM and frame.loc[0, "total_ns"] == 8_000

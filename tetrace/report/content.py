@@ -1,0 +1,333 @@
+"""What a report says outside its tables, in words that fit a screen and a Markdown page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tetrace.breakdown.launch import NO_RANGE
+from tetrace.report.grid import Column, Grid, printable
+from tetrace.report.scale import NOT_CAPTURED, Scale, has_steps
+from tetrace.trace.schema import TABLES
+from tetrace.units import byte_count, duration, milliseconds, percent
+
+if TYPE_CHECKING:
+    from tetrace.breakdown.analysis import Breakdown
+    from tetrace.breakdown.tables import Table
+
+CAUSE_WORDS = {
+    "host_bound": "host-bound",
+    "synchronization": "synchronization",
+    "launch_latency": "launch latency",
+    "dependency": "other stream",
+    "graph": "inside CUDA graphs",
+    "profiler": "profiler",
+    "unexplained": "unexplained",
+}
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A line of the time table. `ns` of an average step, `of_wall` its share as a number, `kind` wall, busy or idle."""
+
+    label: str
+    kind: str
+    ms: str
+    percent: str
+    of_wall: float
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One subject on the first screen, with the lines said about it."""
+
+    label: str
+    lines: tuple[str, ...]
+
+
+def origin(breakdown: Breakdown) -> str:
+    """The file, the recorder, the GPUs and processes."""
+    metadata = breakdown.attribution.trace.metadata
+    lanes = breakdown.tables["lanes"]
+    parts = [metadata.source, metadata.recorder or metadata.source_format]
+    if len(lanes):
+        gpus = list(dict.fromkeys(lanes["gpu"]))
+        devices = len(set(zip(lanes["gpu"], lanes["device"].tolist(), strict=True)))
+        named = ", ".join(gpu or f"GPU name {NOT_CAPTURED}" for gpu in gpus)
+        parts.append(f"{devices} × {named}" if devices > 1 else named)
+        pids = list(dict.fromkeys(lanes["pid"].tolist()))
+        if len(pids) > 1:
+            parts.append(f"{len(pids)} processes")
+        elif pids[0] >= 0:
+            parts.append(f"pid {pids[0]}")
+    return printable(" · ".join(parts))
+
+
+def steps_used(breakdown: Breakdown) -> str:
+    """Which steps are counted, what marked them, and why the others are left out."""
+    selection, steps = breakdown.selection, breakdown.attribution.steps
+    if not selection.per_step:
+        found = f"; {_plural(len(set(steps.number.tolist())), 'step')} found" if has_steps(breakdown) else "; no steps were found"
+        return f"everything in the file, from the first activity to the last{found}"
+    if not has_steps(breakdown):
+        return "no training steps were found: one window from the first activity to the last"
+    number = steps.number[selection.windows.step].tolist()
+    used = {n for n, is_used in zip(number, selection.used.tolist(), strict=True) if is_used}
+    line = f"steps {_spans(used)} of {len(set(number))}, marked by {steps.marked_by()}"
+    left_out: dict[str, set[int]] = {}
+    for n, reason in zip(number, selection.reason, strict=True):
+        if reason and reason not in ("not asked for", "other device or process") and n not in used:
+            left_out.setdefault(reason, set()).add(n)
+    if left_out:
+        line += "; left out: " + ", ".join(f"{_spans(numbers)} ({reason.partition(',')[0]})" for reason, numbers in left_out.items())
+    return line
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def _spans(numbers: Iterable[int]) -> str:
+    """Numbers in words: `1–13`, `2, 4–6`."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    words = [str(a) if a == b else f"{a}–{b}" for a, b in spans]
+    return ", ".join(words if len(words) <= 8 else [*words[:7], f"… ({len(words) - 7} more)"])
+
+
+def notices(breakdown: Breakdown) -> list[str]:
+    """What a reader must know before any number: dropped records, the importer's notices, what was not captured."""
+    trace = breakdown.attribution.trace
+    lines = []
+    if trace.metadata.dropped_records:
+        lines.append(f"{trace.metadata.dropped_records:,} records were dropped by the recorder: sums are too low")
+    lines += _merged(trace.metadata.notices)
+    missing = [name for name in ("calls", "ranges") if not trace.has(name)]
+    if "calls" in missing:
+        lines.append("API calls were not captured: launch costs and the causes of idle time are not known")
+    if "ranges" in missing:
+        lines.append("host ranges were not captured: modules are not known, phases are inferred")
+    return [printable(line) for line in lines]
+
+
+def _merged(sentences: tuple[str, ...]) -> list[str]:
+    """Sentences that differ in one word as one: nsys says the same of CUDA and of NVTX events."""
+    merged: list[list[str]] = []
+    for sentence in sentences:
+        words = sentence.split(" ")
+        for known in merged:
+            differ = [i for i, (a, b) in enumerate(zip(known, words, strict=False)) if a != b]
+            if len(known) == len(words) and len(differ) == 1:
+                known[differ[0]] += f" and {words[differ[0]]}"
+                break
+        else:
+            merged.append(words)
+    return [" ".join(words) for words in merged]
+
+
+def time(breakdown: Breakdown, scale: Scale) -> list[Stretch]:
+    """Wall time, busy time and idle time by cause; busy and the causes add up to wall."""
+    totals = breakdown.totals
+    lanes = "" if totals.lanes == 1 or scale.each else f", {totals.lanes} lanes summed"
+
+    def stretch(label: str, kind: str, ns: int, remark: str = "") -> Stretch:
+        return Stretch(label, kind, scale.ms(ns), percent(ns, totals.wall_ns), ns / max(totals.wall_ns, 1), remark)
+
+    lines = []
+    if scale.each == " per step" and totals.steps > 1:
+        spread = f"{milliseconds(totals.step_min_ns)} to {milliseconds(totals.step_max_ns)} over {totals.steps} steps"
+        lines.append(Stretch("wall, median", "median", milliseconds(totals.step_median_ns), "", 0.0, spread))
+        lines.append(stretch("wall, mean", "wall", totals.wall_ns))
+    else:
+        lines.append(stretch(f"wall{lanes}", "wall", totals.wall_ns))
+    lines.append(stretch("busy", "busy", totals.busy_ns))
+    if totals.exposed_communication_ns:
+        lines.append(stretch("  exposed communication", "communication", totals.exposed_communication_ns, "part of busy"))
+    lines += [stretch(f"idle, {CAUSE_WORDS[cause]}", "idle", ns) for cause, ns in totals.idle_ns.items() if ns]
+    return lines
+
+
+def facts(breakdown: Breakdown, scale: Scale) -> list[Fact]:
+    """Quantization, launch costs, attention, communication and what could be attributed."""
+    found = [
+        _quantization(breakdown, scale),
+        _coverage(breakdown, scale),
+        _launches(breakdown, scale),
+        _attention(breakdown, scale),
+        _communication(breakdown, scale),
+        _memory(breakdown, scale),
+        _attributed(breakdown),
+    ]
+    return [fact for fact in found if fact]
+
+
+def _quantization(breakdown: Breakdown, scale: Scale) -> Fact | None:
+    bounds, totals = breakdown.quantization_bounds, breakdown.totals
+    if not bounds.upper_ns:
+        return None
+    one = scale.steps
+    estimate = "no estimate (traffic of a fused kernel unknown)"
+    if bounds.estimate_ns >= 0:
+        estimate = f"estimate {duration(bounds.estimate_ns / one)} = {percent(bounds.estimate_ns, totals.activity_ns)} of GPU activity"
+    line = f"{duration(bounds.lower_ns / one)} to {duration(bounds.upper_ns / one)} on the GPU{scale.each}, {estimate}"
+    parts = [("transposes", bounds.transpose_ns), ("amax", bounds.amax_ns), ("scale updates", bounds.scale_update_ns)]
+    within = [f"{word} {duration(ns / one)}" for word, ns in parts if ns]
+    counted = [
+        f"{scale.count(number)} {word}{'' if number == one else 's'}"
+        for number, word in ((bounds.weight_casts, "weight cast"), (bounds.scale_updates, "scale update"))
+        if number
+    ]
+    lines = [line]
+    if within or counted:
+        lines.append("; ".join(part for part in (", ".join(within), ", ".join(counted) + scale.each if counted else "") if part))
+    if not breakdown.attribution.trace.has("ranges"):
+        lines.append(f"GPU idle while the host quantizes: {NOT_CAPTURED}")
+    else:
+        share = percent(totals.quantization_host_ns, totals.wall_ns)
+        lines.append(f"GPU idle while the host quantizes: {duration(totals.quantization_host_ns / one)} = {share} of wall")
+    return Fact("quantization", tuple(lines))
+
+
+def _coverage(breakdown: Breakdown, scale: Scale) -> Fact | None:
+    covered = breakdown.fp8_coverage
+    if not covered.gemm_ns:
+        return None
+    line = f"{percent(covered.fp8_ns, covered.gemm_ns)} of GEMM time ({duration(covered.gemm_ns / scale.steps)}{scale.each})"
+    if covered.unknown_ns:
+        line += f"; {percent(covered.unknown_ns, covered.gemm_ns)} in a format that the name does not tell"
+    formats: dict[str, int] = {}
+    for row in breakdown.tables["gemms"].rows():
+        formats[row["formats"]] = formats.get(row["formats"], 0) + row["total_ns"]
+    most = sorted(((ns, name) for name, ns in formats.items() if name), reverse=True)[:3]
+    if most:
+        line += ": " + ", ".join(f"{name} {percent(ns, covered.gemm_ns)}" for ns, name in most)
+    return Fact("FP8 coverage", (line,))
+
+
+def _launches(breakdown: Breakdown, scale: Scale) -> Fact:
+    launch, totals = breakdown.launch, breakdown.totals
+    if launch.host_ns < 0:
+        return Fact("launches", (f"API calls {NOT_CAPTURED}",))
+    first = f"{scale.count(launch.calls)} calls launch {scale.count(launch.activities)} activities{scale.each}"
+    unlaunched = totals.activities - launch.activities
+    if unlaunched:
+        first += f"; the call of {scale.count(unlaunched)} was {NOT_CAPTURED}"
+    if launch.queue_depth >= 0:
+        first += f"; {launch.queue_depth:,} in the queue before a launch (median)"
+    costs = f"host {duration(launch.host_ns / scale.steps)} inside the calls"
+    if launch.back_pressure_ns:
+        costs += f" ({duration(launch.back_pressure_ns / scale.steps)} of it waiting for room in the queue)"
+    latency = f"latency on an idle stream {NOT_CAPTURED}"
+    if launch.latency_median_ns >= 0:
+        latency = f"latency {duration(launch.latency_median_ns)} median, {duration(launch.latency_p95_ns)} p95"
+    idle = f"GPU idle, host-bound {duration(totals.idle_ns['host_bound'] / scale.steps)}"
+    return Fact("launches", (first, f"{costs} | {latency} | {idle}"))
+
+
+def _sums(table: Table, key: str) -> list[tuple[str, int]]:
+    total: dict[str, int] = {}
+    for word, ns in zip(table[key], table["total_ns"].tolist(), strict=True):
+        total[word] = total.get(word, 0) + ns
+    return sorted(total.items(), key=lambda item: -item[1])
+
+
+def _attention(breakdown: Breakdown, scale: Scale) -> Fact | None:
+    table = breakdown.tables["attention"]
+    if not len(table):
+        return None
+    whole = breakdown.totals.activity_ns
+    parts = []
+    for backend, ns in _sums(table, "backend"):
+        formats = [f for f, b in zip(table["formats"], table["backend"], strict=True) if b == backend and f]
+        name = " ".join([backend, *list(dict.fromkeys(formats))[:1]])
+        parts.append(f"{name} {duration(ns / scale.steps)} = {percent(ns, whole)} of GPU activity")
+    return Fact("attention", (", ".join(parts[:3]),))
+
+
+def _communication(breakdown: Breakdown, scale: Scale) -> Fact | None:
+    table = breakdown.tables["communication"]
+    if not len(table):
+        return None
+    parts: dict[str, list[int]] = {}
+    for row in table.rows():
+        sums = parts.setdefault(row["operation"], [0, 0, 0, 0])
+        sums[0] += row["count"]
+        sums[1] += row["total_ns"]
+        sums[2] += row["exposed_ns"]
+        sums[3] = sums[3] + row["waiting_ns"] if row["waiting_ns"] >= 0 and sums[3] >= 0 else -1
+    lines = []
+    for operation, (number, total, exposed, waiting) in parts.items():
+        name = "amax all-reduce" if operation == "amax_reduce" else operation
+        line = f"{name} {scale.count(number)}×: {duration(total / scale.steps)} of activity, {duration(exposed / scale.steps)} exposed"
+        line += f" = {percent(exposed, breakdown.totals.wall_ns)} of wall"
+        lines.append(line + (f", {duration(waiting / scale.steps)} until the last rank came" if waiting >= 0 else ""))
+    return Fact("communication", tuple(lines))
+
+
+def _memory(breakdown: Breakdown, scale: Scale) -> Fact | None:
+    table = breakdown.tables["memory"]
+    whole = breakdown.totals.activity_ns
+    total = int(table["total_ns"].sum()) if len(table) else 0
+    if not total or total < 0.02 * whole:
+        return None
+    parts = []
+    for name, ns in _sums(table, "name"):
+        sizes = [size for word, size in zip(table["name"], table["bytes"].tolist(), strict=True) if word == name]
+        moved = NOT_CAPTURED if min(sizes) < 0 else byte_count(sum(sizes) / scale.steps)
+        parts.append(f"{name} {duration(ns / scale.steps)} ({moved})")
+    return Fact("copies", (", ".join(parts[:4]),))
+
+
+def _attributed(breakdown: Breakdown) -> Fact | None:
+    """How much is known of the phase and the module of GPU activity."""
+    totals = breakdown.totals
+    whole = totals.activity_ns
+    if not whole:
+        return None
+    phase = f"phase known for {percent(whole - totals.unattributed_phase_ns, whole)} of GPU activity"
+    if totals.inferred_phase_ns:
+        phase += f" ({percent(totals.inferred_phase_ns, whole)} inferred)"
+    return Fact("attribution", (f"{phase}, module for {percent(whole - totals.unattributed_module_ns, whole)}",))
+
+
+def held_back(breakdown: Breakdown, scale: Scale, rows: int) -> Grid:
+    """The host ranges that the GPU waits for, summed over modules: name and phase."""
+    table, totals = breakdown.tables["host_ranges"], breakdown.totals
+    sums: dict[tuple[str, str], list[int]] = {}
+    for row in table.rows():
+        both = sums.setdefault((row["range"], row["phase"]), [0, 0, 0])
+        both[0] += row["host_bound_ns"]
+        both[1] += row["gaps"]
+        both[2] |= row["quantizes"]
+    order = sorted(sums.items(), key=lambda item: -item[1][0])
+    lines = tuple(
+        (scale.ms(ns), percent(ns, totals.wall_ns), scale.count(gaps), _range_words(name, phase, bool(quantizes)))
+        for (name, phase), (ns, gaps, quantizes) in order[:rows]
+    )
+    columns = (Column(scale.head), Column("of wall"), Column("gaps", keep=1), Column("host range", number=False, code=True))
+    note = f"{len(order) - rows} more ranges: --by host" if len(order) > rows else ""
+    return Grid("Host ranges the GPU waits for", columns, lines, note=note)
+
+
+def _range_words(name: str, phase: str, quantizes: bool) -> str:
+    said = f"no range, in {phase}" if name == NO_RANGE else name
+    if phase not in said and phase != "unattributed":
+        said += f" ({phase})"
+    return said + (", quantizes" if quantizes else "")
+
+
+def without_activities(breakdown: Breakdown) -> list[str]:
+    """The report of a recording without GPU activity: what it holds, and what it does not."""
+    trace = breakdown.attribution.trace
+    held = [f"{_plural(trace.rows(table.name), 'row')} of {table.name}" for table in TABLES if trace.rows(table.name)]
+    missing = [table.name for table in TABLES if not trace.has(table.name)]
+    lines = [f"captured: {', '.join(held) or 'nothing'}"]
+    if missing:
+        lines.append(f"{NOT_CAPTURED}: {', '.join(missing)}")
+    return [*lines, "record with CUDA tracing on (nsys profile --trace=cuda,nvtx) around at least two training steps"]

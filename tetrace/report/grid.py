@@ -1,0 +1,112 @@
+"""A grid of words with aligned columns: the one form in which reports lay out rows, on a screen or in Markdown."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+_GAP = 2
+_SHORTEST = 12
+_ELLIPSIS = "…"
+
+
+@dataclass(frozen=True)
+class Column:
+    """`number` columns are aligned right and never cut; `keep` 0 stays longest when the screen is narrow.
+
+    `code` marks names of kernels, modules, ranges and calls.
+    """
+
+    head: str
+    number: bool = True
+    keep: int = 0
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows of words under a title; `total` is the row that sums them up, `note` one line below."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    total: tuple[str, ...] = ()
+    note: str = ""
+
+    def lines(self, width: int, wide: bool = False) -> list[str]:
+        """Head, rows and total as aligned lines of at most `width` columns; with `wide` names are not cut."""
+        rows = [tuple(column.head for column in self.columns), *self.rows, *([self.total] if self.total else [])]
+        rows = [tuple(printable(word) for word in row) for row in rows]
+        shown, widths = self._fit(rows, width, wide)
+        return [self._line(row, shown, widths) for row in rows]
+
+    def _fit(self, rows: list[tuple[str, ...]], width: int, wide: bool) -> tuple[list[int], dict[int, int]]:
+        """Which columns are shown, and how wide: long words are cut first, then columns left out."""
+        widths = {i: max(cells(row[i]) for row in rows) for i in range(len(self.columns))}
+        shown = list(widths)
+        if wide:
+            return shown, widths
+        while True:
+            cuttable = [i for i in shown if not self.columns[i].number]
+            over = sum(widths[i] + _GAP for i in shown) - _GAP - width
+            while over > 0 and cuttable:
+                longest = max(cuttable, key=lambda i: widths[i])
+                if widths[longest] <= _SHORTEST:
+                    break
+                widths[longest] -= 1
+                over -= 1
+            least = max(shown, key=lambda i: (self.columns[i].keep, i))
+            if over <= 0 or not self.columns[least].keep:
+                return shown, widths
+            shown.remove(least)
+            widths |= {i: max(cells(row[i]) for row in rows) for i in cuttable}
+
+    def _line(self, row: tuple[str, ...], shown: list[int], widths: dict[int, int]) -> str:
+        words = []
+        for i in shown:
+            word = cut(row[i], widths[i])
+            space = " " * (widths[i] - cells(word))
+            words.append(space + word if self.columns[i].number else word + space)
+        return (" " * _GAP).join(words).rstrip()
+
+
+def printable(word: str) -> str:
+    """`word` on one line and without control characters, which names from a recording may hold."""
+    if word.isprintable():
+        return word
+    return "".join(c if c.isprintable() else (" " if c.isspace() else "�") for c in word)
+
+
+def cells(word: str) -> int:
+    """Columns that `word` takes on a terminal."""
+    return len(word) if word.isascii() else sum(_cells_of(c) for c in word)
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(word: str, width: int) -> str:
+    """`word` in at most `width` columns, its middle left out when it is longer: names differ at both ends."""
+    if cells(word) <= width:
+        return word
+    head, tail = (width + 1) // 2 - 1, width // 2
+    if word.isascii():
+        return word[:head] + _ELLIPSIS + (word[-tail:] if tail else "")
+    return _prefix(word, head) + _ELLIPSIS + _prefix(word[::-1], tail)[::-1]
+
+
+def cut_end(line: str, width: int) -> str:
+    """`line` in at most `width` columns, its end left out when it is longer."""
+    return line if cells(line) <= width else _prefix(line, width - 1).rstrip() + _ELLIPSIS
+
+
+def _prefix(word: str, width: int) -> str:
+    taken = 0
+    for i, character in enumerate(word):
+        taken += _cells_of(character)
+        if taken > width:
+            return word[:i]
+    return word

@@ -1,0 +1,379 @@
+"""The tables of a breakdown as people read them: which columns, under which heads, in which units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tetrace.report.grid import Column, Grid
+from tetrace.report.kernel_search import kernel_matches
+from tetrace.report.scale import NOT_CAPTURED, Scale, scale_of
+from tetrace.units import byte_count, microseconds, milliseconds, percent
+
+if TYPE_CHECKING:
+    from tetrace.breakdown.analysis import Breakdown
+    from tetrace.breakdown.tables import Table
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column of a view: `say` words it from a row; `total` words the sum over all rows, and is empty where there is none.
+
+    `source` is the table's column that hides the field when all of it is zero (`always`: shown even so).
+    """
+
+    column: Column
+    source: str
+    say: Callable[[Row], str]
+    sum_up: Callable[[int], str] | None = None
+    always: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """What `--by NAME` shows: a table and the fields made of it."""
+
+    name: str
+    table: str
+    title: str
+    fields: Callable[[Breakdown, Scale], list[Field]]
+    whole: bool = True
+
+
+def text(source: str, head: str = "", keep: int = 0, code: bool = False, cut_long: Callable[[Row], str] | None = None) -> Field:
+    return Field(Column(head or source, number=False, keep=keep, code=code), source, cut_long or (lambda row: str(row[source])), always=True)
+
+
+def ms(scale: Scale, source: str, head: str = "", keep: int = 0, always: bool = False) -> Field:
+    def say(row: Row) -> str:
+        return NOT_CAPTURED if row[source] < 0 else scale.ms(row[source])
+
+    return Field(Column(head or scale.head, keep=keep), source, say, scale.ms, always)
+
+
+def count(scale: Scale, source: str, head: str, keep: int = 0) -> Field:
+    return Field(Column(head, keep=keep), source, lambda row: scale.count(row[source]), scale.count)
+
+
+def us(source: str, head: str, keep: int = 0) -> Field:
+    return Field(Column(head, keep=keep), source, lambda row: microseconds(row[source]))
+
+
+def share(source: str, whole: int, head: str, keep: int = 0) -> Field:
+    return Field(Column(head, keep=keep), source, lambda row: percent(row[source], whole), lambda ns: percent(ns, whole), True)
+
+
+def number(source: str, head: str = "", keep: int = 0) -> Field:
+    return Field(Column(head or source, keep=keep), source, lambda row: str(row[source]), always=True)
+
+
+def short_kernel(row: Row) -> str:
+    """A kernel's name; its family where the name is a C++ signature that no column could hold."""
+    return row["family"] if "<" in row["name"] or "(" in row["name"] else row["name"]
+
+
+def _kernels(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        ms(scale, "total_ns"),
+        share("total_ns", breakdown.totals.activity_ns, "of activity"),
+        count(scale, "count", "count", 1),
+        us("mean_ns", "mean µs", 2),
+        us("min_ns", "min µs", 5),
+        us("max_ns", "max µs", 4),
+        text("category", keep=3),
+        text("formats", keep=6),
+        text("grid", keep=8),
+        text("block", keep=9),
+        text("name", "kernel", code=True, cut_long=short_kernel),
+    ]
+
+
+def _kernels_whole(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [*_kernels(breakdown, scale)[:-1], text("name", "kernel", code=True)]
+
+
+def _modules(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        text("module", code=True),
+        ms(scale, "total_ns"),
+        share("total_ns", breakdown.totals.activity_ns, "of activity"),
+        ms(scale, "forward_ns", "forward", 2),
+        ms(scale, "recompute_ns", "recompute", 4),
+        ms(scale, "backward_ns", "backward", 2),
+        ms(scale, "optimizer_ns", "optimizer", 8),
+        ms(scale, "other_ns", "other", 8),
+        ms(scale, "gemm_ns", "gemm", 3),
+        ms(scale, "attention_ns", "attention", 6),
+        ms(scale, "quantization_ns", "quantize", 1),
+        ms(scale, "fused_quantization_ns", "fused", 5),
+        count(scale, "launches", "launches", 7),
+        ms(scale, "host_bound_ns", "host-bound", 1),
+    ]
+
+
+def _phases(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        text("phase"),
+        text("category"),
+        count(scale, "count", "count"),
+        ms(scale, "total_ns"),
+        share("total_ns", breakdown.totals.activity_ns, "of activity"),
+    ]
+
+
+def _hosts(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        ms(scale, "host_bound_ns"),
+        share("host_bound_ns", breakdown.totals.wall_ns, "of wall"),
+        count(scale, "gaps", "gaps", 2),
+        text("phase", keep=1),
+        Field(Column("quantizes", False, 4), "quantizes", lambda row: "yes" if row["quantizes"] else ""),
+        text("module", keep=3, code=True),
+        text("range", "host range", code=True),
+    ]
+
+
+def _launches(_breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        text("call", code=True),
+        count(scale, "count", "calls"),
+        count(scale, "activities", "activities"),
+        ms(scale, "total_ns", f"host {scale.head}"),
+        us("median_ns", "median µs", 1),
+        us("max_ns", "max µs", 2),
+        ms(scale, "back_pressure_ns", "back-pressure", always=True),
+    ]
+
+
+def _gemms(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        ms(scale, "total_ns"),
+        share("total_ns", breakdown.fp8_coverage.gemm_ns, "of GEMM time"),
+        count(scale, "count", "count", 2),
+        text("formats", cut_long=lambda row: row["formats"] or "unknown"),
+        text("role", keep=1),
+        text("phase", keep=3),
+        text("kernel", keep=4, code=True),
+        text("module", code=True),
+    ]
+
+
+def _attention(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        ms(scale, "total_ns"),
+        share("total_ns", breakdown.totals.activity_ns, "of activity"),
+        count(scale, "count", "count", 2),
+        text("backend"),
+        text("formats", keep=3),
+        text("direction", keep=1),
+        text("phase", keep=2),
+        text("module", code=True),
+    ]
+
+
+def _quantization(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        ms(scale, "total_ns"),
+        ms(scale, "estimate_ns", "estimate", 1),
+        share("total_ns", breakdown.totals.activity_ns, "of activity"),
+        count(scale, "count", "count", 3),
+        Field(Column("fused", False, 4), "fused", lambda row: "fused" if row["fused"] else ""),
+        text("role", keep=1),
+        text("phase", keep=2),
+        text("operation"),
+        text("module", code=True),
+    ]
+
+
+def _communication(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        text("operation"),
+        text("phase", keep=1),
+        count(scale, "count", "count"),
+        ms(scale, "total_ns"),
+        ms(scale, "exposed_ns", "exposed", always=True),
+        share("exposed_ns", breakdown.totals.wall_ns, "of wall"),
+        ms(scale, "waiting_ns", "waiting", 2, always=True),
+        text("kernel", keep=3, code=True),
+    ]
+
+
+def _memory(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        text("name"),
+        text("phase"),
+        count(scale, "count", "count"),
+        Field(Column("bytes"), "bytes", lambda row: NOT_CAPTURED if row["bytes"] < 0 else byte_count(row["bytes"] / scale.steps)),
+        ms(scale, "total_ns"),
+        share("total_ns", breakdown.totals.activity_ns, "of activity"),
+    ]
+
+
+_CAUSES = (
+    ("host_bound_ns", "host-bound"),
+    ("synchronization_ns", "sync"),
+    ("launch_latency_ns", "latency"),
+    ("dependency_ns", "dependency"),
+    ("graph_ns", "graph"),
+    ("profiler_ns", "profiler"),
+    ("unexplained_ns", "unexplained"),
+)
+
+
+def _steps(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
+    one = Scale(1, "")
+    return [
+        number("process", keep=3),
+        number("device", keep=3),
+        number("step"),
+        text("name", keep=4, code=True),
+        ms(one, "wall_ns", "wall"),
+        ms(one, "busy_ns", "busy", always=True),
+        ms(one, "exposed_communication_ns", "exposed comm", 1),
+        *(ms(one, source, head, 5 + i) for i, (source, head) in enumerate(_CAUSES)),
+        ms(one, "spill_ns", "spill", 12),
+        number("activities", keep=13),
+        text("reason", "left out", keep=2),
+    ]
+
+
+def _lanes(breakdown: Breakdown, _scale: Scale) -> list[Field]:
+    per_step = breakdown.selection.per_step
+
+    def mean(source: str, head: str, keep: int = 0, always: bool = False) -> Field:
+        def say(row: Row) -> str:
+            return milliseconds(row[source] / (max(row["steps"], 1) if per_step else 1))
+
+        return Field(Column(head, keep=keep), source, say, always=always)
+
+    def share_of_wall(row: Row) -> str:
+        return percent(row["wall_ns"] - row["busy_ns"], row["wall_ns"])
+
+    return [
+        Field(Column("pid"), "pid", lambda row: NOT_CAPTURED if row["pid"] < 0 else str(row["pid"]), always=True),
+        number("device"),
+        text("gpu", "GPU", keep=2, cut_long=lambda row: row["gpu"] or NOT_CAPTURED),
+        number("steps", keep=1),
+        mean("wall_ns", "wall", always=True),
+        mean("busy_ns", "busy", always=True),
+        Field(Column("idle of wall"), "wall_ns", share_of_wall, always=True),
+        mean("exposed_communication_ns", "exposed comm", 1),
+        *(mean(source, head, 3 + i) for i, (source, head) in enumerate(_CAUSES)),
+        mean("total_ns", "activity", 2),
+    ]
+
+
+VIEWS = (
+    View("module", "modules", "Modules", _modules),
+    View("kernel", "kernels", "Kernels", _kernels),
+    View("category", "phases", "Category × phase", _phases),
+    View("phase", "phases", "Phase and category", _phases),
+    View("host", "host_ranges", "Host ranges while the GPU idles", _hosts),
+    View("launch", "launches", "Launching calls on the host", _launches),
+    View("gemm", "gemms", "GEMMs", _gemms),
+    View("attention", "attention", "Attention", _attention),
+    View("quantization", "quantization", "Quantization", _quantization),
+    View("communication", "communication", "Communication", _communication),
+    View("memory", "memory", "Copies and memsets", _memory),
+    View("step", "steps", "Steps", _steps, whole=False),
+    View("lane", "lanes", "Lanes (process × device), each on its own", _lanes, whole=False),
+)
+BY_NAME = {view.name: view for view in VIEWS}
+
+
+def grid_of(breakdown: Breakdown, view: View, top: int, wide: bool = False) -> Grid:
+    """The first `top` rows of a view (0: all), with the sum over all of them."""
+    scale = scale_of(breakdown)
+    if view.name == "category":
+        return matrix(breakdown, scale)
+    table = breakdown.tables[view.table]
+    fields = _kernels_whole(breakdown, scale) if wide and view.name == "kernel" else view.fields(breakdown, scale)
+    return _grid(table, fields, f"{view.title}{unit_words(view, scale)}", top, view.whole)
+
+
+def unit_words(view: View, scale: Scale) -> str:
+    """What the numbers of a view are, for its title."""
+    if view.name == "step":
+        return ", ms of each step"
+    if view.name == "lane":
+        return f", ms{scale.each or ' in all'}"
+    return f", ms and counts{scale.each or ' in all'}"
+
+
+def _grid(table: Table, fields: list[Field], title: str, top: int, whole: bool) -> Grid:
+    if not len(table):
+        return Grid(title, (), (), note="none in the selected steps")
+    fields = [field for field in fields if field.always or _any(table, field.source)]
+    shown = len(table) if top <= 0 else min(top, len(table))
+    rows = tuple(tuple(field.say(row) for field in fields) for row in table.take(range(shown)).rows())
+    total = tuple(_total(table, field, i) for i, field in enumerate(fields)) if whole and len(table) > 1 else ()
+    note = f"{len(table) - shown:,} more rows: --top 0 shows all" if shown < len(table) else ""
+    return Grid(title, tuple(field.column for field in fields), rows, total, note)
+
+
+def _any(table: Table, source: str) -> bool:
+    return any(table[source].tolist()) if hasattr(table[source], "tolist") else any(table[source])
+
+
+def _total(table: Table, field: Field, place: int) -> str:
+    if field.sum_up is None:
+        return "all" if place == 0 else ""
+    column = table[field.source]
+    return NOT_CAPTURED if (column < 0).any() else field.sum_up(int(column.sum()))
+
+
+def matrix(breakdown: Breakdown, scale: Scale, rows: int = 0) -> Grid:
+    """GPU activity by category (rows) and phase (columns); with `rows`, the small categories are one row."""
+    table = breakdown.tables["phases"]
+    cells = {(row["category"], row["phase"]): row["total_ns"] for row in table.rows()}
+    phases = list(dict.fromkeys(table["phase"]))
+    sums = {category: sum(cells.get((category, phase), 0) for phase in phases) for category in dict.fromkeys(table["category"])}
+    order = sorted(sums, key=lambda category: -sums[category])
+    whole = breakdown.totals.activity_ns
+
+    def line(label: str, members: list[str]) -> tuple[str, ...]:
+        each = [sum(cells.get((category, phase), 0) for category in members) for phase in phases]
+        return (label, *(scale.ms(ns) if ns else "·" for ns in each), scale.ms(sum(each)), percent(sum(each), whole))
+
+    if rows and len(order) > rows:
+        rest = order[rows - 1 :]
+        lines = [*(line(category, [category]) for category in order[: rows - 1]), line(f"{len(rest)} others", rest)]
+    else:
+        lines = [line(category, [category]) for category in order]
+    heads = [Column("category", number=False), *(Column(phase) for phase in phases), Column("all"), Column("of activity", keep=1)]
+    title = f"GPU activity (summed over streams), ms{scale.each or ' in all'}"
+    return Grid(title, tuple(heads), tuple(lines), line("all", order) if len(order) > 1 else ())
+
+
+def matches_grid(breakdown: Breakdown, pattern: str, top: int, wide: bool = False) -> Grid:
+    """Kernels that `pattern` finds: each with its sum, and below it where it ran."""
+    scale, whole = scale_of(breakdown), breakdown.totals.activity_ns
+    table = kernel_matches(breakdown, pattern)
+    rows: list[tuple[str, ...]] = []
+    by_name: dict[str, list[Row]] = {}
+    for row in table.rows():
+        by_name.setdefault(row["name"], []).append(row)
+    family = {row["name"]: short_kernel(row) for row in breakdown.tables["kernels"].rows()} if not wide else {}
+
+    def line(parts: list[Row], words: str) -> tuple[str, ...]:
+        total, n = sum(part["total_ns"] for part in parts), sum(part["count"] for part in parts)
+        shortest, longest = min(part["min_ns"] for part in parts), max(part["max_ns"] for part in parts)
+        return (
+            scale.ms(total), percent(total, whole), scale.count(n), microseconds(total / n), microseconds(shortest), microseconds(longest), words,
+        )  # fmt: skip
+
+    shown = list(by_name.items())[: top if top > 0 else None]
+    for name, parts in shown:
+        rows.append(line(parts, family.get(name, name)))
+        rows += [line([part], f"  {part['phase']}  {part['module']}") for part in parts]
+    columns = (
+        Column(scale.head), Column("of activity"), Column("count"), Column("mean µs", keep=1), Column("min µs", keep=2),
+        Column("max µs", keep=2), Column("kernel", number=False, code=True),
+    )  # fmt: skip
+    title = f"{len(by_name)} of {len(breakdown.tables['kernels'])} kernels match {pattern}, ms and counts{scale.each or ' in all'}"
+    left = len(by_name) - len(shown)
+    everything = line([part for parts in by_name.values() for part in parts], "all that match")
+    return Grid(title, columns, tuple(rows), everything, f"{left} more kernels: --top 0 shows all" if left else "")
