@@ -33,13 +33,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 # This process stays small on purpose: Linux counts the memory of the process that starts a command as the command's.
 HERE = Path(__file__).resolve().parent
-NSYS, RANGES, KINETO = "te4-fp8.sqlite", "public-h100-2gpu-1s.sqlite", "public-h100-qwen-kineto.json.gz"
+DATA = HERE.parent / "tests" / "data"
+RECORDINGS = {
+    "te": (DATA / "te4-fp8.sqlite", "Nsight Systems export of a Transformer Engine training, SQLite"),
+    "ranges": (DATA / "public-h100-2gpu-1s.sqlite", "Nsight Systems export with emit_nvtx ranges, SQLite"),
+    "kineto": (DATA / "kineto_qwen_h100.json.gz", "PyTorch profiler trace"),
+}
 GROWTH = (250_000, 500_000, 1_000_000, 2_000_000, 5_000_000)
 NSYS_AI = {
     "nsys-ai summary": ["summary"],
@@ -56,16 +61,16 @@ duckdb.execute(f"INSTALL '{file}'")
 
 @dataclass(frozen=True)
 class Input:
-    """A file to analyse: a recording inflated to so many kernels."""
+    """A file to analyse: one of `RECORDINGS` inflated to so many kernels."""
 
-    source: str
+    recording: str
     kernels: int
     suffix: str = ".sqlite"
 
     @property
     def name(self) -> str:
         """Its file name in the working folder."""
-        return f"{self.source.split('.')[0]}-{self.kernels // 1000}k{self.suffix}"
+        return f"{self.recording}-{self.kernels // 1000}k{self.suffix}"
 
 
 @dataclass(frozen=True)
@@ -122,19 +127,19 @@ class Row:
 
 def sections(hta_kernels: list[int]) -> dict[str, list[Case]]:
     """What is measured, by section; the cases of a section take turns."""
-    export, ranges = Input(NSYS, 1_000_000), Input(RANGES, 1_000_000)
-    kineto = [Input(KINETO, kernels, ".json") for kernels in hta_kernels]
+    export, ranges = Input("te", 1_000_000), Input("ranges", 1_000_000)
+    kineto = [Input("kineto", kernels, ".json") for kernels in hta_kernels]
     return {
-        "small": [Case("tetrace", Input(NSYS, 1000), 1)],
+        "small": [Case("tetrace", Input("te", 1000), 1)],
         "export": [
             Case("tetrace", export, 5, 1.5),
-            Case("tetrace", Input(NSYS, 1_000_000, ".parquetdir"), 3, 1.5),
+            Case("tetrace", Input("te", 1_000_000, ".parquetdir"), 3, 1.5),
             Case("tetrace", ranges),
         ],
-        "large": [Case("tetrace", Input(NSYS, 5_000_000), 30, 4)],
-        "growth": [Case("tetrace", Input(NSYS, kernels)) for kernels in GROWTH],
+        "large": [Case("tetrace", Input("te", 5_000_000), 30, 4)],
+        "growth": [Case("tetrace", Input("te", kernels)) for kernels in GROWTH],
         "nsys-ai": [Case(tool, file) for file in (export, ranges) for tool in ("tetrace", *NSYS_AI)],
-        "kineto": [Case("tetrace", Input(KINETO, 1_000_000, ".json"), 25, 3)],
+        "kineto": [Case("tetrace", Input("kineto", 1_000_000, ".json"), 25, 3)],
         "hta": [Case(tool, file) for file in kineto for tool in ("tetrace", "hta")],
     }
 
@@ -152,7 +157,7 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(child)) for child in children)
 
 
-def measure(command: list[str], log: Path, env: dict[str, str], options: argparse.Namespace) -> Sample:
+def measure(command: list[str], log: Path, env: Mapping[str, str], options: argparse.Namespace) -> Sample:
     """Run a command to its end, or until it used more time or memory than allowed."""
     stopped: list[str] = []
     ended = threading.Event()
@@ -200,7 +205,7 @@ class Bench:
         self.versions = {"tetrace": self.version(Path(sys.executable), "tetrace")}
         for package in ("nsys-ai", "HolisticTraceAnalysis", "duckdb"):
             self.versions[package] = self.version(self.python, package)
-        if self.versions["duckdb"]:
+        if self.python and self.versions["duckdb"]:
             subprocess.run([self.python, "-c", INSTALL_SCANNER], env=self.env, capture_output=True, check=False)
 
     def version(self, python: Path | None, package: str) -> str | None:
@@ -215,16 +220,21 @@ class Bench:
         package = {"tetrace": "tetrace", "hta": "HolisticTraceAnalysis"}.get(case.tool, "nsys-ai")
         if not self.versions[package] or (case.tool == "tetrace" and not self.tetrace.exists()):
             return "not installed"
-        made = (self.work / case.input.name).exists()
-        return "" if made or (self.options.sources / case.input.source).exists() else f"no {case.input.source}"
+        if (self.work / case.input.name).exists() or self.recording(case.input).exists():
+            return ""
+        return f"no recording: give --{case.input.recording}"
+
+    def recording(self, wanted: Input) -> Path:
+        """The recording that an input is made from."""
+        return Path(getattr(self.options, wanted.recording))
 
     def make_input(self, wanted: Input) -> Path:
         """The inflated file, made if it is not there, and read once."""
         path = self.work / wanted.name
         if not path.exists():
             part = self.work / f"part-{wanted.name}"
-            source = self.options.sources / wanted.source
-            command = [sys.executable, HERE / "inflate.py", source, part, "--kernels", str(wanted.kernels)]
+            command = [sys.executable, str(HERE / "inflate.py"), str(self.recording(wanted)), str(part)]
+            command += ["--kernels", str(wanted.kernels)]
             subprocess.run(command, check=True, stdout=sys.stderr)
             part.rename(path)
         for file in path.iterdir() if path.is_dir() else [path]:
@@ -249,8 +259,7 @@ class Bench:
             return [str(self.tetrace), "report", str(path)]
         if case.tool == "hta":
             return [str(self.python), str(HERE / "hta_breakdowns.py"), str(path)]
-        nsys_ai = self.python.with_name("nsys-ai")
-        return [str(nsys_ai), *NSYS_AI[case.tool], str(self.cold_copy(path))]
+        return [str(Path(str(self.python)).with_name("nsys-ai")), *NSYS_AI[case.tool], str(self.cold_copy(path))]
 
     def run(self, cases: list[Case]) -> list[Row]:
         """The cases in turn, `--runs` times, each until its budget is used."""
@@ -319,7 +328,7 @@ def table(rows: list[Row]) -> Iterator[str]:
 
 def growth(rows: list[Row]) -> Iterator[str]:
     """How wall time grows with the number of kernels, against n log n from the smallest input on."""
-    measured = [(row.case.input.kernels, row.wall_s) for row in rows if row.wall_s]
+    measured = [(row.case.input.kernels, row.wall_s) for row in rows if row.wall_s is not None]
     if len(measured) < 2:
         return
     first_n, first_s = measured[0]
@@ -337,7 +346,10 @@ def parse() -> argparse.Namespace:
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for inputs and logs; inputs are reused")
-    parser.add_argument("--sources", type=Path, default=HERE.parent / "tests" / "data", help="folder of the recordings")
+    for name, (path, what) in RECORDINGS.items():
+        parser.add_argument(
+            f"--{name}", type=Path, default=path, metavar="FILE", help=f"{what} (tests/data/{path.name})"
+        )
     parser.add_argument("--peers", type=Path, help="virtual environment of the peers (see above)")
     parser.add_argument("--tetrace", type=Path, help="the tetrace command (default: beside this interpreter)")
     parser.add_argument("--only", nargs="+", choices=list(sections([])), help="sections to run (default: all)")

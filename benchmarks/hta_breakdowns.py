@@ -17,17 +17,17 @@ BREAKDOWNS = {
 }
 
 
-def main() -> None:
-    """Load the trace named on the command line and write every table to stdout."""
-    analysis = TraceAnalysis(trace_files={0: sys.argv[1]})
-    for name, options in BREAKDOWNS.items():
-        try:
-            result = getattr(analysis, name)(**options)
-        except Exception as error:  # whatever a peer raises is a finding about it, not a reason to stop
-            sys.stdout.write(f"FAILED {name}: {error!r}\n")
-        else:
-            sys.stdout.write(f"{name}\n{result}\n")
+def show(analysis: TraceAnalysis, name: str) -> None:
+    """Write one breakdown, or why it failed: what a peer raises is a finding about it, not a reason to stop."""
+    try:
+        result = getattr(analysis, name)(**BREAKDOWNS[name])
+    except Exception as error:
+        sys.stdout.write(f"FAILED {name}: {error!r}\n")
+    else:
+        sys.stdout.write(f"{name}\n{result}\n")
 
 
 if __name__ == "__main__":
-    main()
+    loaded = TraceAnalysis(trace_files={0: sys.argv[1]})
+    for breakdown in BREAKDOWNS:
+        show(loaded, breakdown)

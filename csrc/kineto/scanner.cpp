@@ -228,6 +228,8 @@ const char* Scanner::step_events(const char* p, const char* end) {
     state_ = is_bare_list_ ? State::finished : State::key;
     return p + 1;
   }
+  const bool is_first = events_ == 0 && recording_.omissions().malformed == 0;
+  if (is_first) fail(p, "an event");
   return leave_out(p);
 }
 

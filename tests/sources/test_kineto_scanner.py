@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
@@ -29,7 +31,9 @@ def scan(*pieces):
 
 def annotation(name='"step"', ts="1", dur="1", rest=""):
     """Text of an event, its values as they are to stand in the file."""
-    return f'{{"ph": "X", "cat": "user_annotation", "name": {name}, "pid": 1, "tid": 1, "ts": {ts}, "dur": {dur}{rest}}}'
+    return (
+        f'{{"ph": "X", "cat": "user_annotation", "name": {name}, "pid": 1, "tid": 1, "ts": {ts}, "dur": {dur}{rest}}}'
+    )
 
 
 def file_of(*events):
@@ -167,7 +171,7 @@ def test_of_the_rest_of_the_file_only_three_values_are_kept(text):
 @given(st.sampled_from(LAYOUTS), st.lists(st.integers(0, 3000)))
 def test_any_split_of_the_bytes_gives_the_same(text, cuts):
     cuts = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    pieces = [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(cuts)]
     assert scan(*pieces) == scan(text)
 
 
@@ -187,7 +191,9 @@ events = st.builds(
 
 
 @settings(max_examples=50)
-@given(st.lists(events), st.dictionaries(names, values), st.sampled_from([None, 0, 1]), st.booleans(), st.integers(1, 99))
+@given(
+    st.lists(events), st.dictionaries(names, values), st.sampled_from([None, 0, 1]), st.booleans(), st.integers(1, 99)
+)
 def test_any_json_is_read_as_python_reads_it(some, beside, indent, ascii_only, size):
     text = json.dumps({**beside, "traceEvents": some}, indent=indent, ensure_ascii=ascii_only)
     data = text.encode("utf-8", "surrogatepass")
@@ -200,13 +206,13 @@ def test_any_json_is_read_as_python_reads_it(some, beside, indent, ascii_only, s
 
 
 def test_begins_and_ends_nest_by_thread():
-    rows = [("B", "step", 1, 1), ("B", None, 1, 2), ("B", "inner", 2, 3), ("E", None, 1, 4), ("E", None, 2, 5),
-            ("E", None, 1, 9), ("E", None, 1, 10), ("B", "open", 1, 11)]  # fmt: skip
-    text = file_of(*(
-        json.dumps({"ph": ph, "tid": tid, "ts": ts, "pid": 1, **({"cat": "user_annotation", "name": name} if name else {})})
-        for ph, name, tid, ts in rows
-    ))  # fmt: skip
-    found = scan(text)
+    rows = [
+        ("B", "user_annotation", "step", 1, 1), ("B", "net", "get", 1, 2), ("B", "user_annotation", "inner", 2, 3),
+        ("E", "", "", 1, 4), ("E", "", "", 2, 5), ("E", "", "", 1, 9), ("E", "", "", 1, 10),
+        ("B", "user_annotation", "open", 1, 11),
+    ]  # fmt: skip
+    keys = ("ph", "cat", "name", "tid", "ts")
+    found = scan(file_of(*(json.dumps({"pid": 1, **dict(zip(keys, row, strict=True))}) for row in rows)))
     assert found["tables"]["user_annotation"] == {
         "name": [b"inner", b"step"], "thread": [1, 0], "start_ns": [3_000, 1_000], "end_ns": [5_000, 9_000],
     }  # fmt: skip
@@ -238,7 +244,9 @@ UNESCAPED = """
 )
 @pytest.mark.parametrize("size", [1, 17, 64, 1000])
 def test_unescaped_quotes_cost_one_event(frame, malformed, size):
-    text = ('{"traceEvents": [' + UNESCAPED % frame + "\n  " + annotation() + "," + UNESCAPED % "f" + "\n  " + annotation())
+    text = (
+        '{"traceEvents": [' + UNESCAPED % frame + "\n  " + annotation() + "," + UNESCAPED % "f" + "\n  " + annotation()
+    )
     data = text.encode() + b'\n  ],\n  "traceName": "x"\n}'
     found = scan(*(data[i : i + size] for i in range(0, len(data), size)))
     assert len(found["tables"]["user_annotation"]["name"]) == 2
@@ -266,7 +274,7 @@ def test_unescaped_quotes_cost_one_event(frame, malformed, size):
 )
 @pytest.mark.parametrize("size", [1, 1000])
 def test_what_is_no_whole_json_is_refused(text, message, size):
-    with pytest.raises(ValueError, match="it (has|ends|is)") as refused:
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
         scan(*(text[i : i + size] for i in range(0, len(text), size)))
     assert str(refused.value) == message
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
     from tetrace.breakdown.tables import Table
 
+# Copies below this share of GPU activity are left to --by memory.
+_WORTH_A_LINE = 0.05
+# Causes of idle time below this share of wall may be one line.
+_SMALL = 0.01
 CAUSE_WORDS = {
     "host_bound": "host-bound",
     "synchronization": "synchronization",
@@ -51,7 +55,7 @@ def origin(breakdown: Breakdown) -> str:
     """The file, the recorder, the GPUs and processes."""
     metadata = breakdown.attribution.trace.metadata
     lanes = breakdown.tables["lanes"]
-    parts = [metadata.source, metadata.recorder or metadata.source_format]
+    parts = [metadata.source, metadata.recorder.partition(" (")[0] or metadata.source_format]
     if len(lanes):
         gpus = list(dict.fromkeys(lanes["gpu"]))
         devices = len(set(zip(lanes["gpu"], lanes["device"].tolist(), strict=True)))
@@ -65,11 +69,15 @@ def origin(breakdown: Breakdown) -> str:
     return printable(" · ".join(parts))
 
 
-def steps_used(breakdown: Breakdown) -> str:
-    """Which steps are counted, what marked them, and why the others are left out."""
+def steps_used(breakdown: Breakdown, brief: bool = False) -> str:
+    """Which steps are counted, what marked them, and why the others are left out; `brief` shortens the reasons."""
     selection, steps = breakdown.selection, breakdown.attribution.steps
     if not selection.per_step:
-        found = f"; {_plural(len(set(steps.number.tolist())), 'step')} found" if has_steps(breakdown) else "; no steps were found"
+        found = (
+            f"; {_plural(len(set(steps.number.tolist())), 'step')} found"
+            if has_steps(breakdown)
+            else "; no steps were found"
+        )
         return f"everything in the file, from the first activity to the last{found}"
     if not has_steps(breakdown):
         return "no training steps were found: one window from the first activity to the last"
@@ -81,7 +89,8 @@ def steps_used(breakdown: Breakdown) -> str:
         if reason and reason not in ("not asked for", "other device or process") and n not in used:
             left_out.setdefault(reason, set()).add(n)
     if left_out:
-        line += "; left out: " + ", ".join(f"{_spans(numbers)} ({reason.partition(',')[0]})" for reason, numbers in left_out.items())
+        reasons = ((reason.partition(",")[0] if brief else reason, numbers) for reason, numbers in left_out.items())
+        line += "; left out: " + ", ".join(f"{_spans(numbers)} ({reason})" for reason, numbers in reasons)
     return line
 
 
@@ -131,25 +140,32 @@ def _merged(sentences: tuple[str, ...]) -> list[str]:
     return [" ".join(words) for words in merged]
 
 
-def time(breakdown: Breakdown, scale: Scale) -> list[Stretch]:
-    """Wall time, busy time and idle time by cause; busy and the causes add up to wall."""
+def time(breakdown: Breakdown, scale: Scale, fold: bool = False) -> list[Stretch]:
+    """Wall time, busy time and idle time by cause, which add up to wall; with `fold` small causes are one line."""
     totals = breakdown.totals
     lanes = "" if totals.lanes == 1 or scale.each else f", {totals.lanes} lanes summed"
 
     def stretch(label: str, kind: str, ns: int, remark: str = "") -> Stretch:
         return Stretch(label, kind, scale.ms(ns), percent(ns, totals.wall_ns), ns / max(totals.wall_ns, 1), remark)
 
-    lines = []
+    spread = ""
     if scale.each == " per step" and totals.steps > 1:
-        spread = f"{milliseconds(totals.step_min_ns)} to {milliseconds(totals.step_max_ns)} over {totals.steps} steps"
-        lines.append(Stretch("wall, median", "median", milliseconds(totals.step_median_ns), "", 0.0, spread))
-        lines.append(stretch("wall, mean", "wall", totals.wall_ns))
-    else:
-        lines.append(stretch(f"wall{lanes}", "wall", totals.wall_ns))
+        shortest, longest = milliseconds(totals.step_min_ns), milliseconds(totals.step_max_ns)
+        spread = f"mean of {totals.steps} steps; median {milliseconds(totals.step_median_ns)}, {shortest} to {longest}"
+    lines = [stretch(f"wall{lanes}", "wall", totals.wall_ns, spread)]
     lines.append(stretch("busy", "busy", totals.busy_ns))
     if totals.exposed_communication_ns:
-        lines.append(stretch("  exposed communication", "communication", totals.exposed_communication_ns, "part of busy"))
-    lines += [stretch(f"idle, {CAUSE_WORDS[cause]}", "idle", ns) for cause, ns in totals.idle_ns.items() if ns]
+        lines.append(
+            stretch("  exposed communication", "communication", totals.exposed_communication_ns, "part of busy")
+        )
+    small = {cause: ns for cause, ns in totals.idle_ns.items() if 0 < ns < _SMALL * totals.wall_ns} if fold else {}
+    if len(small) < 2:
+        small = {}
+    kept = {cause: ns for cause, ns in totals.idle_ns.items() if ns and cause not in small}
+    lines += [stretch(f"idle, {CAUSE_WORDS[cause]}", "idle", ns) for cause, ns in kept.items()]
+    if small:
+        names = ", ".join(CAUSE_WORDS[cause] for cause in small)
+        lines.append(stretch(f"idle, {len(small)} other causes", "idle", sum(small.values()), names))
     return lines
 
 
@@ -162,7 +178,6 @@ def facts(breakdown: Breakdown, scale: Scale) -> list[Fact]:
         _attention(breakdown, scale),
         _communication(breakdown, scale),
         _memory(breakdown, scale),
-        _attributed(breakdown),
     ]
     return [fact for fact in found if fact]
 
@@ -170,7 +185,9 @@ def facts(breakdown: Breakdown, scale: Scale) -> list[Fact]:
 def _quantization(breakdown: Breakdown, scale: Scale) -> Fact | None:
     bounds, totals = breakdown.quantization_bounds, breakdown.totals
     if not bounds.upper_ns:
-        return None
+        return (
+            Fact("quantization", ("none on the GPU: no kernel quantizes",)) if breakdown.fp8_coverage.gemm_ns else None
+        )
     one = scale.steps
     estimate = "no estimate (traffic of a fused kernel unknown)"
     if bounds.estimate_ns >= 0:
@@ -185,12 +202,16 @@ def _quantization(breakdown: Breakdown, scale: Scale) -> Fact | None:
     ]
     lines = [line]
     if within or counted:
-        lines.append("; ".join(part for part in (", ".join(within), ", ".join(counted) + scale.each if counted else "") if part))
+        lines.append(
+            "; ".join(part for part in (", ".join(within), ", ".join(counted) + scale.each if counted else "") if part)
+        )
     if not breakdown.attribution.trace.has("ranges"):
         lines.append(f"GPU idle while the host quantizes: {NOT_CAPTURED}")
     else:
         share = percent(totals.quantization_host_ns, totals.wall_ns)
-        lines.append(f"GPU idle while the host quantizes: {duration(totals.quantization_host_ns / one)} = {share} of wall")
+        lines.append(
+            f"GPU idle while the host quantizes: {duration(totals.quantization_host_ns / one)} = {share} of wall"
+        )
     return Fact("quantization", tuple(lines))
 
 
@@ -198,35 +219,29 @@ def _coverage(breakdown: Breakdown, scale: Scale) -> Fact | None:
     covered = breakdown.fp8_coverage
     if not covered.gemm_ns:
         return None
-    line = f"{percent(covered.fp8_ns, covered.gemm_ns)} of GEMM time ({duration(covered.gemm_ns / scale.steps)}{scale.each})"
-    if covered.unknown_ns:
-        line += f"; {percent(covered.unknown_ns, covered.gemm_ns)} in a format that the name does not tell"
-    formats: dict[str, int] = {}
-    for row in breakdown.tables["gemms"].rows():
-        formats[row["formats"]] = formats.get(row["formats"], 0) + row["total_ns"]
-    most = sorted(((ns, name) for name, ns in formats.items() if name), reverse=True)[:3]
-    if most:
-        line += ": " + ", ".join(f"{name} {percent(ns, covered.gemm_ns)}" for ns, name in most)
-    return Fact("FP8 coverage", (line,))
+    line = f"{percent(covered.fp8_ns, covered.gemm_ns)} of GEMM time, {duration(covered.gemm_ns / scale.steps)}{scale.each}"
+    formats = _sums(breakdown.tables["gemms"], "formats")
+    known = ", ".join(f"{name or 'unknown format'} {percent(ns, covered.gemm_ns)}" for name, ns in formats[:4])
+    return Fact("FP8 coverage", (f"{line}: {known}",))
 
 
 def _launches(breakdown: Breakdown, scale: Scale) -> Fact:
     launch, totals = breakdown.launch, breakdown.totals
     if launch.host_ns < 0:
         return Fact("launches", (f"API calls {NOT_CAPTURED}",))
-    first = f"{scale.count(launch.calls)} calls launch {scale.count(launch.activities)} activities{scale.each}"
+    first = f"{scale.count(launch.calls)} calls for {scale.count(launch.activities)} activities{scale.each}"
     unlaunched = totals.activities - launch.activities
     if unlaunched:
-        first += f"; the call of {scale.count(unlaunched)} was {NOT_CAPTURED}"
+        first += f" (of {scale.count(unlaunched)} the call was {NOT_CAPTURED})"
     if launch.queue_depth >= 0:
-        first += f"; {launch.queue_depth:,} in the queue before a launch (median)"
-    costs = f"host {duration(launch.host_ns / scale.steps)} inside the calls"
+        first += f"; median queue {launch.queue_depth:,} deep"
     if launch.back_pressure_ns:
-        costs += f" ({duration(launch.back_pressure_ns / scale.steps)} of it waiting for room in the queue)"
-    latency = f"latency on an idle stream {NOT_CAPTURED}"
+        first += f", {duration(launch.back_pressure_ns / scale.steps)} of host time waiting for room"
+    costs = f"host time in calls {duration(launch.host_ns / scale.steps)}"
+    latency = "latency unknown (no launch on an idle stream)"
     if launch.latency_median_ns >= 0:
-        latency = f"latency {duration(launch.latency_median_ns)} median, {duration(launch.latency_p95_ns)} p95"
-    idle = f"GPU idle, host-bound {duration(totals.idle_ns['host_bound'] / scale.steps)}"
+        latency = f"latency {duration(launch.latency_median_ns)} (p95 {duration(launch.latency_p95_ns)})"
+    idle = f"host-bound idle {duration(totals.idle_ns['host_bound'] / scale.steps)}"
     return Fact("launches", (first, f"{costs} | {latency} | {idle}"))
 
 
@@ -241,13 +256,12 @@ def _attention(breakdown: Breakdown, scale: Scale) -> Fact | None:
     table = breakdown.tables["attention"]
     if not len(table):
         return None
-    whole = breakdown.totals.activity_ns
     parts = []
     for backend, ns in _sums(table, "backend"):
         formats = [f for f, b in zip(table["formats"], table["backend"], strict=True) if b == backend and f]
-        name = " ".join([backend, *list(dict.fromkeys(formats))[:1]])
-        parts.append(f"{name} {duration(ns / scale.steps)} = {percent(ns, whole)} of GPU activity")
-    return Fact("attention", (", ".join(parts[:3]),))
+        parts.append(f"{' '.join([backend, *list(dict.fromkeys(formats))[:1]])} {duration(ns / scale.steps)}")
+    share = percent(int(table["total_ns"].sum()), breakdown.totals.activity_ns)
+    return Fact("attention", (f"{', '.join(parts[:3])}: {share} of GPU activity",))
 
 
 def _communication(breakdown: Breakdown, scale: Scale) -> Fact | None:
@@ -264,9 +278,11 @@ def _communication(breakdown: Breakdown, scale: Scale) -> Fact | None:
     lines = []
     for operation, (number, total, exposed, waiting) in parts.items():
         name = "amax all-reduce" if operation == "amax_reduce" else operation
-        line = f"{name} {scale.count(number)}×: {duration(total / scale.steps)} of activity, {duration(exposed / scale.steps)} exposed"
+        line = (
+            f"{name} {scale.count(number)}×: {duration(total / scale.steps)}, exposed {duration(exposed / scale.steps)}"
+        )
         line += f" = {percent(exposed, breakdown.totals.wall_ns)} of wall"
-        lines.append(line + (f", {duration(waiting / scale.steps)} until the last rank came" if waiting >= 0 else ""))
+        lines.append(line + (f", waiting for ranks {duration(waiting / scale.steps)}" if waiting >= 0 else ""))
     return Fact("communication", tuple(lines))
 
 
@@ -274,26 +290,24 @@ def _memory(breakdown: Breakdown, scale: Scale) -> Fact | None:
     table = breakdown.tables["memory"]
     whole = breakdown.totals.activity_ns
     total = int(table["total_ns"].sum()) if len(table) else 0
-    if not total or total < 0.02 * whole:
+    if not total or total < _WORTH_A_LINE * whole:
         return None
     parts = []
-    for name, ns in _sums(table, "name"):
+    for name, ns in _sums(table, "name")[:2]:
         sizes = [size for word, size in zip(table["name"], table["bytes"].tolist(), strict=True) if word == name]
         moved = NOT_CAPTURED if min(sizes) < 0 else byte_count(sum(sizes) / scale.steps)
         parts.append(f"{name} {duration(ns / scale.steps)} ({moved})")
-    return Fact("copies", (", ".join(parts[:4]),))
+    return Fact("copies", (", ".join(parts),))
 
 
-def _attributed(breakdown: Breakdown) -> Fact | None:
-    """How much is known of the phase and the module of GPU activity."""
+def attributed(breakdown: Breakdown) -> str:
+    """How much of GPU activity has a known phase and module."""
     totals = breakdown.totals
     whole = totals.activity_ns
-    if not whole:
-        return None
-    phase = f"phase known for {percent(whole - totals.unattributed_phase_ns, whole)} of GPU activity"
+    phase = f"phase {percent(whole - totals.unattributed_phase_ns, whole)} known"
     if totals.inferred_phase_ns:
         phase += f" ({percent(totals.inferred_phase_ns, whole)} inferred)"
-    return Fact("attribution", (f"{phase}, module for {percent(whole - totals.unattributed_module_ns, whole)}",))
+    return f"{phase}, module {percent(whole - totals.unattributed_module_ns, whole)}"
 
 
 def held_back(breakdown: Breakdown, scale: Scale, rows: int) -> Grid:
@@ -310,9 +324,8 @@ def held_back(breakdown: Breakdown, scale: Scale, rows: int) -> Grid:
         (scale.ms(ns), percent(ns, totals.wall_ns), scale.count(gaps), _range_words(name, phase, bool(quantizes)))
         for (name, phase), (ns, gaps, quantizes) in order[:rows]
     )
-    columns = (Column(scale.head), Column("of wall"), Column("gaps", keep=1), Column("host range", number=False, code=True))
-    note = f"{len(order) - rows} more ranges: --by host" if len(order) > rows else ""
-    return Grid("Host ranges the GPU waits for", columns, lines, note=note)
+    columns = (Column(scale.head), Column("of wall"), Column("gaps", keep=1), Column("", number=False, code=True))
+    return Grid("host ranges the GPU waits for", columns, lines)
 
 
 def _range_words(name: str, phase: str, quantizes: bool) -> str:

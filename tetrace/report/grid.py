@@ -6,7 +6,8 @@ import unicodedata
 from dataclasses import dataclass
 
 _GAP = 2
-_SHORTEST = 12
+# Words are cut down to this many columns before columns are left out; names need more to be told apart.
+_SHORTEST, _SHORTEST_NAME = 12, 36
 _ELLIPSIS = "…"
 
 
@@ -48,17 +49,18 @@ class Grid:
             return shown, widths
         while True:
             cuttable = [i for i in shown if not self.columns[i].number]
+            droppable = [i for i in shown if self.columns[i].keep]
             over = sum(widths[i] + _GAP for i in shown) - _GAP - width
             while over > 0 and cuttable:
-                longest = max(cuttable, key=lambda i: widths[i])
-                if widths[longest] <= _SHORTEST:
+                least = _SHORTEST if len(shown) == 1 or not droppable else _SHORTEST_NAME
+                longest = max(cuttable, key=lambda i: widths[i] - (least if self.columns[i].code else _SHORTEST))
+                if widths[longest] <= (least if self.columns[longest].code else _SHORTEST):
                     break
                 widths[longest] -= 1
                 over -= 1
-            least = max(shown, key=lambda i: (self.columns[i].keep, i))
-            if over <= 0 or not self.columns[least].keep:
+            if over <= 0 or not droppable:
                 return shown, widths
-            shown.remove(least)
+            shown.remove(max(droppable, key=lambda i: (self.columns[i].keep, i)))
             widths |= {i: max(cells(row[i]) for row in rows) for i in cuttable}
 
     def _line(self, row: tuple[str, ...], shown: list[int], widths: dict[int, int]) -> str:

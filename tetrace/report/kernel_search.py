@@ -39,14 +39,18 @@ def kernel_matches(breakdown: Breakdown, pattern: str) -> Table:
     try:
         matches = re.compile(pattern).search
     except re.error as error:
-        raise UsageError(f"--kernel {pattern}: not a regular expression ({error}); write special characters as \\(") from error
+        raise UsageError(
+            f"--kernel {pattern}: not a regular expression ({error}); write special characters as \\("
+        ) from error
     scope = Scope(breakdown.attribution, breakdown.selection)
     words = scope.trace.words("activities", "name")
     code = scope.column("name")
     found = np.array([bool(matches(word)) for word in words], np.bool_)[code] if len(words) else np.zeros(0, np.bool_)
     if not found.any():
         kernels = len(breakdown.tables["kernels"])
-        raise UsageError(f"--kernel {pattern}: finds none of the {kernels} kernels; --by kernel --wide --top 0 lists their names")
+        raise UsageError(
+            f"--kernel {pattern}: finds none of the {kernels} kernels; --by kernel --wide --top 0 lists their names"
+        )
     (name, module, phase), group = distinct(code[found], scope.module[found], scope.phase[found])
     size, duration = len(name), scope.duration[found]
     shortest, longest = np.full(size, np.iinfo(np.int64).max), np.zeros(size, np.int64)

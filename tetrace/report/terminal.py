@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
     from tetrace.report.content import Stretch
 
 _ROWS = 45
+# Rows of the matrix, host ranges and findings: the first that fits is taken.
+_SIZES = ((10, 5, 5), (9, 4, 5), (9, 3, 5), (8, 3, 5), (7, 3, 5), (6, 3, 5), (6, 2, 4), (5, 2, 4), (5, 2, 3), (4, 2, 3))
+# The worst findings are worth more of the screen than the last rows of other sections.
+_RESERVED = 2
 _NARROWEST = 60
 _TOP = 20
 _BAR = 40
+# Columns of a finding's cost and the space behind it.
+_COST = 9
 _HEAD, _STRONG, _FAINT, _WARNING = "bold cyan", "bold", "dim", "yellow"
 _BAR_STYLES = {"busy": "green", "communication": "magenta", "idle": "yellow"}
 
@@ -68,7 +75,9 @@ class Terminal:
     def _head(self, breakdown: Breakdown) -> Iterator[Line]:
         yield [(cut_end(content.origin(breakdown), self._width), _STRONG)]
         if breakdown.totals.activities:
-            yield from self._wrapped([content.steps_used(breakdown)], _FAINT)
+            used = content.steps_used(breakdown)
+            used = used if cells(used) <= self._width else content.steps_used(breakdown, brief=True)
+            yield from self._wrapped([used], _FAINT)
         yield from self._wrapped([f"! {line}" for line in content.notices(breakdown)], _WARNING)
 
     def _wrapped(self, texts: list[str], style: str) -> Iterator[Line]:
@@ -83,39 +92,38 @@ class Terminal:
         yield []
 
     def _first_screen(self, breakdown: Breakdown) -> Iterator[Line]:
-        """Sections from the most to the least telling; matrix, ranges and findings share the rows that are left."""
+        """As much as fits the screen below the head; rows that are left go to the findings."""
+        room = _ROWS - sum(1 for _ in self._head(breakdown))
+        for sizes in _SIZES:
+            lines = list(self._sections(breakdown, *sizes, spare=0))
+            if len(lines) + _RESERVED <= room:
+                break
+        lines = list(self._sections(breakdown, *sizes, spare=max(room - len(lines), 0)))
+        yield from lines[1:] if len(lines) > room else lines
+
+    def _sections(self, breakdown: Breakdown, categories: int, ranges: int, found: int, spare: int) -> Iterator[Line]:
+        """From the most to the least telling; the numbers are rows of the matrix, host ranges and findings."""
         scale = scale_of(breakdown)
-        fixed = [*self._verdict(breakdown), *self._lanes(breakdown), *self._time(breakdown, scale), []]
-        facts = [*self._facts(breakdown, scale), []]
-        found = findings(breakdown)
-        head_rows = sum(1 for _ in self._head(breakdown))
-        left = _ROWS - head_rows - len(fixed) - len(facts)
-        # Two rows of heads and one of sums for the matrix, two and a blank one for ranges, one for findings.
-        shown_findings = min(len(found), 5)
-        left -= 4 + 3 + 1 + shown_findings + (len(found) > shown_findings)
-        ranges = max(2, min(4, left - 7))
-        categories = max(4, min(10, left - ranges))
-        yield from fixed
-        yield from self._table(matrix(breakdown, scale, categories))
+        yield from self._verdict(breakdown)
+        yield from self._lanes(breakdown)
+        yield from self._time(breakdown, scale)
         yield []
-        yield from facts
+        grid = matrix(breakdown, scale, categories)
+        yield from self._table(dataclasses.replace(grid, title=f"{grid.title}; {content.attributed(breakdown)}"))
+        yield []
+        yield from self._facts(breakdown, scale)
+        yield []
         if breakdown.totals.idle_ns["host_bound"] and breakdown.attribution.trace.has("calls"):
-            grid = content.held_back(breakdown, scale, ranges)
-            yield from self._table(Grid(grid.title, grid.columns, grid.rows, note=""))
+            yield from self._held_back(content.held_back(breakdown, scale, ranges))
             yield []
-            left -= len(grid.rows)
-        else:
-            left += 3
-        spare = left - min(categories, _categories(breakdown))
-        yield from self._findings(found[:shown_findings], len(found), spare)
+        yield from self._findings(findings(breakdown), found, spare)
 
     def _lanes(self, breakdown: Breakdown) -> Iterator[Line]:
         if breakdown.totals.lanes > 1:
             yield from self._table(grid_of(breakdown, BY_NAME["lane"], 8))
-            yield []
 
     def _time(self, breakdown: Breakdown, scale: Scale) -> Iterator[Line]:
-        stretches = content.time(breakdown, scale)
+        stretches = content.time(breakdown, scale, fold=not self._options.full)
         lanes = f", {breakdown.totals.lanes} lanes together" if breakdown.totals.lanes > 1 else ""
         label = max(cells(s.label) for s in stretches)
         ms = max(len(scale.head), *(len(s.ms) for s in stretches))
@@ -131,28 +139,55 @@ class Terminal:
         if stretch.kind in _BAR_STYLES and width > 5:
             line.append((_bar(stretch.of_wall, width), _BAR_STYLES[stretch.kind]))
         if stretch.remark:
-            line.append((stretch.remark if stretch.kind == "median" else f" {stretch.remark}", _FAINT))
+            space = " " if len(line) > 1 else ""
+            line.append(
+                (cut_end(f"{space}{stretch.remark}", self._width - sum(cells(text) for text, _ in line)), _FAINT)
+            )
         return line
 
     def _facts(self, breakdown: Breakdown, scale: Scale) -> Iterator[Line]:
         facts = content.facts(breakdown, scale)
         label = max(len(fact.label) for fact in facts)
         for fact in facts:
-            lines = [part for line in fact.lines for part in textwrap.wrap(printable(line), self._width - label - 2, break_on_hyphens=False)]
+            lines = [
+                part
+                for line in fact.lines
+                for part in textwrap.wrap(printable(line), self._width - label - 2, break_on_hyphens=False)
+            ]
             for i, line in enumerate(lines):
                 yield [((fact.label if not i else "").ljust(label + 2), _HEAD), (line, "")]
 
-    def _findings(self, shown: list[Finding], found: int, spare: int) -> Iterator[Line]:
-        """Each finding on a line; the worst also with their evidence where rows are left."""
-        yield [("Findings, worst first", _HEAD)] if found else [("No finding: nothing that tetrace looks for holds this run back", _HEAD)]
-        for finding in shown:
-            cost = f"{duration(finding.ns):>9}  "
-            yield [(cost, _STRONG), (cut_end(f"{finding.title}: {finding.advice}", self._width - len(cost)), "")]
-            if spare > 0:
-                yield [(" " * len(cost) + cut_end(finding.evidence, self._width - len(cost)), _FAINT)]
+    def _held_back(self, grid: Grid) -> Iterator[Line]:
+        """The title of this grid stands over its last column, which saves a row."""
+        head, *lines = grid.lines(self._width, self._wide)
+        yield [(head, _FAINT), (" " * (2 + cells(head) - len(head)) + grid.title, _HEAD)]
+        yield from ([(line, "")] for line in lines)
+
+    def _findings(self, found: list[Finding], rows: int, spare: int) -> Iterator[Line]:
+        """Each finding on a line; the worst also with a second one where rows are left."""
+        yield [
+            (
+                "Findings, worst first" if found else "No finding: nothing that tetrace looks for holds this run back",
+                _HEAD,
+            )
+        ]
+        shown = found if len(found) <= rows + 1 else found[:rows]
+        room = self._width - _COST
+        wrapped = [textwrap.wrap(printable(f"{f.title}: {f.advice}"), room, break_on_hyphens=False) for f in shown]
+        for finding, lines in zip(shown, wrapped, strict=True):
+            cut_short = len(lines) > 1 and spare < len(lines) - 1
+            yield [
+                (f"{duration(finding.ns):>7}  ", _STRONG),
+                (cut_end(lines[0] + "…", room) if cut_short else lines[0], ""),
+            ]
+            if not cut_short:
+                yield from ([(" " * _COST + line, "")] for line in lines[1:])
+                spare -= len(lines) - 1
+            if spare > sum(len(others) - 1 for others in wrapped):
+                yield [(" " * _COST + cut_end(printable(finding.evidence), room), _FAINT)]
                 spare -= 1
-        if found > len(shown):
-            yield [(f"           {found - len(shown)} more: --full", _FAINT)]
+        if len(found) > len(shown):
+            yield [(f"{' ' * _COST}{len(found) - len(shown)} more: --full", _FAINT)]
 
     def _table(self, grid: Grid) -> Iterator[Line]:
         yield [(cut_end(grid.title, self._width), _HEAD)]
@@ -174,10 +209,6 @@ class Terminal:
             if len(breakdown.tables[view.table]):
                 yield []
                 yield from self._table(grid_of(breakdown, view, self._top, wide=True))
-
-
-def _categories(breakdown: Breakdown) -> int:
-    return len(set(breakdown.tables["phases"]["category"]))
 
 
 def _bar(share: float, width: int) -> str:

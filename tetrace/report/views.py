@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tetrace.report.grid import Column, Grid
-from tetrace.report.kernel_search import kernel_matches
 from tetrace.report.scale import NOT_CAPTURED, Scale, scale_of
 from tetrace.units import byte_count, microseconds, milliseconds, percent
 
@@ -20,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Field:
-    """A column of a view: `say` words it from a row; `total` words the sum over all rows, and is empty where there is none.
+    """A column of a view: `say` words it from a row, `sum_up` words the sum over all rows where there is one.
 
     `source` is the table's column that hides the field when all of it is zero (`always`: shown even so).
     """
@@ -43,8 +42,15 @@ class View:
     whole: bool = True
 
 
-def text(source: str, head: str = "", keep: int = 0, code: bool = False, cut_long: Callable[[Row], str] | None = None) -> Field:
-    return Field(Column(head or source, number=False, keep=keep, code=code), source, cut_long or (lambda row: str(row[source])), always=True)
+def text(
+    source: str, head: str = "", keep: int = 0, code: bool = False, cut_long: Callable[[Row], str] | None = None
+) -> Field:
+    return Field(
+        Column(head or source, number=False, keep=keep, code=code),
+        source,
+        cut_long or (lambda row: str(row[source])),
+        always=True,
+    )
 
 
 def ms(scale: Scale, source: str, head: str = "", keep: int = 0, always: bool = False) -> Field:
@@ -63,7 +69,9 @@ def us(source: str, head: str, keep: int = 0) -> Field:
 
 
 def share(source: str, whole: int, head: str, keep: int = 0) -> Field:
-    return Field(Column(head, keep=keep), source, lambda row: percent(row[source], whole), lambda ns: percent(ns, whole), True)
+    return Field(
+        Column(head, keep=keep), source, lambda row: percent(row[source], whole), lambda ns: percent(ns, whole), True
+    )
 
 
 def number(source: str, head: str = "", keep: int = 0) -> Field:
@@ -206,7 +214,11 @@ def _memory(breakdown: Breakdown, scale: Scale) -> list[Field]:
         text("name"),
         text("phase"),
         count(scale, "count", "count"),
-        Field(Column("bytes"), "bytes", lambda row: NOT_CAPTURED if row["bytes"] < 0 else byte_count(row["bytes"] / scale.steps)),
+        Field(
+            Column("bytes"),
+            "bytes",
+            lambda row: NOT_CAPTURED if row["bytes"] < 0 else byte_count(row["bytes"] / scale.steps),
+        ),
         ms(scale, "total_ns"),
         share("total_ns", breakdown.totals.activity_ns, "of activity"),
     ]
@@ -309,7 +321,10 @@ def _grid(table: Table, fields: list[Field], title: str, top: int, whole: bool) 
     fields = [field for field in fields if field.always or _any(table, field.source)]
     shown = len(table) if top <= 0 else min(top, len(table))
     rows = tuple(tuple(field.say(row) for field in fields) for row in table.take(range(shown)).rows())
-    total = tuple(_total(table, field, i) for i, field in enumerate(fields)) if whole and len(table) > 1 else ()
+    label = next((i for i, field in enumerate(fields) if not field.column.number), -1)
+    total = (
+        tuple(_total(table, field, i == label) for i, field in enumerate(fields)) if whole and len(table) > 1 else ()
+    )
     note = f"{len(table) - shown:,} more rows: --top 0 shows all" if shown < len(table) else ""
     return Grid(title, tuple(field.column for field in fields), rows, total, note)
 
@@ -318,11 +333,14 @@ def _any(table: Table, source: str) -> bool:
     return any(table[source].tolist()) if hasattr(table[source], "tolist") else any(table[source])
 
 
-def _total(table: Table, field: Field, place: int) -> str:
+def _total(table: Table, field: Field, is_label: bool) -> str:
     if field.sum_up is None:
-        return "all" if place == 0 else ""
+        return "all" if is_label else ""
     column = table[field.source]
     return NOT_CAPTURED if (column < 0).any() else field.sum_up(int(column.sum()))
+
+
+_ALWAYS_SHOWN = ("gemm", "attention", "quantization", "communication")
 
 
 def matrix(breakdown: Breakdown, scale: Scale, rows: int = 0) -> Grid:
@@ -330,7 +348,10 @@ def matrix(breakdown: Breakdown, scale: Scale, rows: int = 0) -> Grid:
     table = breakdown.tables["phases"]
     cells = {(row["category"], row["phase"]): row["total_ns"] for row in table.rows()}
     phases = list(dict.fromkeys(table["phase"]))
-    sums = {category: sum(cells.get((category, phase), 0) for phase in phases) for category in dict.fromkeys(table["category"])}
+    sums = {
+        category: sum(cells.get((category, phase), 0) for phase in phases)
+        for category in dict.fromkeys(table["category"])
+    }
     order = sorted(sums, key=lambda category: -sums[category])
     whole = breakdown.totals.activity_ns
 
@@ -339,17 +360,29 @@ def matrix(breakdown: Breakdown, scale: Scale, rows: int = 0) -> Grid:
         return (label, *(scale.ms(ns) if ns else "·" for ns in each), scale.ms(sum(each)), percent(sum(each), whole))
 
     if rows and len(order) > rows:
-        rest = order[rows - 1 :]
-        lines = [*(line(category, [category]) for category in order[: rows - 1]), line(f"{len(rest)} others", rest)]
+        # What this tool is about keeps its row, however small.
+        shown = sorted(order, key=lambda category: category not in _ALWAYS_SHOWN)[: rows - 1]
+        rest = [category for category in order if category not in shown]
+        lines = [
+            *(line(category, [category]) for category in order if category in shown),
+            line(f"{len(rest)} others", rest),
+        ]
     else:
         lines = [line(category, [category]) for category in order]
-    heads = [Column("category", number=False), *(Column(phase) for phase in phases), Column("all"), Column("of activity", keep=1)]
+    heads = [
+        Column("category", number=False),
+        *(Column(phase) for phase in phases),
+        Column("all"),
+        Column("of activity", keep=1),
+    ]
     title = f"GPU activity (summed over streams), ms{scale.each or ' in all'}"
     return Grid(title, tuple(heads), tuple(lines), line("all", order) if len(order) > 1 else ())
 
 
 def matches_grid(breakdown: Breakdown, pattern: str, top: int, wide: bool = False) -> Grid:
     """Kernels that `pattern` finds: each with its sum, and below it where it ran."""
+    from tetrace.report.kernel_search import kernel_matches
+
     scale, whole = scale_of(breakdown), breakdown.totals.activity_ns
     table = kernel_matches(breakdown, pattern)
     rows: list[tuple[str, ...]] = []

@@ -1,0 +1,84 @@
+"""The `tetrace` command: finds the subcommand, and makes every exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tetrace import __version__
+from tetrace.errors import TetraceError
+
+# Name of each command and the module that defines it; imported when it is called or listed.
+COMMANDS = {"report": "tetrace.cli.report"}
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+_DEFECT = 70
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[name]), name)
+        return command
+
+
+class _WithoutPandas:
+    """An importer that finds no pandas: pyarrow imports it at its first conversion, 0.2 s for what no command uses."""
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is left out of the command line", name=name)
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tetrace", message="%(prog)s %(version)s")
+def tetrace() -> None:
+    """Where a Transformer Engine training step spends its time: forward, backward, quantization, launches."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code.
+
+    2 is wrong input or wrong options, 70 a defect of tetrace (set TETRACE_DEBUG=1 to see where), 130 an interrupt.
+    """
+    sys.meta_path.insert(0, _WithoutPandas())
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        result = tetrace.main(args=arguments, prog_name="tetrace", standalone_mode=False)
+        sys.stdout.flush()
+    except TetraceError as error:
+        return _said(f"tetrace: {error}", error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _said("tetrace: interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of a pipe has gone: what is left in the buffer must not be flushed into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except Exception as error:
+        if os.environ.get("TETRACE_DEBUG"):
+            raise
+        what = " ".join(str(error).split())[:300]
+        return _said(f"tetrace: defect: {type(error).__name__}: {what}; TETRACE_DEBUG=1 shows where", _DEFECT)
+    return result if isinstance(result, int) else 0
+
+
+def _said(line: str, exit_code: int) -> int:
+    click.echo(" ".join(line.splitlines()), err=True)
+    return exit_code

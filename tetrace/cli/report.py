@@ -1,0 +1,164 @@
+"""`tetrace report`: load, break down, report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tetrace.cli.output import check_output, write_output
+from tetrace.errors import UsageError
+from tetrace.report.reporter import FORMATS, Options
+from tetrace.report.views import VIEWS
+
+if TYPE_CHECKING:
+    from tetrace.report.reporter import Reporter
+    from tetrace.trace.trace import Trace
+
+_WIDTH = 100
+_PATIENCE_S = 0.4
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--steps",
+    default="steady",
+    show_default=True,
+    metavar="WHICH",
+    help="Steps to count: `steady` leaves warm-up and the last, open step out, `all` counts every activity of the file, "
+    "`7` is one step and `5:10` steps 5 to 9, by the numbers of --by step.",
+)
+@click.option(
+    "--by", type=click.Choice([view.name for view in VIEWS]), help="Show this table instead of the first screen."
+)
+@click.option("--kernel", metavar="REGEX", help="Show kernels whose demangled name matches, by phase and module.")
+@click.option(
+    "--top", type=click.IntRange(min=0), metavar="N", help="Rows of each table; 0 is all.  [default: 20, in files all]"
+)
+@click.option("--device", type=click.IntRange(min=0), metavar="N", help="Only this CUDA device, by its ordinal.")
+@click.option("--process", type=click.IntRange(min=0), metavar="PID", help="Only this process, by its pid.")
+@click.option("--full", is_flag=True, help="Every table after the first screen, findings with evidence, names uncut.")
+@click.option("--wide", is_flag=True, help="Names of kernels and ranges uncut, lines as long as they get.")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice([known.name for known in FORMATS]),
+    default="terminal",
+    show_default=True,
+    help="What to write.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write here: a file, or a folder for all tables of csv and parquet.",
+)
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    metavar="RUN.tetrace",
+    help="Keep the imported recording, which loads faster.",
+)
+@click.option("--force", is_flag=True, help="Overwrite what --output and --save name.")
+def report(
+    run: Path,
+    steps: str,
+    by: str | None,
+    kernel: str | None,
+    top: int | None,
+    device: int | None,
+    process: int | None,
+    full: bool,
+    wide: bool,
+    format_name: str,
+    output: Path | None,
+    save: Path | None,
+    force: bool,
+) -> None:
+    """Say where the steps of a recording spend their time.
+
+    RUN is a Nsight Systems .nsys-rep, .sqlite or parquetdir, a PyTorch profiler .json or .json.gz, or a .tetrace folder.
+    The first screen gives the verdict, step time, GPU activity, quantization, launches and findings.
+    """
+    import tetrace
+
+    options = _options(by, kernel, top, full, wide, to_file=output is not None)
+    one_document = bool(by or kernel) or format_name not in ("csv", "parquet")
+    check_output(output, format_name, one_document, force, run)
+    check_output(save, "a recording", False, force, run)
+    with _progress(run) as progress:
+        trace = tetrace.load(run, progress)
+    if save:
+        _save(trace, save, force)
+    breakdown = tetrace.analyze(trace, steps=steps, device=device, process=process)
+    documents = _reporter(format_name)(options).documents(breakdown)
+    write_output(documents, output, one_document)
+
+
+def _options(by: str | None, kernel: str | None, top: int | None, full: bool, wide: bool, to_file: bool) -> Options:
+    if by not in (None, "kernel") and kernel:
+        raise UsageError(f"--kernel {kernel} lists kernels; leave --by {by} out")
+    color = sys.stdout.isatty() and not to_file and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    width = _WIDTH if to_file else shutil.get_terminal_size((_WIDTH, 45)).columns
+    return Options(by or "", kernel or "", -1 if top is None else top, full, wide, width, color)
+
+
+def _reporter(name: str) -> type[Reporter]:
+    return next(known for known in FORMATS if known.name == name).load()
+
+
+def _save(trace: Trace, path: Path, force: bool) -> None:
+    from tetrace.trace import store
+
+    store.write(trace, path, replace=force)
+    click.echo(f"tetrace: saved {path}", err=True)
+
+
+class _Bar:
+    """Shown once an import has taken long enough to wonder about: what is quick should not flicker."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._began = name, time.monotonic()
+        self._progress: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is None and time.monotonic() - self._began > _PATIENCE_S:
+            self._start()
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("reading {task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(self._name, total=None)
+        self._progress.start()
+
+    def stop(self) -> None:
+        """Take the bar off the screen."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+@contextmanager
+def _progress(run: Path) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error while a long import runs; none where nobody looks at it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    bar = _Bar(run.name)
+    try:
+        yield bar
+    finally:
+        bar.stop()

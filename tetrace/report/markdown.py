@@ -1,0 +1,131 @@
+"""The report as a Markdown page: what one pastes into an issue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from tetrace import __version__
+from tetrace.breakdown.findings import findings, verdict
+from tetrace.report import content
+from tetrace.report.grid import Grid, printable
+from tetrace.report.reporter import Options
+from tetrace.report.scale import Scale, scale_of
+from tetrace.report.views import BY_NAME, VIEWS, grid_of, matches_grid, matrix
+from tetrace.units import duration
+
+if TYPE_CHECKING:
+    from tetrace.breakdown.analysis import Breakdown
+
+_TOP = 10
+# What the first tables of the page do not say already; the rest comes with --full.
+_USUAL = ("kernel", "module", "host")
+
+
+class Markdown:
+    """Sections with pipe tables, names as code."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._top = options.top if options.top >= 0 else _TOP
+
+    def documents(self, breakdown: Breakdown) -> Mapping[str, str | bytes]:
+        """The page as one text."""
+        return {"": "\n".join(self._lines(breakdown)) + "\n"}
+
+    def _lines(self, breakdown: Breakdown) -> Iterator[str]:
+        options, wide = self._options, self._options.wide or self._options.full
+        yield f"# {_escaped(breakdown.attribution.trace.metadata.source)}"
+        yield ""
+        yield from self._head(breakdown)
+        if not breakdown.totals.activities:
+            yield from [f"- {line}" for line in [verdict(breakdown), *content.without_activities(breakdown)]]
+        elif options.kernel:
+            yield from _table(matches_grid(breakdown, options.kernel, self._top, wide))
+        elif options.by:
+            yield from _table(grid_of(breakdown, BY_NAME[options.by], self._top, wide))
+        else:
+            yield from self._report(breakdown, wide)
+
+    def _head(self, breakdown: Breakdown) -> Iterator[str]:
+        yield f"{_escaped(content.origin(breakdown))}; tetrace {__version__}"
+        yield ""
+        if breakdown.totals.activities:
+            yield _escaped(content.steps_used(breakdown))
+            yield ""
+        for line in content.notices(breakdown):
+            yield f"> **Note:** {_escaped(line)}"
+            yield ""
+
+    def _report(self, breakdown: Breakdown, wide: bool) -> Iterator[str]:
+        scale = scale_of(breakdown)
+        yield f"**{_escaped(verdict(breakdown))}**"
+        yield ""
+        if breakdown.totals.lanes > 1:
+            yield from _table(grid_of(breakdown, BY_NAME["lane"], 0))
+        yield from _time(breakdown, scale)
+        yield from _table(matrix(breakdown, scale))
+        for fact in content.facts(breakdown, scale):
+            yield from (f"- **{fact.label}**: {_escaped(line)}" for line in fact.lines)
+        yield f"- **attribution**: {_escaped(content.attributed(breakdown))} of GPU activity"
+        yield ""
+        yield from _findings(breakdown)
+        for view in VIEWS:
+            usual = view.name in _USUAL or (self._options.full and view.name not in ("category", "lane"))
+            if usual and len(breakdown.tables[view.table]):
+                yield from _table(grid_of(breakdown, view, self._top, wide))
+
+
+def _time(breakdown: Breakdown, scale: Scale) -> Iterator[str]:
+    yield "## Time"
+    yield ""
+    yield f"| | {scale.head} | of wall | |"
+    yield "|:---|---:|---:|:---|"
+    for stretch in content.time(breakdown, scale):
+        yield f"| {stretch.label.strip()} | {stretch.ms} | {stretch.percent} | {stretch.remark} |"
+    yield ""
+
+
+def _findings(breakdown: Breakdown) -> Iterator[str]:
+    yield "## Findings, worst first"
+    yield ""
+    found = findings(breakdown)
+    for i, finding in enumerate(found, 1):
+        yield f"{i}. **{duration(finding.ns)}**: {_escaped(finding.title)}. {_escaped(finding.evidence)}. *{_escaped(finding.advice)}*"
+    if not found:
+        yield "None: nothing that tetrace looks for holds this run back."
+    yield ""
+
+
+def _table(grid: Grid) -> Iterator[str]:
+    yield f"## {_escaped(grid.title)}"
+    yield ""
+    if grid.columns:
+        yield "| " + " | ".join(column.head for column in grid.columns) + " |"
+        yield "|" + "|".join("---:" if column.number else ":---" for column in grid.columns) + "|"
+        for row in grid.rows:
+            words = [
+                _code(word) if column.code else _escaped(word) for column, word in zip(grid.columns, row, strict=True)
+            ]
+            yield "| " + " | ".join(words) + " |"
+        if grid.total:
+            yield "| " + " | ".join(f"**{word}**" if word else "" for word in grid.total) + " |"
+        yield ""
+    if grid.note:
+        yield grid.note
+        yield ""
+
+
+def _escaped(word: str) -> str:
+    """`word` as plain text: characters that Markdown or HTML would take for markup are escaped."""
+    return "".join(f"\\{c}" if c in "\\|<>*_`[]" else c for c in printable(word))
+
+
+def _code(word: str) -> str:
+    """`word` as code; a name may hold back-quotes, and in a table even code must escape its pipes."""
+    word = printable(word).strip().replace("|", "\\|")
+    if not word:
+        return ""
+    fence = "``" if "`" in word else "`"
+    space = " " if "`" in word else ""
+    return f"{fence}{space}{word}{space}{fence}"
