@@ -305,25 +305,28 @@ def machine() -> dict[str, object]:
     }
 
 
+def line(row: Row, own_s: float | None) -> str:
+    """A row of `table`; `own_s` is tetrace's median on the same file."""
+    case, cells = row.case, [""] * 6
+    if row.good:
+        walls = [sample.wall_s for sample in row.good]
+        median = statistics.median(walls)
+        cpu = statistics.median(sample.cpu_s for sample in row.good)
+        cells = [f"{value:.2f}" for value in (min(walls), median, max(walls), cpu, row.peak_gb)]
+        cells.append(f"{median / own_s:.1f}" if own_s and case.tool != "tetrace" else "")
+    target = f"{case.target_s:g} s" if case.target_s else ""
+    target += f", {case.target_gb:g} GB" if case.target_gb else ""
+    verdict = ("missed" if row.missed else "met") if target and row.good else ""
+    notes = "; ".join(filter(None, (verdict, row.note)))
+    return f"| {case.tool} | {case.input.name} | {len(row.good)} | {' | '.join(cells)} | {target} | {notes} |"
+
+
 def table(rows: list[Row]) -> Iterator[str]:
     """A Markdown table; the ratio is of medians, to tetrace on the same file in the same section."""
     ours = {row.case.input: row.wall_s for row in rows if row.case.tool == "tetrace"}
     yield "| tool | file | n | wall s: min | median | max | CPU s | peak GB | times tetrace | target | |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---|---|"
-    for row in rows:
-        case, own = row.case, ours.get(row.case.input)
-        cells = ["", "", "", "", "", ""]
-        if row.good:
-            walls = [sample.wall_s for sample in row.good]
-            cpu = statistics.median(sample.cpu_s for sample in row.good)
-            cells = [f"{value:.2f}" for value in (min(walls), row.wall_s, max(walls), cpu, row.peak_gb)]
-            cells.append(f"{row.wall_s / own:.1f}" if own and case.tool != "tetrace" else "")
-        target = (
-            f"{case.target_s:g} s" + (f", {case.target_gb:g} GB" if case.target_gb else "") if case.target_s else ""
-        )
-        verdict = ("missed" if row.missed else "met") if target and row.good else ""
-        notes = "; ".join(filter(None, (verdict, row.note)))
-        yield f"| {case.tool} | {case.input.name} | {len(row.good)} | {' | '.join(cells)} | {target} | {notes} |"
+    yield from (line(row, ours.get(row.case.input)) for row in rows)
 
 
 def growth(rows: list[Row]) -> Iterator[str]:

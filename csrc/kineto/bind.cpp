@@ -19,7 +19,8 @@ py::list texts(const std::vector<std::string>& words) {
 py::dict columns(Table&& table) {
   py::dict columns;
   for (TableColumn& column : table.columns) {
-    columns[column.name] = std::visit([](auto& values) -> py::array { return to_numpy(std::move(values)); }, column.values);
+    const auto array = [](auto& values) -> py::array { return to_numpy(std::move(values)); };
+    columns[column.name] = std::visit(array, column.values);
   }
   return columns;
 }

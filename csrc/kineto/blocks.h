@@ -50,8 +50,9 @@ inline Block load_block(const char* p) {
 inline std::uint64_t equal_bytes(std::uint64_t word, char c) {
   constexpr std::uint64_t low_7_bits = 0x7f7f7f7f7f7f7f7fULL;
   const std::uint64_t x = word ^ (0x0101010101010101ULL * static_cast<unsigned char>(c));
-  const std::uint64_t zero = ~(((x & low_7_bits) + low_7_bits) | x | low_7_bits);  // 0x80 in each byte of x that is zero
-  return ((zero >> 7) * 0x0102040810204080ULL) >> 56;          // gathers the eight bits, byte 0 lowest
+  // 0x80 in each byte of x that is zero; then the eight bits gathered, byte 0 lowest.
+  const std::uint64_t zero = ~(((x & low_7_bits) + low_7_bits) | x | low_7_bits);
+  return ((zero >> 7) * 0x0102040810204080ULL) >> 56;
 }
 
 // Little-endian machines only, as all that CUDA runs on are.

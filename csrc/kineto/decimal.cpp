@@ -10,7 +10,7 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 // value × 10 + digit; false when it does not fit.
 bool append_digit(std::int64_t& value, int digit) {
-  return !__builtin_mul_overflow(value, std::int64_t{10}, &value) && !__builtin_add_overflow(value, std::int64_t{digit}, &value);
+  return !__builtin_mul_overflow(value, 10, &value) && !__builtin_add_overflow(value, digit, &value);
 }
 
 // The exponent behind an e, at most most_power in size; false when it has no digits or something follows it.
@@ -64,7 +64,8 @@ bool scaled_integer(std::string_view number, int power, std::int64_t& value) {
   for (p = digits.begin; p < digits.end && place >= -1; ++p) {
     if (*p == '.') continue;
     const int digit = *p - '0';
-    if (place >= 0 ? !append_digit(result, digit) : digit >= 5 && __builtin_add_overflow(result, 1, &result)) return false;
+    const bool fits = place >= 0 ? append_digit(result, digit) : !__builtin_add_overflow(result, digit >= 5, &result);
+    if (!fits) return false;
     --place;
   }
   for (; place >= 0 && result != 0; --place) {

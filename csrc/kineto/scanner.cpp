@@ -14,6 +14,7 @@ constexpr std::ptrdiff_t largest_event_bytes = 4 << 20;
 constexpr std::ptrdiff_t least_two_events_bytes = 256;
 constexpr std::ptrdiff_t largest_fact_bytes = 1 << 20;
 constexpr std::ptrdiff_t largest_key_bytes = 1 << 16;
+// What is added to a rest at a time: most events are shorter, and more is copied for nothing.
 constexpr std::size_t least_added_bytes = 4096;
 // White space between a line's beginning and the first key of its event.
 constexpr std::ptrdiff_t largest_indent_bytes = 4096;

@@ -41,10 +41,15 @@ class _WithoutPandas:
             raise ModuleNotFoundError("pandas is left out of the command line", name=name)
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+)
 @click.version_option(__version__, prog_name="tetrace", message="%(prog)s %(version)s")
-def tetrace() -> None:
+@click.pass_context
+def tetrace(context: click.Context) -> None:
     """Where a Transformer Engine training step spends its time: forward, backward, quantization, launches."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,8 +68,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except TetraceError as error:
         return _said(f"tetrace: {error}", error.exit_code)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tetrace"
+        return _said(f"tetrace: {error.format_message()} Try '{command} --help'.", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _said("tetrace: interrupted", _INTERRUPTED)
     except BrokenPipeError:

@@ -83,7 +83,8 @@ def steps_used(breakdown: Breakdown, brief: bool = False) -> str:
         return "no training steps were found: one window from the first activity to the last"
     number = steps.number[selection.windows.step].tolist()
     used = {n for n, is_used in zip(number, selection.used.tolist(), strict=True) if is_used}
-    line = f"steps {_spans(used)} of {len(set(number))}, marked by {steps.marked_by()}"
+    plural = "" if len(used) == 1 else "s"
+    line = f"step{plural} {_spans(used)} ({len(used)} of {len(set(number))}), marked by {steps.marked_by()}"
     left_out: dict[str, set[int]] = {}
     for n, reason in zip(number, selection.reason, strict=True):
         if reason and reason not in ("not asked for", "other device or process") and n not in used:
@@ -193,18 +194,12 @@ def _quantization(breakdown: Breakdown, scale: Scale) -> Fact | None:
     if bounds.estimate_ns >= 0:
         estimate = f"estimate {duration(bounds.estimate_ns / one)} = {percent(bounds.estimate_ns, totals.activity_ns)} of GPU activity"
     line = f"{duration(bounds.lower_ns / one)} to {duration(bounds.upper_ns / one)} on the GPU{scale.each}, {estimate}"
-    parts = [("transposes", bounds.transpose_ns), ("amax", bounds.amax_ns), ("scale updates", bounds.scale_update_ns)]
+    updates = f"scale updates ({scale.count(bounds.scale_updates)}×)"
+    parts = [("transposes", bounds.transpose_ns), ("amax", bounds.amax_ns), (updates, bounds.scale_update_ns)]
     within = [f"{word} {duration(ns / one)}" for word, ns in parts if ns]
-    counted = [
-        f"{scale.count(number)} {word}{'' if number == one else 's'}"
-        for number, word in ((bounds.weight_casts, "weight cast"), (bounds.scale_updates, "scale update"))
-        if number
-    ]
-    lines = [line]
-    if within or counted:
-        lines.append(
-            "; ".join(part for part in (", ".join(within), ", ".join(counted) + scale.each if counted else "") if part)
-        )
+    if bounds.weight_casts:
+        within.append(f"{scale.count(bounds.weight_casts)} weight casts")
+    lines = [line, *([", ".join(within) + scale.each] if within else [])]
     if not breakdown.attribution.trace.has("ranges"):
         lines.append(f"GPU idle while the host quantizes: {NOT_CAPTURED}")
     else:

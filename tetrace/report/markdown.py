@@ -66,7 +66,9 @@ class Markdown:
         yield from _time(breakdown, scale)
         yield from _table(matrix(breakdown, scale))
         for fact in content.facts(breakdown, scale):
-            yield from (f"- **{fact.label}**: {_escaped(line)}" for line in fact.lines)
+            first, *others = fact.lines
+            yield f"- **{fact.label}**: {_escaped(first)}"
+            yield from (f"  - {_escaped(line)}" for line in others)
         yield f"- **attribution**: {_escaped(content.attributed(breakdown))} of GPU activity"
         yield ""
         yield from _findings(breakdown)

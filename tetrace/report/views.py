@@ -185,7 +185,7 @@ def _attention(breakdown: Breakdown, scale: Scale) -> list[Field]:
 def _quantization(breakdown: Breakdown, scale: Scale) -> list[Field]:
     return [
         ms(scale, "total_ns"),
-        ms(scale, "estimate_ns", "estimate", 1),
+        ms(scale, "estimate_ns", "estimate", 1, always=True),
         share("total_ns", breakdown.totals.activity_ns, "of activity"),
         count(scale, "count", "count", 3),
         Field(Column("fused", False, 4), "fused", lambda row: "fused" if row["fused"] else ""),
@@ -273,6 +273,7 @@ def _lanes(breakdown: Breakdown, _scale: Scale) -> list[Field]:
         mean("busy_ns", "busy", always=True),
         Field(Column("idle of wall"), "wall_ns", share_of_wall, always=True),
         mean("exposed_communication_ns", "exposed comm", 1),
+        mean("waiting_ns", "waiting", 2),
         *(mean(source, head, 3 + i) for i, (source, head) in enumerate(_CAUSES)),
         mean("total_ns", "activity", 2),
     ]
@@ -321,16 +322,18 @@ def _grid(table: Table, fields: list[Field], title: str, top: int, whole: bool) 
     fields = [field for field in fields if field.always or _any(table, field.source)]
     shown = len(table) if top <= 0 else min(top, len(table))
     rows = tuple(tuple(field.say(row) for field in fields) for row in table.take(range(shown)).rows())
-    label = next((i for i, field in enumerate(fields) if not field.column.number), -1)
+    words = [i for i, field in enumerate(fields) if not field.column.number]
+    label = next((i for i in words if fields[i].column.code), words[0])
     total = (
         tuple(_total(table, field, i == label) for i, field in enumerate(fields)) if whole and len(table) > 1 else ()
     )
-    note = f"{len(table) - shown:,} more rows: --top 0 shows all" if shown < len(table) else ""
+    left = len(table) - shown
+    note = f"{left:,} more row{'' if left == 1 else 's'}: --top 0 shows all" if left else ""
     return Grid(title, tuple(field.column for field in fields), rows, total, note)
 
 
 def _any(table: Table, source: str) -> bool:
-    return any(table[source].tolist()) if hasattr(table[source], "tolist") else any(table[source])
+    return bool((table[source] > 0).any())
 
 
 def _total(table: Table, field: Field, is_label: bool) -> str:

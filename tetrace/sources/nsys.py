@@ -317,12 +317,21 @@ def _range_names(text: pa.ChunkedArray | None, rows: int) -> tuple[npt.NDArray[n
 
     from tetrace import _C
 
+    words: dict[bytes, int] = {}
     if text is None or rows == 0:
         return np.zeros(rows, np.int32), np.full(rows, -1, np.int64), [""]
-    whole = text.cast(pa.large_binary()).combine_chunks()
-    _, offsets, data = whole.buffers()
-    first = np.frombuffer(offsets, np.int64)[whole.offset : whole.offset + rows + 1]
-    codes, sequence, words = _C.encode_names(first, np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8))
+    codes, sequence = np.empty(rows, np.int32), np.empty(rows, np.int64)
+    first = 0
+    # Chunk by chunk: with emit_nvtx nearly all texts differ, and in one piece they would be most of the memory.
+    for chunk in text.chunks:
+        plain = chunk.cast(pa.large_binary())
+        _, offsets, data = plain.buffers()
+        edges = np.frombuffer(offsets, np.int64)[plain.offset :][: len(chunk) + 1] if len(chunk) else np.zeros(1, np.int64)
+        own, numbers, found = _C.encode_names(edges, np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8))
+        place = np.array([words.setdefault(word, len(words)) for word in found], np.int32)
+        last = first + len(chunk)
+        codes[first:last], sequence[first:last] = place[own] if len(own) else own, numbers
+        first = last
     return codes, sequence, [word.decode("utf-8", "replace") for word in words]
 
 
