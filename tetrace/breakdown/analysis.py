@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,11 +27,14 @@ from tetrace.breakdown.quantization import Bounds, bounds, quantization_table
 from tetrace.breakdown.scope import Scope
 from tetrace.breakdown.selection import STEADY, Selection, select
 from tetrace.breakdown.step_time import lanes_table, steps_table
-from tetrace.breakdown.tables import Table
+from tetrace.breakdown.tables import DECLARATIONS, Table
 from tetrace.errors import ConservationError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
+
+    Times = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -100,25 +103,23 @@ def break_down(
     _ = scope.lanes, scope.duration, scope.category, scope.phase, scope.module
     latency, depth = idle_stream_latency(attribution), queue_depths(attribution)
     floor_ns = floor(latency[scope.rows])
-    of_windows = idle(attribution, scope.lanes, selection.windows, floor_ns)
-    # The frames are the used windows, unless everything is counted.
-    whole = not selection.per_step
-    of_frames = idle(attribution, scope.lanes, selection.frames, floor_ns) if whole else of_windows.of(selection.used)
-    tables = _made_together(
-        lambda: kernels_table(scope),
-        lambda: steps_table(scope, of_windows),
-        lambda: phases_table(scope),
-        lambda: modules_table(scope, of_frames),
-        lambda: quantization_table(scope),
-        lambda: host_ranges_table(scope, of_frames),
-        lambda: launches_table(scope, depth),
-        lambda: gemms_table(scope),
-        lambda: attention_table(scope),
-        lambda: communication_table(scope),
-        lambda: memory_table(scope),
-        lambda: lanes_table(scope, of_frames),
-    )
-    by_name = {table.declaration.name: table for table in tables}
+    with ThreadPoolExecutor(2) as pool:
+        # Two threads: nearly all of the work leaves the interpreter's lock, and idle time is the largest piece of it.
+        idle_of_windows = pool.submit(idle, attribution, scope.lanes, selection.windows, floor_ns)
+        simple = pool.submit(_tables_without_idle, scope, depth)
+        of_windows = idle_of_windows.result()
+        # The frames are the used windows, unless everything is counted.
+        of_frames = (
+            of_windows.of(selection.used) if selection.per_step else idle(attribution, scope.lanes, selection.frames, floor_ns)
+        )
+        tables = [
+            steps_table(scope, of_windows),
+            modules_table(scope, of_frames),
+            host_ranges_table(scope, of_frames),
+            lanes_table(scope, of_frames),
+            *simple.result(),
+        ]
+    by_name = {table.declaration.name: table for table in sorted(tables, key=_declared_order)}
     _check(scope, by_name)
     return Breakdown(
         attribution=attribution,
@@ -131,10 +132,21 @@ def break_down(
     )
 
 
-def _made_together(*makers: Callable[[], Table]) -> list[Table]:
-    """Tables that do not depend on each other, on two threads: nearly all of the work leaves the interpreter's lock."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda make: make(), makers))
+def _declared_order(table: Table) -> int:
+    return DECLARATIONS.index(table.declaration)
+
+
+def _tables_without_idle(scope: Scope, depth: Times) -> list[Table]:
+    return [
+        kernels_table(scope),
+        phases_table(scope),
+        quantization_table(scope),
+        launches_table(scope, depth),
+        gemms_table(scope),
+        attention_table(scope),
+        communication_table(scope),
+        memory_table(scope),
+    ]
 
 
 def _totals(scope: Scope, tables: Mapping[str, Table], floor_ns: int) -> Totals:

@@ -9,6 +9,7 @@ that K's stream waited for. The rest is unexplained.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from tetrace.attribute.link import is_graph_launch
 from tetrace.attribute.steps import Windows
 from tetrace.errors import ConservationError
 from tetrace.trace.schema import LAUNCH, SYNCHRONIZE
+from tetrace.trace.trace import Trace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -106,10 +108,7 @@ def idle(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int
     lane = lanes.of_windows(windows)
     busy = _C.covered(lanes.busy_lane, lanes.busy_start, lanes.busy_end, lane, windows.start, windows.end)
     gaps = _gaps(attribution, lanes, lane, windows)
-    causes = np.zeros((len(lane), len(CAUSES)), np.int64)
-    causes_of_gap, charged = _causes(attribution, gaps, floor_ns)
-    for cause in range(len(CAUSES)):
-        causes[:, cause] = sums(gaps.window, len(lane), causes_of_gap[:, cause])
+    causes, charged = _causes(attribution, gaps, floor_ns, len(lane))
     wrong = np.flatnonzero(busy + causes.sum(axis=1) != windows.end - windows.start)
     if len(wrong):
         row = int(wrong[0])
@@ -169,24 +168,29 @@ def _activity_at(lane_of_activity: Codes, times: Times, lane: Codes, wanted: Tim
     return found
 
 
-def _causes(attribution: Attribution, gaps: _Gaps, floor_ns: int) -> tuple[Times, tuple[Codes, Codes, Times]]:
+def _causes(attribution: Attribution, gaps: _Gaps, floor_ns: int, windows: int) -> tuple[Times, tuple[Codes, Codes, Times]]:
+    """Idle time of each window by cause, shape (windows, len(CAUSES)), and what host ranges are charged with."""
     links, trace = attribution.links, attribution.trace
-    causes = np.zeros((len(gaps.start), len(CAUSES)), np.int64)
+    causes = np.zeros((windows, len(CAUSES)), np.int64)
+
+    def add(cause: int, ns: Times) -> None:
+        # Summed at once: a column a cause for millions of gaps would be most of the memory.
+        causes[:, cause] += sums(gaps.window, windows, ns)
+
     call = links.call[gaps.activity]
     launched = call >= 0
-    called = np.where(launched, _values(trace.column("calls", "start_ns"), call), gaps.start)
-    returned = np.where(launched, _values(trace.column("calls", "end_ns"), call), gaps.start)
-    asked = np.clip(called, gaps.start, gaps.end)
-    charged = _host_side(attribution, gaps, asked, causes)
+    asked = np.where(launched, np.clip(_values(trace.column("calls", "start_ns"), call), gaps.start, gaps.end), gaps.start)
+    charged = _host_side(attribution, gaps, asked, add)
     rest = gaps.end - asked
+    returned = np.where(launched, _values(trace.column("calls", "end_ns"), call), gaps.start)
     in_graph = _inside_graph(attribution, gaps)
     waited = launched & ~in_graph & (returned < gaps.start) & _stream_waited(attribution, gaps)
-    in_call = np.clip(returned - asked, 0, rest)
-    latency = np.where(launched & ~in_graph & ~waited, np.minimum(rest, np.maximum(in_call, floor_ns)), 0)
-    causes[:, GRAPH] = np.where(in_graph, rest, 0)
-    causes[:, DEPENDENCY] = np.where(waited, rest, 0)
-    causes[:, LATENCY] = latency
-    causes[:, UNEXPLAINED] = np.where(in_graph | waited, 0, rest - latency)
+    by_launch = launched & ~in_graph & ~waited
+    latency = np.where(by_launch, np.minimum(rest, np.maximum(np.clip(returned - asked, 0, rest), floor_ns)), 0)
+    add(GRAPH, np.where(in_graph, rest, 0))
+    add(DEPENDENCY, np.where(waited, rest, 0))
+    add(LATENCY, latency)
+    add(UNEXPLAINED, np.where(in_graph | waited, 0, rest - latency))
     return causes, charged
 
 
@@ -194,27 +198,36 @@ def _values(column: Times, rows: Codes) -> Times:
     return column[np.maximum(rows, 0)] if len(column) else np.zeros(len(rows), np.int64)
 
 
-def _host_side(attribution: Attribution, gaps: _Gaps, asked: Times, causes: Times) -> tuple[Codes, Codes, Times]:
-    """Split [start of gap, launch) by what the launching thread was in; fills three columns of `causes`."""
+def _host_side(
+    attribution: Attribution, gaps: _Gaps, asked: Times, add: Callable[[int, Times], None]
+) -> tuple[Codes, Codes, Times]:
+    """Split [start of gap, launch) by what the launching thread was in; `add` takes the time of three causes."""
     from tetrace import _C
 
     thread = attribution.links.thread[gaps.activity]
-    waiting = np.flatnonzero((asked > gaps.start) & (thread >= 0))
+    waiting = np.flatnonzero((asked > gaps.start) & (thread >= 0)).astype(np.int32)
     order = waiting[_C.order(thread[waiting], gaps.start[waiting], asked[waiting])]
     line = _time_line(attribution)
     gap, piece, ns = _C.overlaps(thread[order], gaps.start[order], asked[order], *line[:3])
     gap, row = order[gap], line[3][piece]
     size = len(gaps.start)
-    causes[:, SYNCHRONIZATION] = sums(gap[row == _IN_SYNC], size, ns[row == _IN_SYNC])
-    causes[:, PROFILER] = sums(gap[row == _IN_PROFILER], size, ns[row == _IN_PROFILER])
-    causes[:, HOST_BOUND] = asked - gaps.start - causes[:, SYNCHRONIZATION] - causes[:, PROFILER]
+    left = asked - gaps.start
+    for cause, place in ((SYNCHRONIZATION, _IN_SYNC), (PROFILER, _IN_PROFILER)):
+        here = row == place
+        if here.any():
+            spent = sums(gap[here], size, ns[here])
+            add(cause, spent)
+            left -= spent
+    add(HOST_BOUND, left)
     in_range = row >= 0
-    charged = sums(gap[in_range], size, ns[in_range])
-    left = np.flatnonzero(causes[:, HOST_BOUND] > charged).astype(np.int32)
+    if not in_range.all():
+        gap, row, ns = gap[in_range], row[in_range], ns[in_range]
+    left -= sums(gap, size, ns)
+    bare = np.flatnonzero(left).astype(np.int32)
     return (
-        np.concatenate([gap[in_range].astype(np.int32), left]),
-        np.concatenate([row[in_range], np.full(len(left), _NO_RANGE, np.int32)]),
-        np.concatenate([ns[in_range], causes[left, HOST_BOUND] - charged[left]]),
+        np.concatenate([gap, bare]),
+        np.concatenate([row, np.full(len(bare), _NO_RANGE, np.int32)]),
+        np.concatenate([ns, left[bare]]),
     )
 
 
@@ -224,6 +237,8 @@ def _time_line(attribution: Attribution) -> tuple[Codes, Times, Times, Codes]:
 
     trace, host = attribution.trace, attribution.host
     sync, profiler = _synchronizing_calls(trace), _profiler_records(trace)
+    if not len(sync) and not len(profiler):
+        return _C.segments(host.thread, host.start, host.end, _C.nest(host.thread, host.start, host.end))
     thread = np.concatenate([host.thread, trace.column("calls", "thread")[sync], trace.column("overheads", "thread")[profiler]])
     start = np.concatenate([host.start, trace.column("calls", "start_ns")[sync], trace.column("overheads", "start_ns")[profiler]])
     end = np.concatenate([host.end, trace.column("calls", "end_ns")[sync], trace.column("overheads", "end_ns")[profiler]])
@@ -236,22 +251,22 @@ def _time_line(attribution: Attribution) -> tuple[Codes, Times, Times, Codes]:
     return group, begins, ends, row[order][which]
 
 
-def _synchronizing_calls(trace: object) -> npt.NDArray[np.int64]:
+def _synchronizing_calls(trace: Trace) -> npt.NDArray[np.int64]:
     """Calls that block until the device is done: synchronizations, and copies that are not asynchronous."""
-    kinds, names = list(trace.words("calls", "kind")), trace.words("calls", "name")  # type: ignore[attr-defined]
+    kinds, names = list(trace.words("calls", "kind")), trace.words("calls", "name")
     blocking = [name.startswith(("cudaMemcpy", "cuMemcpy")) and "Async" not in name and "Peer" not in name for name in names]
-    kind, name = trace.column("calls", "kind"), trace.column("calls", "name")  # type: ignore[attr-defined]
+    kind, name = trace.column("calls", "kind"), trace.column("calls", "name")
     is_sync = np.array([word == SYNCHRONIZE for word in kinds], np.bool_)[kind] if kinds else np.zeros(len(kind), np.bool_)
     is_launch = np.array([word == LAUNCH for word in kinds], np.bool_)[kind] if kinds else is_sync
     is_copy = is_launch & (np.array(blocking, np.bool_)[name] if names else is_launch)
     return np.flatnonzero(is_sync | is_copy)
 
 
-def _profiler_records(trace: object) -> npt.NDArray[np.int64]:
-    kinds = list(trace.words("overheads", "kind"))  # type: ignore[attr-defined]
+def _profiler_records(trace: Trace) -> npt.NDArray[np.int64]:
+    kinds = list(trace.words("overheads", "kind"))
     if "profiler" not in kinds:
         return np.empty(0, np.int64)
-    return np.flatnonzero(trace.column("overheads", "kind") == kinds.index("profiler"))  # type: ignore[attr-defined]
+    return np.flatnonzero(trace.column("overheads", "kind") == kinds.index("profiler"))
 
 
 def _inside_graph(attribution: Attribution, gaps: _Gaps) -> Mask:

@@ -41,8 +41,11 @@ class _WithoutPandas:
             raise ModuleNotFoundError("pandas is left out of the command line", name=name)
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
 )
 @click.version_option(__version__, prog_name="tetrace", message="%(prog)s %(version)s")
 @click.pass_context

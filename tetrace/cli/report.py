@@ -37,7 +37,10 @@ _PATIENCE_S = 0.4
     "`7` is one step and `5:10` steps 5 to 9, by the numbers of --by step.",
 )
 @click.option(
-    "--by", type=click.Choice([view.name for view in VIEWS]), help="Show this table instead of the first screen."
+    "--by",
+    type=click.Choice([view.name for view in VIEWS]),
+    metavar="TABLE",
+    help=f"Show this table instead of the first screen: {', '.join(view.name for view in VIEWS)}.",
 )
 @click.option("--kernel", metavar="REGEX", help="Show kernels whose demangled name matches, by phase and module.")
 @click.option(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
     from tetrace.breakdown.tables import Table
 
+_STEP_RANGE = "the step's own range"
 # Copies below this share of GPU activity are left to --by memory.
 _WORTH_A_LINE = 0.05
 # Causes of idle time below this share of wall may be one line.
@@ -190,15 +191,19 @@ def _quantization(breakdown: Breakdown, scale: Scale) -> Fact | None:
             Fact("quantization", ("none on the GPU: no kernel quantizes",)) if breakdown.fp8_coverage.gemm_ns else None
         )
     one = scale.steps
-    estimate = "no estimate (traffic of a fused kernel unknown)"
+    estimate = "no estimate: the traffic of a fused kernel is unknown"
     if bounds.estimate_ns >= 0:
-        estimate = f"estimate {duration(bounds.estimate_ns / one)} = {percent(bounds.estimate_ns, totals.activity_ns)} of GPU activity"
+        share = percent(bounds.estimate_ns, totals.activity_ns)
+        estimate = f"estimate {duration(bounds.estimate_ns / one)} = {share} of GPU activity"
     line = f"{duration(bounds.lower_ns / one)} to {duration(bounds.upper_ns / one)} on the GPU{scale.each}, {estimate}"
+    if bounds.lower_ns == bounds.upper_ns:
+        share = percent(bounds.lower_ns, totals.activity_ns)
+        line = f"{duration(bounds.lower_ns / one)} on the GPU{scale.each} = {share} of GPU activity; none is fused"
     updates = f"scale updates ({scale.count(bounds.scale_updates)}×)"
     parts = [("transposes", bounds.transpose_ns), ("amax", bounds.amax_ns), (updates, bounds.scale_update_ns)]
     within = [f"{word} {duration(ns / one)}" for word, ns in parts if ns]
     if bounds.weight_casts:
-        within.append(f"{scale.count(bounds.weight_casts)} weight casts")
+        within.append(f"{scale.count(bounds.weight_casts)} weight cast{'' if bounds.weight_casts == one else 's'}")
     lines = [line, *([", ".join(within) + scale.each] if within else [])]
     if not breakdown.attribution.trace.has("ranges"):
         lines.append(f"GPU idle while the host quantizes: {NOT_CAPTURED}")
@@ -309,8 +314,11 @@ def held_back(breakdown: Breakdown, scale: Scale, rows: int) -> Grid:
     """The host ranges that the GPU waits for, summed over modules: name and phase."""
     table, totals = breakdown.tables["host_ranges"], breakdown.totals
     sums: dict[tuple[str, str], list[int]] = {}
+    # A step's own range is another one in each step.
+    step_ranges = set(breakdown.attribution.steps.name) - {""}
     for row in table.rows():
-        both = sums.setdefault((row["range"], row["phase"]), [0, 0, 0])
+        name = _STEP_RANGE if row["range"] in step_ranges else row["range"]
+        both = sums.setdefault((name, row["phase"]), [0, 0, 0])
         both[0] += row["host_bound_ns"]
         both[1] += row["gaps"]
         both[2] |= row["quantizes"]

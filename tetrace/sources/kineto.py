@@ -193,7 +193,8 @@ def _first_of_repeats(columns: Mapping[str, Any]) -> Mask:
 def _is_among(values: Integers, ascending: Integers) -> Mask:
     if not len(ascending):
         return np.zeros(len(values), np.bool_)
-    return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+    found: Mask = ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+    return found
 
 
 def _constant(word: str, rows: int) -> pa.DictionaryArray:

@@ -18,7 +18,7 @@ import numpy as np
 from tetrace.errors import InputError
 from tetrace.sources import calls
 from tetrace.sources.nsys_tables import RawTables, integers
-from tetrace.sources.rows import Rows, collect, distinct_values
+from tetrace.sources.rows import UNKNOWN, Rows, collect, distinct_values
 from tetrace.trace.schema import GRAPH, KERNEL, MEMCPY, MEMSET, PUSH_POP, START_END
 from tetrace.trace.trace import Metadata, Trace, make_table, text_column
 
@@ -40,9 +40,14 @@ _SYNC_KINDS = {1: "event", 2: "stream_wait", 3: "stream", 4: "context"}
 _NVTX_KINDS = {59: PUSH_POP, 60: START_END}
 _BACK_PRESSURE = 8  # CUPTI_ACTIVITY_OVERHEAD_COMMAND_BUFFER_FULL
 _LOW_24_BITS = 0xFFFFFF
+_UNKNOWN_NS, _OPEN_NS = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+_TIMES = {"start": _UNKNOWN_NS, "end": _UNKNOWN_NS}
 _LOST = re.compile(r"\b(drop|dropped|lost|discard|truncat|overflow)", re.IGNORECASE)
 # Nsight Systems says so of every capture that cudaProfilerStop ended, whole or not.
 _PERHAPS_LOST = re.compile(r"\bnot all .* collected", re.IGNORECASE)
+_HOW_MANY = re.compile(r"(\d[\d,]*) (?:\w+ ){0,2}(?:event|record|range|activit|sample)|(?:event|record)s\w*: *(\d[\d,]*)")
+# A folder may have spaces in it: all from the first word with a slash to the last; and what looks like a setting.
+_PRIVATE = re.compile(r"""\S*[/\\].*[/\\]\S*|\S*[/\\@=]\S*|"[^"]*"|'[^']*'""")
 _WARNING = 2
 
 _KERNEL_GEOMETRY = {

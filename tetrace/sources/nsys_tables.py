@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+import struct
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,7 +30,13 @@ _ROWS_WORTH_A_THREAD = 200_000
 
 
 class RawTables(Protocol):
-    """What an export offers: which columns there are, and their values."""
+    """What an export offers: which columns there are, and their values.
+
+    `path` is the export, for messages; `notices` is what is odd about the file itself, for the trace.
+    """
+
+    path: Path
+    notices: tuple[str, ...]
 
     def columns(self, table: str) -> frozenset[str]:
         """Names of the columns of `table`; empty when the export does not have it."""
@@ -46,28 +54,35 @@ class SqliteTables:
     """An export made with `--type sqlite`. The file is opened immutable: nothing is locked or written."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._uri = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
-        try:
-            with contextlib.closing(sqlite3.connect(self._uri, uri=True)) as connection:
-                connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-                names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
-                self._columns = {
-                    name: frozenset(row[1] for row in connection.execute(f"PRAGMA table_info({_quoted(name)})")) for name in names
-                }
-        except sqlite3.Error as error:
-            raise _unreadable(path, error) from error
+        self.path = path
+        self.notices = tuple(_unfinished(path))
+        self._uri = f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
+        with self._open() as connection:
+            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            names = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+            # Declared types by column, by table.
+            self._columns: dict[str, dict[str, str]] = {
+                name: {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({_quoted(name)})")}
+                for (name,) in names
+                if isinstance(name, str)
+            }
 
     def columns(self, table: str) -> frozenset[str]:
-        return self._columns.get(table, frozenset())
+        return frozenset(self._columns.get(table, ()))
 
     def read(
-        self, table: str, integers: Mapping[str, int], texts: Sequence[str] = (), only: tuple[str, Collection[int]] | None = None
+        self,
+        table: str,
+        integers: Mapping[str, int],
+        texts: Sequence[str] = (),
+        only: tuple[str, Collection[int]] | None = None,
     ) -> pa.Table:
         import pyarrow as pa
 
+        self._check_numbers(table, integers)
         # The driver infers types from the first rows, so every column is given one type that no row escapes.
-        columns = [f"COALESCE(CAST({_quoted(name)} AS INTEGER), {missing}) AS {_quoted(name)}" for name, missing in integers.items()]
+        columns = [f"COALESCE(CAST({_quoted(name)} AS INTEGER), {_literal(missing)}) AS {_quoted(name)}"
+                   for name, missing in integers.items()]
         columns += [f"CAST(COALESCE({_quoted(name)}, '') AS BLOB) AS {_quoted(name)}" for name in texts]
         query = f"SELECT {', '.join(columns)} FROM {_quoted(table)}"
         conditions = [f"{_quoted(only[0])} IN ({','.join(map(str, only[1])) or 'NULL'})"] if only else []
@@ -77,21 +92,49 @@ class SqliteTables:
             run = [pool.submit(self._run, _where(query, [*conditions, *part]), schema) for part in parts]
             return pa.concat_tables([future.result() for future in run])
 
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with contextlib.closing(sqlite3.connect(self._uri, uri=True)) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise _unreadable(self.path, error) from error
+
+    def _check_numbers(self, table: str, integers: Mapping[str, int]) -> None:
+        """Columns that are not declared as integers may hold words, which a cast would silently turn into 0."""
+        for name in integers:
+            if "INT" in self._columns[table].get(name, "").upper():
+                continue
+            column = _quoted(name)
+            query = f"SELECT {column} FROM {_quoted(table)} WHERE typeof({column}) IN ('text', 'blob') "
+            query += f"AND CAST(CAST({column} AS INTEGER) AS TEXT) <> CAST({column} AS TEXT) LIMIT 1"
+            with self._open() as connection:
+                connection.text_factory = bytes
+                found = connection.execute(query).fetchone()
+            if found:
+                value = found[0][:40].decode("utf-8", "replace")
+                raise _unreadable(self.path, ValueError(f"{table}.{name} holds {value!r} where a whole number is expected"))
+
     def _rowid_parts(self, table: str) -> list[list[str]]:
         """Conditions that cut the table in as many pieces as there are cores to read them."""
         try:
             with contextlib.closing(sqlite3.connect(self._uri, uri=True)) as connection:
                 # One at a time each is a look at the end of the tree; together they would be a scan.
                 first, last = (
-                    connection.execute(f"SELECT {end}(rowid) FROM {_quoted(table)}").fetchone()[0] for end in ("min", "max")
+                    connection.execute(f"SELECT {end}(rowid) FROM {_quoted(table)}").fetchone()[0]
+                    for end in ("min", "max")
                 )
         except sqlite3.Error:
             return [[]]  # a view, or a table without rowid
         if first is None or last - first < _ROWS_WORTH_A_THREAD:
             return [[]]
         count = min(4, os.cpu_count() or 1)
-        edges = [first + (last - first + 1) * i // count for i in range(count + 1)]
-        return [[f"rowid >= {a}", f"rowid < {b}"] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        edges = [first + (last - first + 1) * i // count for i in range(1, count)]
+        # The outer edges are open: a rowid may be the largest integer there is.
+        return [
+            [f"rowid >= {a}" for a in low] + [f"rowid < {b}" for b in high]
+            for low, high in zip([[], *([edge] for edge in edges)], [*([edge] for edge in edges), []], strict=True)
+        ]
 
     def _run(self, query: str, schema: pa.Schema) -> pa.Table:
         import adbc_driver_manager as adbc
@@ -111,7 +154,7 @@ class SqliteTables:
                 # An empty result has no types to infer: keep the batches only when there are rows.
                 batches = [batch for batch in reader if batch.num_rows]
         except (adbc.Error, pa.ArrowException, OSError) as error:
-            raise _unreadable(self._path, error) from error
+            raise _unreadable(self.path, error) from error
         return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
 
 
@@ -119,26 +162,31 @@ class ParquetTables:
     """An export made with `--type parquetdir`: one file a table."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
+        self.notices: tuple[str, ...] = ()
         self._files = {file.stem: file for file in path.glob("*.parquet")}
 
     def columns(self, table: str) -> frozenset[str]:
         if table not in self._files:
             return frozenset()
-        return frozenset(self._guard(table, lambda pq: pq.read_schema(self._files[table])).names)
+        return self._guard(table, lambda file: frozenset(file.schema_arrow.names))
 
     def read(
-        self, table: str, integers: Mapping[str, int], texts: Sequence[str] = (), only: tuple[str, Collection[int]] | None = None
+        self,
+        table: str,
+        integers: Mapping[str, int],
+        texts: Sequence[str] = (),
+        only: tuple[str, Collection[int]] | None = None,
     ) -> pa.Table:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        def columns(pq: Any) -> pa.Table:
-            rows = pq.read_table(self._files[table], columns=[*integers, *texts])
+        def columns(file: Any) -> pa.Table:
+            rows = file.read(columns=[*integers, *texts])
             if only:
-                kept = pc.is_in(rows.column(only[0]).cast(pa.int64()), pa.array(list(only[1]), pa.int64()))
+                kept = pc.is_in(_whole_numbers(rows.column(only[0])), pa.array(list(only[1]), pa.int64()))
                 rows = rows.filter(kept)
-            arrays = [pc.fill_null(rows.column(name).cast(pa.int64(), safe=False), missing) for name, missing in integers.items()]
+            arrays = [pc.fill_null(_whole_numbers(rows.column(name)), missing) for name, missing in integers.items()]
             arrays += [pc.fill_null(_plain(rows.column(name)).cast(pa.binary()), b"") for name in texts]
             return pa.table(arrays, names=[*integers, *texts])
 
@@ -148,10 +196,14 @@ class ParquetTables:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        path = self._files[table]
         try:
-            return action(pq)
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(self._files[table], error) from error
+            # Not read_table: it makes columns of the names of folders such as run=3.
+            with pq.ParquetFile(path) as parquet:
+                return action(parquet)
+        # A damaged schema also shows as names that are there twice or are no text.
+        except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
+            raise _unreadable(path, error) from error
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -162,9 +214,47 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if pa.types.is_null(column.type) else column
 
 
+def _whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As int64. Ids are unsigned 64-bit numbers here and signed ones in SQLite: the bits stay as they are."""
+    import pyarrow as pa
+
+    return _plain(column).cast(pa.int64(), safe=False)
+
+
 def integers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     """Column `name` of a raw table as an array of shape (rows,)."""
     return table.column(name).to_numpy()  # type: ignore[no-any-return]
+
+
+def _unfinished(path: Path) -> Iterator[str]:
+    """What says that a program is still writing to the SQLite file, or stopped halfway: its latest rows are not in it."""
+    for suffix in ("-journal", "-wal"):
+        with contextlib.suppress(OSError):
+            if path.with_name(path.name + suffix).stat().st_size:
+                yield f"{path.name}{suffix} lies beside the export, which was not finished: rows may be missing"
+    writer = _writer(path)
+    if writer:
+        yield f"process {writer} is writing to the export: rows may be missing; read it again when that has ended"
+
+
+def _writer(path: Path) -> int:
+    """Id of a process that holds a lock for writing on a SQLite file; 0 where there is none, or it cannot be told."""
+    if sys.platform != "linux" or struct.calcsize("P") != 8:
+        return 0
+    import fcntl
+
+    # struct flock: type, whence, start, length, pid. SQLite locks the bytes around 1 GiB (its os.h, PENDING_BYTE).
+    layout, pending_byte, bytes_of_locks = "hhxxxxqqi", 0x40000000, 512
+    question = struct.pack(layout, fcntl.F_RDLCK, os.SEEK_SET, pending_byte, bytes_of_locks, 0)
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        kind, _, _, _, pid = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, question))
+        return pid if kind == fcntl.F_WRLCK else 0
+    return 0
+
+
+def _literal(number: int) -> str:
+    # SQLite reads the smallest integer as a real: its minus is an operator.
+    return f"(-{-(number + 1)} - 1)" if number == -(1 << 63) else str(number)
 
 
 def _quoted(name: str) -> str:

@@ -1,0 +1,86 @@
+"""Writes docs/tables.md from the declared tables and docs/cli.md from the commands; tests/test_docs.py checks both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from tetrace.breakdown import tables as results
+from tetrace.cli.main import tetrace
+from tetrace.report.kernel_search import KERNEL_MATCHES
+from tetrace.trace import schema
+
+_FOLDER = Path(__file__).parent
+_MADE = "<!-- Made by docs/generate.py: change the source and run make docs. -->"
+
+
+def tables() -> str:
+    """docs/tables.md."""
+    parts = [_MADE, "", "# Tables", "", *_results(), *_trace()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _results() -> Iterator[str]:
+    yield "## Results"
+    yield ""
+    yield "What `tetrace.analyze(trace)` returns, as pandas (`analyze(trace).kernels`), and what `--format` writes."
+    yield _paragraph(results.__doc__, skip=1)
+    yield ""
+    for declaration in (*results.DECLARATIONS, KERNEL_MATCHES):
+        rows = ((c.name, "text" if not c.unit else "int64", c.unit, c.sentence) for c in declaration.columns)
+        yield from _table(declaration.name, declaration.sentence, rows)
+
+
+def _trace() -> Iterator[str]:
+    yield "## Trace"
+    yield ""
+    yield "What `tetrace.load(path)` returns and a `.tetrace` folder holds. " + _paragraph(schema.__doc__, skip=1)
+    yield ""
+    for table in schema.TABLES:
+        rows = (
+            (c.name, c.dtype, c.unit, c.sentence + ("" if c.missing is None else f" {c.missing} when not recorded."))
+            for c in table.columns
+        )
+        yield from _table(table.name, table.sentence, rows)
+
+
+def _table(name: str, sentence: str, rows: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
+    yield f"### {name}"
+    yield ""
+    yield sentence
+    yield ""
+    yield "| column | type | unit | |"
+    yield "|:---|:---|:---|:---|"
+    for column, kind, unit, said in rows:
+        yield f"| `{column}` | {kind} | {unit} | {said.replace('|', chr(92) + '|')} |"
+    yield ""
+
+
+def _paragraph(docstring: str | None, skip: int) -> str:
+    """A docstring without its first `skip` paragraphs, as one line."""
+    return " ".join(" ".join((docstring or "").split("\n\n")[skip:]).split())
+
+
+def cli() -> str:
+    """docs/cli.md."""
+    parts = [_MADE, "", "# Command line", "", *_help(tetrace, "tetrace")]
+    context = click.Context(tetrace, info_name="tetrace", **tetrace.context_settings)
+    for name in tetrace.list_commands(context):
+        command = tetrace.get_command(context, name)
+        parts += [f"## tetrace {name}", "", *_help(command, name, context)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _help(command: click.Command, name: str, parent: click.Context | None = None) -> list[str]:
+    settings = {**command.context_settings, "terminal_width": 100, "max_content_width": 100}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
+    return ["```text", command.get_help(context), "```", ""]
+
+
+PAGES = {"tables.md": tables, "cli.md": cli}
+
+if __name__ == "__main__":
+    for page, write in PAGES.items():
+        (_FOLDER / page).write_text(write(), encoding="utf-8")
