@@ -17,7 +17,8 @@ _KEPT_ROWS = {
     "META_DATA_EXPORT": "name LIKE 'EXPORT_PRODUCT%' OR name LIKE 'EXPORT_SCHEMA%'",
     "DIAGNOSTIC_EVENT": "text NOT LIKE '%/%'",
     "PROCESSES": "globalPid IN (SELECT globalPid FROM CUPTI_ACTIVITY_KIND_KERNEL)",
-    "ThreadNames": "globalTid IN (SELECT globalTid FROM CUPTI_ACTIVITY_KIND_RUNTIME UNION SELECT globalTid FROM NVTX_EVENTS)",
+    "ThreadNames": "globalTid IN (SELECT globalTid FROM CUPTI_ACTIVITY_KIND_RUNTIME)"
+    " OR globalTid IN (SELECT globalTid FROM NVTX_EVENTS)",
 }
 _EMPTIED = {"TARGET_INFO_GPU": ("uuid", "busLocation")}
 # Columns that hold ids of strings, in any table.

@@ -22,6 +22,7 @@ _OF_BUSY = 0.03
 _LAUNCH_BOUND = 0.30
 _GPU_BOUND = 0.85
 _WAITS = 0.15
+_GRAPHED = 1.5
 _WEIGHTS = {"LayerNormMLP": 2}
 
 
@@ -122,7 +123,9 @@ def _launches(breakdown: Breakdown) -> Iterator[Finding]:
         per_step,
         "the GPU waits for the host to launch",
         f"{percent(late, totals.wall_ns)} of wall; {calls:,.0f} launches {_step_word(breakdown)}; most in {worst}",
-        "CUDA graphs (te.make_graphed_callables) or a larger batch",
+        "capture the rest of the step in CUDA graphs too"
+        if breakdown.launch.activities > _GRAPHED * breakdown.launch.calls
+        else "CUDA graphs (te.make_graphed_callables) or a larger batch",
     )
 
 

@@ -33,7 +33,7 @@ _PATIENCE_S = 0.4
     default="steady",
     show_default=True,
     metavar="WHICH",
-    help="Steps to count: `steady` leaves warm-up and the last, open step out, `all` counts every activity of the file, "
+    help="Steps to count: `steady` leaves warm-up and the last, open step out, `all` counts all activities of the file, "
     "`7` is one step and `5:10` steps 5 to 9, by the numbers of --by step.",
 )
 @click.option(
@@ -89,8 +89,8 @@ def report(
 ) -> None:
     """Say where the steps of a recording spend their time.
 
-    RUN is a Nsight Systems .nsys-rep, .sqlite or parquetdir, a PyTorch profiler .json or .json.gz, or a .tetrace folder.
-    The first screen gives the verdict, step time, GPU activity, quantization, launches and findings.
+    RUN is a Nsight Systems .nsys-rep, .sqlite or parquetdir, a PyTorch profiler .json or .json.gz, or a .tetrace
+    folder. The first screen gives the verdict, step time, GPU activity, quantization, launches and findings.
     """
     import tetrace
 

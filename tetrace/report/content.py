@@ -219,10 +219,10 @@ def _coverage(breakdown: Breakdown, scale: Scale) -> Fact | None:
     covered = breakdown.fp8_coverage
     if not covered.gemm_ns:
         return None
-    line = f"{percent(covered.fp8_ns, covered.gemm_ns)} of GEMM time, {duration(covered.gemm_ns / scale.steps)}{scale.each}"
+    share, total = percent(covered.fp8_ns, covered.gemm_ns), duration(covered.gemm_ns / scale.steps)
     formats = _sums(breakdown.tables["gemms"], "formats")
     known = ", ".join(f"{name or 'unknown format'} {percent(ns, covered.gemm_ns)}" for name, ns in formats[:4])
-    return Fact("FP8 coverage", (f"{line}: {known}",))
+    return Fact("FP8 coverage", (f"{share} of GEMM time, {total}{scale.each}: {known}",))
 
 
 def _launches(breakdown: Breakdown, scale: Scale) -> Fact:

@@ -9,9 +9,10 @@ from tetrace import __version__
 from tetrace.breakdown.findings import findings, verdict
 from tetrace.report import content
 from tetrace.report.grid import Grid, printable
+from tetrace.report.grids import grid_of, matches_grid, matrix
 from tetrace.report.reporter import Options
 from tetrace.report.scale import Scale, scale_of
-from tetrace.report.views import BY_NAME, VIEWS, grid_of, matches_grid, matrix
+from tetrace.report.views import BY_NAME, VIEWS
 from tetrace.units import duration
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def _findings(breakdown: Breakdown) -> Iterator[str]:
     yield ""
     found = findings(breakdown)
     for i, finding in enumerate(found, 1):
-        yield f"{i}. **{duration(finding.ns)}**: {_escaped(finding.title)}. {_escaped(finding.evidence)}. *{_escaped(finding.advice)}*"
+        said = [_escaped(words) for words in (finding.title, finding.evidence, finding.advice)]
+        yield f"{i}. **{duration(finding.ns)}**: {said[0]}. {said[1]}. *{said[2]}*"
     if not found:
         yield "None: nothing that tetrace looks for holds this run back."
     yield ""

@@ -1,4 +1,4 @@
-"""The tables of a breakdown for programs: one JSON document, or a CSV or Parquet file a table. Integers stay integers."""
+"""The tables of a breakdown for programs: one JSON document, or a CSV or Parquet file a table; integers as integers."""
 
 from __future__ import annotations
 
@@ -130,7 +130,8 @@ def chosen_tables(breakdown: Breakdown, options: Options) -> dict[str, Table]:
 def _files(breakdown: Breakdown, options: Options, suffix: str, write: Any) -> dict[str, str | bytes]:
     tables = chosen_tables(breakdown, options)
     if options.by or options.kernel:
-        return {"": write(table) for table in tables.values()}
+        (table,) = tables.values()
+        return {"": write(table)}
     return {f"{name}.{suffix}": write(table) for name, table in tables.items()}
 
 

@@ -1,4 +1,4 @@
-"""The report on a terminal. By default one screen of 100 columns and 45 rows: the verdict first, then what it rests on."""
+"""The report on a terminal: by default one screen of 100 columns and 45 rows, the verdict first."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from tetrace.breakdown.findings import Finding, findings, verdict
 from tetrace.report import content
 from tetrace.report.grid import Grid, cells, cut_end, printable
+from tetrace.report.grids import grid_of, matches_grid, matrix
 from tetrace.report.reporter import Options
 from tetrace.report.scale import Scale, scale_of
-from tetrace.report.views import BY_NAME, VIEWS, grid_of, matches_grid, matrix
+from tetrace.report.views import BY_NAME, VIEWS
 from tetrace.units import duration
 
 if TYPE_CHECKING:
