@@ -41,12 +41,13 @@ def int64(values):
     return np.array(values, np.int64)
 
 
-# A short time axis makes equal starts, equal ends, touching and empty rows common; one far away makes gaps.
+# A short time axis makes equal starts, equal ends, touching and empty rows common; one far away makes gaps. Rows are
+# short more often than long, so that unions have several pieces.
 groups = st.integers(-1, 2)
-times = st.integers(-3, 12) | st.sampled_from([10**18, 10**18 + 1])
-tables = st.lists(
-    st.builds(lambda group, ends: Row(group, *sorted(ends)), groups, st.tuples(times, times)), max_size=25
-)
+times = st.integers(-3, 20) | st.sampled_from([10**18, 10**18 + 1])
+lengths = st.integers(0, 3) | st.integers(0, 3) | st.integers(0, 20) | st.just(10**18)
+rows_of_any_length = st.builds(lambda group, start, ns: Row(group, start, start + ns), groups, times, lengths)
+tables = st.lists(rows_of_any_length, max_size=12) | st.lists(rows_of_any_length, max_size=25)
 queries = st.lists(st.tuples(groups, times), max_size=25).map(sorted)
 
 
@@ -181,6 +182,11 @@ def test_segments_say_who_is_innermost_at_every_time(rows):
 @given(tables)
 def test_merge(rows):
     assert as_rows(*_C.merge(*columns(rows))) == union_by_group(rows)
+
+
+def test_one_hole_reaches_over_two_rows():
+    kept = [Row(0, 0, 5), Row(0, 7, 10)]
+    assert as_rows(*_C.subtract(*columns(kept), *columns([Row(0, 3, 8)]))) == [Row(0, 0, 3), Row(0, 8, 10)]
 
 
 @given(tables, tables)

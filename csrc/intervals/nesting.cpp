@@ -121,8 +121,7 @@ class Cutter {
 
   void cut(std::int64_t time) {
     if (time <= now_) return;
-    const bool continues = !made_.row.empty() && made_.row.back() == open_ && made_.time.end.back() == now_;
-    if (continues) {
+    if (!made_.row.empty() && made_.row.back() == open_) {
       made_.time.end.back() = time;
     } else {
       made_.time.push(rows_.group[open_], now_, time);

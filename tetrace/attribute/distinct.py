@@ -65,3 +65,24 @@ def codes_of(words: Sequence[str], table: Sequence[str]) -> Codes:
     """Place of each word in `table`, shape (words,)."""
     places = {word: i for i, word in enumerate(table)}
     return np.array([places[word] for word in words], np.int32)
+
+
+def alike(starts: Codes, own: Codes, *columns: Codes) -> list[Codes]:
+    """Runs of rows that hold the same, as groups of places in `starts`: what is worked out for one holds for all.
+
+    A run goes from one of `starts`, shape (runs,), to the next; `own` is one more value of each run. Runs are compared
+    by 64-bit hashes of their rows of `columns`, each of shape (rows,), in order.
+    """
+    rows = len(columns[0])
+    lengths = np.diff(np.append(starts, rows))
+    mixed = np.zeros(rows, np.uint64)
+    with np.errstate(over="ignore"):
+        for column in columns:
+            mixed = mixed * np.uint64(1_000_003) + (column.astype(np.int64) + 2).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        place = (np.arange(rows) - np.repeat(starts, lengths)).astype(np.uint64)
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * (np.uint64(2) * place + np.uint64(0xBF58476D1CE4E5B9))
+        signature = np.add.reduceat(mixed ^ (mixed >> np.uint64(32)), starts)
+        key = (signature * np.uint64(31) + own.astype(np.int64).astype(np.uint64)) * np.uint64(31) + lengths.astype(np.uint64)
+    _, which = values_and_codes(key.view(np.int64))
+    order = np.argsort(which, kind="stable").astype(np.int32)
+    return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)

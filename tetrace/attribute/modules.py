@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tetrace.attribute.distinct import distinct
+from tetrace.attribute.distinct import alike, distinct
 from tetrace.attribute.host import Host
 from tetrace.attribute.steps import Steps
 from tetrace.attribute.vocabulary import BACKWARD, RECOMPUTE
@@ -97,32 +97,36 @@ def _code(names: dict[str, int], name: str) -> int:
 
 def _numbers(host: Host, steps: Steps, phase: Codes, rows: Codes) -> Codes:
     """Number of each instance among those of its class in its step, shape (rows,); -1 for a backward without forward."""
-    order = np.lexsort((host.start[rows], host.process[rows]))
     numbers = np.full(len(rows), -1, np.int32)
-    step = _steps_of_ranges(host, steps, rows)
+    if not len(rows):
+        return numbers
+    order = np.lexsort((host.start[rows], host.process[rows]))
+    process, step = host.process[rows[order]], _steps_of_ranges(host, steps, rows)[order]
+    word, way = host.word[rows[order]], phase[rows[order]]
+    starts = np.flatnonzero(np.append(True, (np.diff(process) != 0) | (np.diff(step) != 0))).astype(np.int32)
+    lengths = np.diff(np.append(starts, len(rows)))
+    # Nothing is carried from step to step, and steps repeat: each sequence of modules is numbered once.
+    for group in alike(starts, np.zeros(len(starts), np.int32), word, way):
+        own = slice(int(starts[group[0]]), int(starts[group[0]] + lengths[group[0]]))
+        found = _numbers_of_step([host.meanings[code].begins for code in word[own].tolist()], way[own].tolist())
+        where = (starts[group][:, None] + np.arange(len(found))).ravel()
+        numbers[order[where]] = np.tile(np.array(found, np.int32), len(group))
+    return numbers
+
+
+def _numbers_of_step(names: list[str], ways: list[int]) -> list[int]:
+    """Numbers of the modules of one step, in the order in which they begin."""
+    numbers = [-1] * len(names)
     counter: defaultdict[str, int] = defaultdict(int)
     waiting: defaultdict[str, list[int]] = defaultdict(list)
     recomputed: list[int] = []
-    current, backward_began = (-1, -1), False
-    begins = [meaning.begins for meaning in host.meanings]
-    events = zip(
-        order.tolist(),
-        host.process[rows[order]].tolist(),
-        step[order].tolist(),
-        host.word[rows[order]].tolist(),
-        phase[rows[order]].tolist(),
-        strict=True,
-    )
-    for i, process, in_step, word, way in events:
-        name = begins[word]
-        if (process, in_step) != current:
-            current, backward_began = (process, in_step), False
-            counter.clear(), waiting.clear(), recomputed.clear()
+    backward_began = False
+    for i, (name, way) in enumerate(zip(names, ways, strict=True)):
         if way == RECOMPUTE:
             recomputed.append(i)
         elif way == BACKWARD:
             backward_began = True
-            _number_recomputed(recomputed, [begins[host.word[rows[j]]] for j in recomputed], waiting, numbers)
+            _number_recomputed(recomputed, names, waiting, numbers)
             if waiting[name]:
                 numbers[i] = waiting[name].pop()
         else:
@@ -132,16 +136,16 @@ def _numbers(host: Host, steps: Steps, phase: Codes, rows: Codes) -> Codes:
                 backward_began = False
             numbers[i] = counter[name]
             counter[name] += 1
-            waiting[name].append(int(numbers[i]))
+            waiting[name].append(numbers[i])
     return numbers
 
 
-def _number_recomputed(rows: list[int], classes: list[str], waiting: defaultdict[str, list[int]], numbers: Codes) -> None:
+def _number_recomputed(rows: list[int], names: list[str], waiting: defaultdict[str, list[int]], numbers: list[int]) -> None:
     """A recomputed stretch is the one whose backward comes next: of each class the last that still wait, in order."""
-    for name in dict.fromkeys(classes):
-        same = [row for row, of in zip(rows, classes, strict=True) if of == name]
+    for name in dict.fromkeys(names[row] for row in rows):
+        same = [row for row in rows if names[row] == name]
         last = waiting[name][-len(same) :]
-        for row, number in zip(same[-len(last) :] if last else [], last, strict=True):
+        for row, number in zip(same[len(same) - len(last) :], last, strict=True):
             numbers[row] = number
     rows.clear()
 
@@ -161,23 +165,17 @@ def _named_instances(host: Host, rows: Codes, numbers: Codes, around: Codes, pha
     """Code of each instance's name: scope, class and number. Backward and recompute take the forward's scope."""
     known = list(names)
     prefix: dict[tuple[str, int], str] = {}
-    codes = np.full(len(rows), -1, np.int32)
-    memo: dict[tuple[int, int, int, bool], int] = {}
-    ways = phase[rows].tolist()
-    # Forward first, so that the others find its scope.
-    for i in sorted(range(len(rows)), key=lambda i: ways[i] in (BACKWARD, RECOMPUTE)):
-        number = int(numbers[i])
-        if number < 0:
-            continue
-        word, scope, later = int(host.word[rows[i]]), int(around[rows[i]]), ways[i] in (BACKWARD, RECOMPUTE)
-        key = (word, number, -1 if later else scope, later)
-        if key not in memo:
-            name = host.meanings[word].begins
-            if not later:
-                prefix.setdefault((name, number), known[scope] if scope >= 0 and known[scope][0] != "(" else "")
-            memo[key] = _code(names, _joined(prefix.get((name, number), "") if later else _scope_name(known, scope), name, number))
-        codes[i] = memo[key]
-    return codes
+    later = np.isin(phase[rows], (BACKWARD, RECOMPUTE)).astype(np.int32)
+    # Ordered by `later`, so that forward comes first and the others find its scope.
+    (is_later, words, number, scopes), index = distinct(later, host.word[rows], numbers, np.where(later == 1, -1, around[rows]))
+    codes = []
+    for after, word, count, scope in zip(is_later.tolist(), words.tolist(), number.tolist(), scopes.tolist(), strict=True):
+        name = host.meanings[word].begins
+        if not after:
+            prefix.setdefault((name, count), _scope_name(known, scope))
+        own = prefix.get((name, count), "") if after else _scope_name(known, scope)
+        codes.append(_code(names, _joined(own, name, count)) if count >= 0 else -1)
+    return np.array(codes, np.int32)[index] if len(index) else np.empty(0, np.int32)
 
 
 def _scope_name(known: list[str], scope: int) -> str:

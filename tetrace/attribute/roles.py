@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tetrace.attribute.distinct import values_and_codes
+from tetrace.attribute.distinct import alike
 from tetrace.attribute.host import Host
 from tetrace.attribute.vocabulary import BACKWARD
 
@@ -71,7 +71,7 @@ def _roles_in_order(host: Host, instance: Codes, phase: Codes, word: Codes, word
         return found
     starts = np.flatnonzero(np.diff(instance, prepend=-1)).astype(np.int32)
     lengths = np.diff(np.append(starts, len(instance)))
-    for group in _alike(host.word[instance[starts]], word, part, starts):
+    for group in alike(starts, host.word[instance[starts]], word, part):
         begin = int(instance[starts[group[0]]])
         own = slice(int(starts[group[0]]), int(starts[group[0]] + lengths[group[0]]))
         said = [host.meanings[code].part if code >= 0 else "" for code in part[own].tolist()]
@@ -87,21 +87,6 @@ def _parts(host: Host) -> Codes:
     """Word of the nearest range around, or itself, that names a part of a module; -1 where none does."""
     names = np.array([bool(meaning.part) for meaning in host.meanings], np.bool_)[host.word] if len(host) else np.empty(0)
     return host.inherit(np.where(names, host.word, -1)) if len(host) else np.empty(0, np.int32)
-
-
-def _alike(begin: Codes, word: Codes, part: Codes, starts: Codes) -> list[Codes]:
-    """Instances whose calls are the same, as groups of positions in `starts`: by a hash of what is called in which order."""
-    lengths = np.diff(np.append(starts, len(word)))
-    with np.errstate(over="ignore"):
-        mixed = (word.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed += (part.astype(np.int64) + 2).astype(np.uint64)
-        position = (np.arange(len(word)) - np.repeat(starts, lengths)).astype(np.uint64)
-        mixed = (mixed ^ (mixed >> np.uint64(29))) * (np.uint64(2) * position + np.uint64(0xBF58476D1CE4E5B9))
-        signature = np.add.reduceat(mixed ^ (mixed >> np.uint64(32)), starts)
-        key = (signature * np.uint64(31) + begin.astype(np.uint64)) * np.uint64(31) + lengths.astype(np.uint64)
-    _, which = values_and_codes(key.view(np.int64))
-    order = np.argsort(which, kind="stable").astype(np.int32)
-    return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
 
 
 def _roles_of_calls(module: str, backward: bool, part: str, calls: list[Call]) -> list[int]:

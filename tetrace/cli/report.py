@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tetrace import __version__
 from tetrace.cli.output import check_output, write_output
 from tetrace.errors import UsageError
 from tetrace.report.reporter import FORMATS, Options
@@ -33,7 +34,7 @@ _PATIENCE_S = 0.4
     default="steady",
     show_default=True,
     metavar="WHICH",
-    help="Steps to count: `steady` leaves warm-up and the last, open step out, `all` counts all activities of the file, "
+    help="Steps to count: `steady` leaves out warm-up and the last, open step, `all` counts the whole file, "
     "`7` is one step and `5:10` steps 5 to 9, by the numbers of --by step.",
 )
 @click.option(
@@ -112,7 +113,7 @@ def _options(by: str | None, kernel: str | None, top: int | None, full: bool, wi
         raise UsageError(f"--kernel {kernel} lists kernels; leave --by {by} out")
     color = sys.stdout.isatty() and not to_file and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     width = _WIDTH if to_file else shutil.get_terminal_size((_WIDTH, 45)).columns
-    return Options(by or "", kernel or "", -1 if top is None else top, full, wide, width, color)
+    return Options(by or "", kernel or "", -1 if top is None else top, full, wide, width, color, __version__)
 
 
 def _reporter(name: str) -> type[Reporter]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from tetrace import __version__
 from tetrace.breakdown.findings import findings, verdict
 from tetrace.report import content
 from tetrace.report.grid import Grid, printable
@@ -49,7 +48,7 @@ class Markdown:
             yield from self._report(breakdown, wide)
 
     def _head(self, breakdown: Breakdown) -> Iterator[str]:
-        yield f"{_escaped(content.origin(breakdown))}; tetrace {__version__}"
+        yield f"{_escaped(content.origin(breakdown))}; tetrace {self._options.version}"
         yield ""
         if breakdown.totals.activities:
             yield _escaped(content.steps_used(breakdown))

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tetrace import __version__
 from tetrace.breakdown.findings import findings, verdict
 from tetrace.errors import UsageError
 from tetrace.report.kernel_search import kernel_matches
@@ -71,7 +70,7 @@ def document(breakdown: Breakdown, options: Options) -> dict[str, Any]:
     trace, captured = breakdown.attribution.trace, breakdown.attribution.trace.has("activities")
     metadata = trace.metadata
     return {
-        "tetrace": __version__,
+        "tetrace": options.version,
         "format": FORMAT_VERSION,
         "units": _UNITS,
         "source": {
@@ -167,6 +166,4 @@ def _described(table: Table) -> pa.Table:
         for c in declared
     ]
     arrays = [pa.array(table[c.name], field.type) for c, field in zip(declared, fields, strict=True)]
-    return pa.Table.from_arrays(
-        arrays, schema=pa.schema(fields, metadata={"tetrace": __version__, "sentence": table.declaration.sentence})
-    )
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={"sentence": table.declaration.sentence}))

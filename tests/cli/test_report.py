@@ -1,0 +1,177 @@
+"""The command line as a user meets it: exit codes, one-line errors, files, encodings, time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tetrace
+
+DATA = Path(__file__).parent.parent / "data"
+FP8 = DATA / "te4-fp8.sqlite"
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`tetrace` with these arguments, in a process of its own."""
+    command = [sys.executable, "-m", "tetrace", *map(str, arguments)]
+    env = {
+        **{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")},
+        "PYTHONIOENCODING": "utf-8",
+        **environment,
+    }
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=env, check=False)
+
+
+def failure(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and the one line on standard error."""
+    done = run(*arguments)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("tetrace: ")
+    return done.returncode, lines[0]
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout == f"tetrace {tetrace.__version__}\n"
+    assert run().stdout == run("--help").stdout
+    assert "--kernel REGEX" in run("report", "-h").stdout
+
+
+def test_the_report_goes_to_a_pipe_without_colour() -> None:
+    done = run("report", FP8)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert len(done.stdout.splitlines()) <= 45
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["report"], "Missing argument 'RUN'. Try 'tetrace report --help'."),
+        (["nothing"], "No such command 'nothing'. Try 'tetrace --help'."),
+        (["report", "missing.sqlite"], "missing.sqlite: no such file"),
+        (["report", FP8, "--steps", "100:"], "--steps 100: leaves no step"),
+        (["report", FP8, "--steps", "x"], "--steps x: give steady"),
+        (["report", FP8, "--kernel", "a("], "--kernel a(: not a regular expression"),
+        (["report", FP8, "--kernel", "a", "--by", "module"], "--kernel a lists kernels"),
+        (["report", FP8, "--by", "thing"], "Invalid value for '--by': 'thing' is not one of"),
+        (["report", FP8, "--device", "7"], "--device 7: no activity ran on it"),
+        (["report", FP8, "--process", "7"], "--process 7: no such process"),
+        (["report", FP8, "--format", "csv"], "name it with -o"),
+        (["report", FP8, "--format", "parquet", "--by", "kernel"], "name a file with -o"),
+        (["report", FP8, "-o", FP8, "--force"], "is the input, which is never written to"),
+        (["report", FP8, "-o", DATA / "README.md"], "exists; choose another name or pass --force"),
+        (["report", FP8, "-o", DATA, "--force"], "is a folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments: list[str | Path], says: str) -> None:
+    code, line = failure(*arguments)
+    assert code == 2
+    assert says in line
+
+
+def test_inputs_that_are_no_recordings(tmp_path: Path) -> None:
+    (tmp_path / "empty.sqlite").write_bytes(b"")
+    (tmp_path / "text.sqlite").write_bytes(b"hello")
+    (tmp_path / "cut.sqlite").write_bytes(FP8.read_bytes()[:100_000])
+    for name in ("empty", "text", "cut"):
+        code, line = failure("report", tmp_path / f"{name}.sqlite")
+        assert (code, f"{name}.sqlite" in line) == (2, True)
+
+
+def test_a_run_without_gpu_activity_is_reported(tmp_path: Path) -> None:
+    copy = tmp_path / "host.sqlite"
+    copy.write_bytes(FP8.read_bytes())
+    with sqlite3.connect(copy) as database:
+        for kind in ("KERNEL", "MEMCPY", "MEMSET"):
+            database.execute(f"DROP TABLE CUPTI_ACTIVITY_KIND_{kind}")
+    done = run("report", copy)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not captured: activities" in done.stdout
+
+
+def test_files_are_written_and_not_overwritten_unasked(tmp_path: Path) -> None:
+    page, folder, saved = tmp_path / "new" / "report.md", tmp_path / "tables", tmp_path / "run.tetrace"
+    assert run("report", FP8, "--format", "markdown", "-o", page, "--save", saved).returncode == 0
+    assert page.read_text(encoding="utf-8").startswith("# te4-fp8.sqlite\n")
+    assert failure("report", FP8, "--format", "markdown", "-o", page)[0] == 2
+    assert failure("report", FP8, "--save", saved)[0] == 2
+    assert run("report", FP8, "--format", "markdown", "-o", page, "--save", saved, "--force").returncode == 0
+    assert run("report", saved).stdout == run("report", FP8).stdout
+    assert run("report", saved, "--format", "parquet", "-o", folder).returncode == 0
+    assert {file.suffix for file in folder.iterdir()} == {".parquet"}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["new", "run.tetrace", "tables"]
+
+
+def test_one_table_as_csv_on_standard_output() -> None:
+    done = run("report", FP8, "--format", "csv", "--by", "lane")
+    head, row = done.stdout.splitlines()
+    assert dict(zip(head.split(","), row.split(","), strict=True))["steps"] == "13"
+
+
+def test_json_on_standard_output() -> None:
+    assert json.loads(run("report", FP8, "--format", "json", "--steps", "5:8").stdout)["selection"]["used"] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_every_encoding_is_good_enough(encoding: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tetrace", "report", str(FP8)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "100"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode(encoding)
+    assert ("█" in text) == (encoding == "utf-8")
+    assert "?" not in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m tetrace report {FP8} --full --top 0 | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode in (0, 141)) == ("", True)
+
+
+def test_a_defect_is_one_line_unless_asked_for(tmp_path: Path) -> None:
+    script = "import tetrace.cli.main as m; m.tetrace.main = lambda **_: 1 / 0; m.main([])"
+    quiet = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert quiet.returncode == 70
+    assert re.fullmatch(r"tetrace: defect: ZeroDivisionError: .*\n", quiet.stderr)
+    env = {**os.environ, "TETRACE_DEBUG": "1"}
+    loud = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
+    assert "Traceback" in loud.stderr
+
+
+def test_a_small_report_is_quick() -> None:
+    """The best of three, with room for slow machines: benchmarks/ measures, this notices pandas coming back."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        run("report", FP8)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 3
+
+
+def test_the_terminal_path_does_not_import_pandas() -> None:
+    script = f"""
+import sys
+from tetrace.cli import main
+sys.argv = ["tetrace", "report", {str(FP8)!r}]
+try:
+    main.main()
+finally:
+    sys.stderr.write(str("pandas.core" in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr == "False"

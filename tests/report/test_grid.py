@@ -1,0 +1,57 @@
+"""Grids: what is cut and what is left out when the screen is narrow."""
+
+from __future__ import annotations
+
+import pytest
+
+from tetrace.report.grid import Column, Grid, cells, cut, cut_end, printable
+
+GRID = Grid(
+    "",
+    (
+        Column("ms"),
+        Column("count", keep=1),
+        Column("block", number=False, keep=2),
+        Column("kernel", number=False, code=True),
+    ),
+    (("1.5", "2", "128×1×1", "a_kernel_with_a_name_of_forty_characters"), ("12.25", "40", "", "short")),
+    total=("13.75", "42", "", "all"),
+)
+
+
+def test_as_wide_as_it_is() -> None:
+    assert GRID.lines(100) == [
+        "   ms  count  block    kernel",
+        "  1.5      2  128×1×1  a_kernel_with_a_name_of_forty_characters",
+        "12.25     40           short",
+        "13.75     42           all",
+    ]
+
+
+def test_names_are_cut_a_little_then_columns_left_out_then_names_cut_more() -> None:
+    assert GRID.lines(61)[1] == "  1.5      2  128×1×1  a_kernel_with_a_na…of_forty_characters"
+    assert GRID.lines(54)[:2] == ["   ms  count  kernel", "  1.5      2  a_kernel_with_a_name_of_forty_characters"]
+    assert GRID.lines(44)[:2] == ["   ms  kernel", "  1.5  a_kernel_with_a_na…f_forty_characters"]
+    assert GRID.lines(27)[:2] == ["   ms  kernel", "  1.5  a_kernel_…characters"]
+
+
+@pytest.mark.parametrize("width", range(19, 80))
+def test_no_line_is_wider_than_the_screen(width: int) -> None:
+    assert max(cells(line) for line in GRID.lines(width)) <= width
+
+
+@pytest.mark.parametrize(
+    ("word", "width", "shown"),
+    [("abcdef", 6, "abcdef"), ("abcdef", 5, "ab…ef"), ("abcdef", 2, "…f"), ("カーネルの名前", 7, "カ…前"), ("", 3, "")],
+)
+def test_the_middle_is_cut(word: str, width: int, shown: str) -> None:
+    assert cut(word, width) == shown
+    assert cells(shown) <= width
+
+
+def test_the_end_is_cut() -> None:
+    assert (cut_end("one two three", 9), cut_end("one", 9)) == ("one two…", "one")
+
+
+def test_one_printable_line() -> None:
+    assert printable("a\nb\x1b[1m\tc\x00") == "a b�[1m c�"

@@ -1,0 +1,167 @@
+"""The terminal report: whole outputs of small runs, and the size of the first screen of real ones."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.report.runs import breakdown_of, recorded, rendered, three_steps
+from tests.traces import Recording
+from tetrace.errors import UsageError
+from tetrace.report.views import VIEWS
+
+FIRST_SCREEN = """\
+made · test · NVIDIA H200 · pid 1
+steps 0–1 (2 of 3), marked by step ranges; left out: 2 (last, its end was not recorded)
+
+VERDICT
+
+Time                  ms/step  of wall
+wall                    0.200   100.0%  mean of 2 steps; median 0.200, 0.200 to 0.200
+busy                    0.028    14.0%  █████▌
+idle, host-bound        0.152    76.0%  ██████████████████████████████▌
+idle, launch latency    0.016     8.0%  ███
+idle, unexplained       0.004     2.0%  █
+
+GPU activity (summed over streams), ms per step; phase 100.0% known, module 89.3%
+category      forward  backward  optimizer    all  of activity
+optimizer           ·         ·      0.015  0.015        53.6%
+gemm            0.003     0.004          ·  0.007        25.0%
+quantization    0.002     0.001          ·  0.003        10.7%
+elementwise         ·     0.003          ·  0.003        10.7%
+all             0.005     0.008      0.015  0.028       100.0%
+
+quantization  3.00 µs on the GPU per step = 10.7% of GPU activity; none is fused
+              1 weight cast per step
+              GPU idle while the host quantizes: 3.50 µs = 1.8% of wall
+FP8 coverage  100.0% of GEMM time, 7.00 µs per step: E4M3 100.0%
+launches      8 calls for 8 activities per step; median queue 0 deep
+              host time in calls 6.00 µs | latency 2.25 µs (p95 5.00 µs) | host-bound idle 152 µs
+
+ms/step  of wall  gaps  host ranges the GPU waits for
+  0.050    25.0%     1  the step's own range (forward)
+  0.045    22.5%     2  no range, in backward
+  0.020    10.0%     2  optimizer
+  0.019     9.5%     1  backward
+  0.005     2.5%     1  forward
+
+FINDINGS
+"""
+
+
+def without_wording(text: str) -> str:
+    """The report with what breakdown/findings.py words, and its own tests check, left out."""
+    text = re.sub(r"\n\n(?:Launch|GPU|Mostly).*?\n\n", "\n\nVERDICT\n\n", text, count=1, flags=re.DOTALL)
+    return re.sub(r"\nFindings, worst first\n.*", "\nFINDINGS\n", text, flags=re.DOTALL)
+
+
+def test_first_screen_of_a_small_run() -> None:
+    assert without_wording(rendered(breakdown_of(three_steps()))) == FIRST_SCREEN
+
+
+def test_modules() -> None:
+    assert (
+        rendered(breakdown_of(three_steps()), by="module")
+        == """\
+made · test · NVIDIA H200 · pid 1
+steps 0–1 (2 of 3), marked by step ranges; left out: 2 (last, its end was not recorded)
+
+Modules, ms and counts per step
+module        ms/step  of activity  forward  backward   gemm  quantize  launches  host-bound
+(optimizer)     0.015        53.6%    0.000     0.000  0.000     0.000         1       0.020
+Linear.0        0.010        35.7%    0.005     0.005  0.007     0.003         6       0.013
+unattributed    0.003        10.7%    0.000     0.003  0.000     0.000         1       0.119
+all             0.028       100.0%    0.005     0.008  0.007     0.003         8       0.152
+"""
+    )
+
+
+def test_kernels_by_regular_expression() -> None:
+    assert (
+        rendered(breakdown_of(three_steps()), kernel="e4m3|nvjet").partition("\n\n")[2]
+        == """\
+2 of 5 kernels match e4m3|nvjet, ms and counts per step
+ms/step  of activity  count  mean µs  min µs  max µs  kernel
+  0.007        25.0%      3      2.3     2.0     3.0  nvjet_sm90_qqtst_256x1…28x4_1x2_h_bz_coopA_TNT
+  0.004        14.3%      2      2.0     2.0     2.0    backward  Linear.0
+  0.003        10.7%      1      3.0     3.0     3.0    forward  Linear.0
+  0.002         7.1%      2      1.0     1.0     1.0  cast_transpose_optimized_kernel
+  0.002         7.1%      2      1.0     1.0     1.0    forward  Linear.0
+  0.009        32.1%      5      1.8     1.0     3.0  all that match
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"), [("nvjet(", "not a regular expression"), ("zzz", "none of the 5 kernels")]
+)
+def test_a_bad_pattern_is_refused_with_its_value(pattern: str, says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"--kernel {pattern}: ") + f".*{says}"):
+        rendered(breakdown_of(three_steps()), kernel=pattern)
+
+
+def test_what_was_not_captured_is_said_and_not_zero() -> None:
+    recording = three_steps(ranges=False)
+    recording.calls.clear()
+    text = rendered(breakdown_of(recording, "all"))
+    assert "! API calls were not captured: launch costs and the causes of idle time are not known\n" in text
+    assert "! host ranges were not captured" in text
+    assert "launches      API calls not captured\n" in text
+    assert "GPU idle while the host quantizes: not captured\n" in text
+    assert "host ranges the GPU waits for" not in text
+
+
+def test_a_run_without_gpu_activity_says_what_it_holds() -> None:
+    recording = Recording().range("step_0", 0, 100).call("cudaLaunchKernel", 1, 2)
+    text = rendered(breakdown_of(recording))
+    assert "captured: 1 row of processes, 1 row of threads, 1 row of devices, 1 row of calls, 1 row of ranges\n" in text
+    assert "not captured: activities, synchronizations, overheads, graph_nodes\n" in text
+    assert "0.0" not in text
+
+
+def test_names_cannot_write_to_the_terminal() -> None:
+    recording = Recording().range("loss\x1b[31m\n|x", 0, 50).launch("k\tern\x07el", call=(20, 22), runs=(25, 30))
+    recording.launch("b", call=(40, 42), runs=(45, 50))
+    breakdown = breakdown_of(recording, "all")
+    for text in (rendered(breakdown), rendered(breakdown, by="kernel"), rendered(breakdown, by="host", wide=True)):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("name", ["te4-fp8.sqlite", "te4-bf16.sqlite"])
+def test_the_first_screen_fits(name: str, width: int) -> None:
+    lines = rendered(recorded(name), width=width).splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("by", [view.name for view in VIEWS])
+def test_every_table_fits_the_width(by: str) -> None:
+    for name in ("te4-fp8.sqlite", "te4-bf16.sqlite"):
+        assert max(map(len, rendered(recorded(name), by=by, width=100).splitlines())) <= 100
+
+
+def test_the_fp8_run_says_what_holds_it_back() -> None:
+    text = rendered(recorded("te4-fp8.sqlite"))
+    assert re.search(r"^Launch-bound: the GPU works 3\.1\d ms of a step of 18\.\d ms", text, re.MULTILINE)
+    assert "profil" in text.partition("Time ")[0]
+    assert re.search(r"^FP8 coverage +100\.0% of GEMM time", text, re.MULTILINE)
+    assert "scale updates (2×)" in text
+    assert "16 weight casts per step" in text
+    assert "summed over streams" in text
+
+
+def test_with_full_no_name_is_cut() -> None:
+    breakdown = recorded("te4-fp8.sqlite")
+    text = rendered(breakdown, full=True, top=0)
+    assert all(name in text for name in breakdown.tables["kernels"]["name"])
+    assert all(name in text for name in breakdown.tables["modules"]["module"])
+
+
+def test_colour_changes_no_text() -> None:
+    breakdown = recorded("te4-fp8.sqlite")
+    plain, colored = rendered(breakdown), rendered(breakdown, color=True)
+    assert "\x1b[" in colored
+    stripped = re.sub(r"\x1b\[[0-9;]*m", "", colored)
+    assert [line.rstrip() for line in stripped.splitlines()] == plain.splitlines()
