@@ -43,9 +43,32 @@ class Places {
   std::vector<std::int32_t> slots_;
 };
 
+// Values in a range not much wider than the column is long: a table with a place for each beats hashing.
+Distinct by_table(Span<std::int64_t> rows, std::int64_t lowest, std::size_t span) {
+  std::vector<std::int32_t> place(span, 0);
+  const auto offset = [&](std::size_t row) {
+    return static_cast<std::size_t>(static_cast<std::uint64_t>(rows[row]) - static_cast<std::uint64_t>(lowest));
+  };
+  for (std::size_t row = 0; row < rows.size(); ++row) place[offset(row)] = 1;
+  Distinct result;
+  for (std::size_t at = 0; at < span; ++at) {
+    if (place[at] == 0) continue;
+    place[at] = static_cast<std::int32_t>(result.values.size());
+    result.values.push_back(lowest + static_cast<std::int64_t>(at));
+  }
+  result.codes.resize(rows.size());
+  for (std::size_t row = 0; row < rows.size(); ++row) result.codes[row] = place[offset(row)];
+  return result;
+}
+
 }  // namespace
 
 Distinct distinct(Span<std::int64_t> rows) {
+  if (rows.size() > 0) {
+    const auto [lowest, highest] = std::minmax_element(rows.begin(), rows.end());
+    const std::uint64_t span = static_cast<std::uint64_t>(*highest) - static_cast<std::uint64_t>(*lowest);
+    if (span < 4 * rows.size()) return by_table(rows, *lowest, static_cast<std::size_t>(span) + 1);
+  }
   Distinct result;
   result.codes.resize(rows.size());
   std::vector<std::int64_t> found;

@@ -100,7 +100,7 @@ def break_down(
     selection = select(attribution, steps, device, process)
     scope = Scope(attribution, selection)
     # Asked for once here, so that the threads below do not compute it twice.
-    _ = scope.lanes, scope.duration, scope.category, scope.phase, scope.module
+    _ = scope.lanes, scope.duration, scope.category, scope.phase, scope.module, scope.exposed_communication
     latency, depth = idle_stream_latency(attribution), queue_depths(attribution)
     floor_ns = floor(latency[scope.rows])
     with ThreadPoolExecutor(2) as pool:

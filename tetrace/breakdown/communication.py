@@ -45,6 +45,8 @@ def _exposed(scope: Scope, chosen: npt.NDArray[np.int64]) -> Times:
     from tetrace import _C
 
     trace = scope.trace
+    if not len(chosen):
+        return np.empty(0, np.int64)
     others = np.flatnonzero(scope.attribution.category() != CATEGORIES.index("communication"))
     lane = scope.lanes.of_activity
     start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")

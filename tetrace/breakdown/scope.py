@@ -46,6 +46,26 @@ class Scope:
         """Lanes of the whole trace."""
         return lanes(self.attribution)
 
+    @cached_property
+    def exposed_communication(self) -> tuple[Codes, Times, Times]:
+        """Merged time by lane in which communication runs and nothing else does, over the whole trace."""
+        from tetrace import _C
+
+        is_communication = self.attribution.category() == CATEGORIES.index("communication")
+        if not is_communication.any():
+            return np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)
+        return _C.subtract(*self._merged(is_communication), *self._merged(~is_communication))
+
+    def _merged(self, activities: Mask) -> tuple[Codes, Times, Times]:
+        from tetrace import _C
+
+        chosen = np.flatnonzero(activities)
+        lane = self.lanes.of_activity[chosen]
+        start = self.trace.column("activities", "start_ns")[chosen]
+        end = self.trace.column("activities", "end_ns")[chosen]
+        order = _C.order(lane, start, end)
+        return _C.merge(lane[order], start[order], end[order])
+
     def column(self, name: str) -> Codes | Times:
         """A column of table `activities`."""
         return self.trace.column("activities", name)[self.rows]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tetrace.attribute.classify import CATEGORIES
 from tetrace.attribute.distinct import counts, distinct, sums
 from tetrace.attribute.steps import Windows
 from tetrace.breakdown.communication import waiting_for_ranks
@@ -26,22 +25,8 @@ def exposed_communication(scope: Scope, windows: Windows) -> Times:
     """Time of each window in which only communication runs, shape (windows,)."""
     from tetrace import _C
 
-    communication, compute = _merged(scope, True), _merged(scope, False)
-    exposed = _C.subtract(*communication, *compute)
+    exposed = scope.exposed_communication
     return _C.covered(*exposed, scope.lanes.of_windows(windows), windows.start, windows.end)
-
-
-def _merged(scope: Scope, communication: bool) -> tuple[Codes, Times, Times]:
-    """Merged time by lane in which communication, or anything else, runs; over the whole trace."""
-    from tetrace import _C
-
-    trace = scope.trace
-    is_communication = scope.attribution.category() == CATEGORIES.index("communication")
-    chosen = np.flatnonzero(is_communication == communication)
-    lane = scope.lanes.of_activity[chosen]
-    start, end = trace.column("activities", "start_ns")[chosen], trace.column("activities", "end_ns")[chosen]
-    order = _C.order(lane, start, end)
-    return _C.merge(lane[order], start[order], end[order])
 
 
 def steps_table(scope: Scope, idle: Idle) -> Table:

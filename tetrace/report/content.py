@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _STEP_RANGE = "the step's own range"
 # Copies below this share of GPU activity are left to --by memory.
 _WORTH_A_LINE = 0.05
-# Causes of idle time below this share of wall may be one line.
+# Causes of idle time below this share of wall may be one line; operations of communication are left to --by.
 _SMALL = 0.01
 CAUSE_WORDS = {
     "host_bound": "host-bound",
@@ -275,14 +275,16 @@ def _communication(breakdown: Breakdown, scale: Scale) -> Fact | None:
         sums[1] += row["total_ns"]
         sums[2] += row["exposed_ns"]
         sums[3] = sums[3] + row["waiting_ns"] if row["waiting_ns"] >= 0 and sums[3] >= 0 else -1
-    lines = []
+    wall, lines = breakdown.totals.wall_ns, []
     for operation, (number, total, exposed, waiting) in parts.items():
+        if operation != "amax_reduce" and lines and total < _SMALL * wall:
+            continue
         name = "amax all-reduce" if operation == "amax_reduce" else operation
         line = (
             f"{name} {scale.count(number)}×: {duration(total / scale.steps)}, exposed {duration(exposed / scale.steps)}"
         )
-        line += f" = {percent(exposed, breakdown.totals.wall_ns)} of wall"
-        lines.append(line + (f", waiting for ranks {duration(waiting / scale.steps)}" if waiting >= 0 else ""))
+        line += f" = {percent(exposed, wall)} of wall"
+        lines.append(line + (f", waiting {duration(waiting / scale.steps)}" if waiting >= 0 else ""))
     return Fact("communication", tuple(lines))
 
 

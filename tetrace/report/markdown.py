@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tetrace.breakdown.findings import findings, verdict
 from tetrace.report import content
-from tetrace.report.grid import Grid, printable
+from tetrace.report.grid import Grid, cut, printable
 from tetrace.report.grids import grid_of, matches_grid, matrix
 from tetrace.report.reporter import Options
 from tetrace.report.scale import Scale, scale_of
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
 
 _TOP = 10
+_LONGEST = 200
 # What the first tables of the page do not say already; the rest comes with --full.
 _USUAL = ("kernel", "module", "host")
 
@@ -41,9 +42,9 @@ class Markdown:
         if not breakdown.totals.activities:
             yield from [f"- {line}" for line in [verdict(breakdown), *content.without_activities(breakdown)]]
         elif options.kernel:
-            yield from _table(matches_grid(breakdown, options.kernel, self._top, wide))
+            yield from _table(matches_grid(breakdown, options.kernel, self._top, wide), wide)
         elif options.by:
-            yield from _table(grid_of(breakdown, BY_NAME[options.by], self._top, wide))
+            yield from _table(grid_of(breakdown, BY_NAME[options.by], self._top, wide), wide)
         else:
             yield from self._report(breakdown, wide)
 
@@ -75,7 +76,7 @@ class Markdown:
         for view in VIEWS:
             usual = view.name in _USUAL or (self._options.full and view.name not in ("category", "lane"))
             if usual and len(breakdown.tables[view.table]):
-                yield from _table(grid_of(breakdown, view, self._top, wide))
+                yield from _table(grid_of(breakdown, view, self._top, wide), wide)
 
 
 def _time(breakdown: Breakdown, scale: Scale) -> Iterator[str]:
@@ -100,16 +101,16 @@ def _findings(breakdown: Breakdown) -> Iterator[str]:
     yield ""
 
 
-def _table(grid: Grid) -> Iterator[str]:
+def _table(grid: Grid, wide: bool = False) -> Iterator[str]:
     yield f"## {_escaped(grid.title)}"
     yield ""
     if grid.columns:
         yield "| " + " | ".join(column.head for column in grid.columns) + " |"
         yield "|" + "|".join("---:" if column.number else ":---" for column in grid.columns) + "|"
         for row in grid.rows:
-            words = [
-                _code(word) if column.code else _escaped(word) for column, word in zip(grid.columns, row, strict=True)
-            ]
+            row = row if wide else tuple(cut(word, _LONGEST) for word in row)
+            cells = zip(grid.columns, row, strict=True)
+            words = [_code(word) if column.code else _escaped(word) for column, word in cells]
             yield "| " + " | ".join(words) + " |"
         if grid.total:
             yield "| " + " | ".join(f"**{word}**" if word else "" for word in grid.total) + " |"

@@ -16,7 +16,8 @@ class Options:
     """What of a breakdown is wanted, and the screen it is for.
 
     `by` names a view of `report/views.py` (empty: the whole report), `kernel` is a regular expression on demangled
-    names, `top` limits rows (0: all, -1: as many as the format likes), `wide` leaves names uncut, `version` is tetrace's.
+    names, `top` limits rows (0: all, -1: as many as the format likes), `wide` leaves names uncut, `version` is that of
+    tetrace.
     """
 
     by: str = ""

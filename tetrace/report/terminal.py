@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.breakdown.findings import Finding, findings, verdict
@@ -35,6 +36,17 @@ _BAR_STYLES = {"busy": "green", "communication": "magenta", "idle": "yellow"}
 
 # A line is pieces of text, each with a style of rich, empty for none.
 Line = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the first screen holds whatever its size, made once."""
+
+    scale: Scale
+    above: list[Line]
+    facts: list[Line]
+    ranges: Grid | None
+    found: list[Finding]
 
 
 class Terminal:
@@ -95,29 +107,38 @@ class Terminal:
     def _first_screen(self, breakdown: Breakdown) -> Iterator[Line]:
         """As much as fits the screen below the head; rows that are left go to the findings."""
         room = _ROWS - sum(1 for _ in self._head(breakdown))
+        parts = self._parts(breakdown)
         for sizes in _SIZES:
-            lines = list(self._sections(breakdown, *sizes, spare=0))
+            lines = list(self._sections(breakdown, parts, *sizes, spare=0))
             if len(lines) + _RESERVED <= room:
                 break
-        lines = list(self._sections(breakdown, *sizes, spare=max(room - len(lines), 0)))
+        lines = list(self._sections(breakdown, parts, *sizes, spare=max(room - len(lines), 0)))
         yield from lines[1:] if len(lines) > room else lines
 
-    def _sections(self, breakdown: Breakdown, categories: int, ranges: int, found: int, spare: int) -> Iterator[Line]:
-        """From the most to the least telling; the numbers are rows of the matrix, host ranges and findings."""
+    def _parts(self, breakdown: Breakdown) -> _Parts:
         scale = scale_of(breakdown)
-        yield from self._verdict(breakdown)
-        yield from self._lanes(breakdown)
-        yield from self._time(breakdown, scale)
-        yield []
-        grid = matrix(breakdown, scale, categories)
+        known = breakdown.totals.idle_ns["host_bound"] and breakdown.attribution.trace.has("calls")
+        return _Parts(
+            scale=scale,
+            above=[*self._verdict(breakdown), *self._lanes(breakdown), *self._time(breakdown, scale), []],
+            facts=[*self._facts(breakdown, scale), []],
+            ranges=content.held_back(breakdown, scale, _SIZES[0][1]) if known else None,
+            found=findings(breakdown),
+        )
+
+    def _sections(
+        self, breakdown: Breakdown, parts: _Parts, categories: int, ranges: int, found: int, spare: int
+    ) -> Iterator[Line]:
+        """From the most to the least telling; the numbers are rows of the matrix, host ranges and findings."""
+        yield from parts.above
+        grid = matrix(breakdown, parts.scale, categories)
         yield from self._table(dataclasses.replace(grid, title=f"{grid.title}; {content.attributed(breakdown)}"))
         yield []
-        yield from self._facts(breakdown, scale)
-        yield []
-        if breakdown.totals.idle_ns["host_bound"] and breakdown.attribution.trace.has("calls"):
-            yield from self._held_back(content.held_back(breakdown, scale, ranges))
+        yield from parts.facts
+        if parts.ranges:
+            yield from self._held_back(dataclasses.replace(parts.ranges, rows=parts.ranges.rows[:ranges]))
             yield []
-        yield from self._findings(findings(breakdown), found, spare)
+        yield from self._findings(parts.found, found, spare)
 
     def _lanes(self, breakdown: Breakdown) -> Iterator[Line]:
         if breakdown.totals.lanes > 1:

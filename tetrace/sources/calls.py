@@ -18,7 +18,12 @@ _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (GRAPH_LAUNCH, re.compile(r"cu(da)?GraphLaunch")),
     (LAUNCH, re.compile(r"cu(da)?Launch(?!HostFunc)|cu(da)?Mem(cpy|set|Prefetch)|cudaMemcpy|cuMemcpy")),
     (SYNCHRONIZE, re.compile(r"cu(da)?(Device|Stream|Event|Ctx|Thread)Synchronize")),
-    (ALLOCATE, re.compile(r"cu(da)?(Malloc|Free|Host(Alloc|Register|Unregister)|Mem(Alloc|Free|Create|Release|Map|Unmap|Host))")),
+    (
+        ALLOCATE,
+        re.compile(
+            r"cu(da)?(Malloc|Free|Host(Alloc|Register|Unregister)|Mem(Alloc|Free|Create|Release|Map|Unmap|Host))"
+        ),
+    ),
     (LOAD, re.compile(r"cu(Module|Library)(Load|Unload|GetFunction|GetKernel)|cuLink|nvrtc")),
 )
 # Frequent calls that only ask or mark: they launch nothing, and there are as many of them as launches.
@@ -44,4 +49,7 @@ def kind(name: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def is_kept(name: str) -> bool:
     """Whether a trace keeps calls of the plain name `name`; unknown calls are kept, they may launch."""
-    return kind(name) != OTHER_CALL or (name.startswith(("cu", "nv")) and not _NOISE.match(name))
+    # Names of kernels and ranges are in the same table of strings, and there may be very many.
+    if not name.startswith(("cu", "nvrtc")) or not name.isidentifier():
+        return False
+    return kind(name) != OTHER_CALL or not _NOISE.match(name)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -18,7 +21,9 @@ Progress = Callable[[int, int], None]
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _GZIP_MAGIC = b"\x1f\x8b"
-_SUPPORTED = "a .tetrace folder, a Nsight Systems .nsys-rep, .sqlite or parquetdir, or a PyTorch profiler .json or .json.gz"
+_SUPPORTED = (
+    "a .tetrace folder, a Nsight Systems .nsys-rep, .sqlite or parquetdir, or a PyTorch profiler .json or .json.gz"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ def load(path: str | Path, progress: Progress | None = None) -> Trace:
             if reader.recognizes(path):
                 return reader.read(path, progress)
     except PermissionError as error:
-        raise InputError(f"{error.filename or path}: not readable by this user; change its permissions or copy it") from error
+        raise InputError(
+            f"{error.filename or path}: not readable by this user; change its permissions or copy it"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     raise InputError(f"{path}: {_unknown(path)}; give {_SUPPORTED}")
@@ -52,10 +59,26 @@ def load(path: str | Path, progress: Progress | None = None) -> Trace:
 
 def _unknown(path: Path) -> str:
     if path.is_dir():
+        os.listdir(path)  # a folder that must not be listed also looks empty: this raises
         return "this folder holds neither a .tetrace nor the Parquet files of nsys export --type parquetdir"
+    if not path.is_file():
+        return f"this is no file but a {_kind(path)}"
     if path.stat().st_size == 0:
         return "the file is empty (was the recording or its export interrupted?)"
+    if path.suffix in (".sqlite", ".db"):
+        return "the file does not begin as a SQLite database does"
     return "the file is none that tetrace knows"
+
+
+def _kind(path: Path) -> str:
+    mode = path.stat().st_mode
+    kinds = {"pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK, "device": lambda m: stat.S_ISCHR(m) or stat.S_ISBLK(m)}
+    return next((word for word, is_one in kinds.items() if is_one(mode)), "special file")
+
+
+def _name(path: Path) -> str:
+    """The last part of `path` as text: file names need not be UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def _begins(path: Path, magic: bytes) -> bool:
@@ -82,32 +105,50 @@ def _read_sqlite(path: Path, progress: Progress | None) -> Trace:
     from tetrace.sources import nsys
     from tetrace.sources.nsys_tables import SqliteTables
 
-    return nsys.read(SqliteTables(path), path.name, "Nsight Systems SQLite export", progress)
+    return nsys.read(SqliteTables(path), _name(path), "Nsight Systems SQLite export", progress)
 
 
 def _read_parquet(path: Path, progress: Progress | None) -> Trace:
     from tetrace.sources import nsys
     from tetrace.sources.nsys_tables import ParquetTables
 
-    return nsys.read(ParquetTables(path), path.name, "Nsight Systems Parquet export", progress)
+    return nsys.read(ParquetTables(path), _name(path), "Nsight Systems Parquet export", progress)
 
 
 def _read_report(path: Path, progress: Progress | None) -> Trace:
     """A .nsys-rep, exported into a temporary folder by the `nsys` on PATH."""
     if not path.stat().st_size:
         raise InputError(f"{path}: the file is empty (was the recording interrupted?); record again")
-    command = f"nsys export --type parquetdir --output {path.stem}.parquetdir {path.name}"
+    output, name = shlex.quote(f"{path.stem}.parquetdir"), shlex.quote(path.name)
+    command = f"nsys export --type parquetdir --output {output} {name}"
     if not shutil.which("nsys"):
         raise InputError(f"{path}: needs nsys to be read, and none is on PATH; where it was recorded run: {command}")
     with tempfile.TemporaryDirectory(prefix="tetrace-") as folder:
-        export = Path(folder) / f"{path.stem}.parquetdir"
-        arguments = ["nsys", "export", "--type", "parquetdir", "--output", str(export), str(path.resolve())]
-        run = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
-        if run.returncode or not export.is_dir():
-            said = " ".join((run.stderr or run.stdout).split())[-300:]
-            raise InputError(f"{path}: nsys export failed ({said}); try it with the nsys that recorded it: {command}")
-        trace = _read_parquet(export, progress)
-    return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=path.name))
+        export = Path(folder) / "export"
+        said = _export(path, export)
+        try:
+            if said or not export.is_dir():
+                raise InputError(said or "it wrote nothing")
+            trace = _read_parquet(export, progress)
+        except InputError as error:
+            reason = str(error).replace(f"{export}: ", "").replace(f"{export}{os.sep}", "")
+            raise InputError(
+                f"{path}: nsys export failed ({reason}); try it with the nsys that recorded it: {command}"
+            ) from error
+    return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=_name(path)))
+
+
+def _export(path: Path, export: Path) -> str:
+    """Export a report as a folder; what nsys says when that fails, else nothing."""
+    arguments = ["nsys", "export", "--type", "parquetdir", "--output", str(export), str(path.resolve())]
+    try:
+        run = subprocess.run(
+            arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        return error.strerror or str(error)
+    said = " ".join((run.stderr or run.stdout).split())[-300:]
+    return (said or f"exit code {run.returncode}") if run.returncode else ""
 
 
 def _read_kineto(path: Path, progress: Progress | None) -> Trace:

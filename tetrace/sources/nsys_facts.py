@@ -26,10 +26,12 @@ _WARNING = 2
 _LOST = re.compile(r"\b(drop|dropped|lost|discard|truncat|overflow)", re.IGNORECASE)
 # Nsight Systems says so of every capture that cudaProfilerStop ended, whole or not.
 _PERHAPS_LOST = re.compile(r"\bnot all .* collected", re.IGNORECASE)
-_HOW_MANY = re.compile(r"\b(\d[\d,]*) (?:\w+ ){0,2}(?:event|record|range|activit)|(?:event|record)s[\w ]*:\s*(\d[\d,]*)")
+_HOW_MANY = re.compile(
+    r"\b(\d[\d,]{0,15}) (?:\w+ ){0,2}(?:event|record|range|activit)|(?:event|record)s[\w ]{0,40}: ?(\d[\d,]{0,15})"
+)
 # A folder may have a space in it: all from the first word with a slash to the last. And settings, and what is quoted.
 _PRIVATE = re.compile(r"""\S*[/\\].*[/\\]\S*|\S*[/\\@=]\S*|"[^"]*"|'[^']*'""")
-_LONGEST_TEXT = 200
+_LONGEST_TEXT, _LONGEST_NOTICE = 1000, 200
 _VERSION = re.compile(r"[\w.+-]{1,40}")
 _GPU = {
     "id": -1, "cuDevice": -1, "smCount": -1, "totalMemory": -1, "memoryBandwidth": -1, "computeMajor": -1,
@@ -137,18 +139,18 @@ def _settings(export: Export, table: str) -> dict[str, str]:
 
 
 def lost_records(export: Export) -> tuple[list[str], int, list[str]]:
-    """What the recorder says of lost records: its warnings, how many it counts, and its warnings of perhaps lost ones."""
+    """What the recorder says of lost records: its warnings, how many they count, and warnings of perhaps lost ones."""
     columns = export.read("DIAGNOSTIC_EVENT", {}, {"severity": 0}, texts=["text"])
     if columns is None or "text" not in columns:
         return [], 0, []
     levels = zip(decoded(columns["text"]), columns["severity"].tolist(), strict=True)
-    warnings = [" ".join(text.split()) for text, level in levels if level >= _WARNING]
+    warnings = [" ".join(text[:_LONGEST_TEXT].split()) for text, level in levels if level >= _WARNING]
     lost = [text for text in warnings if _LOST.search(text)]
     numbers = [number for text in lost for pair in _HOW_MANY.findall(text) for number in pair if number]
     perhaps = [text for text in dict.fromkeys(warnings) if _PERHAPS_LOST.search(text) and text not in lost]
     count = sum(int(number.replace(",", "")) for number in numbers)
-    return [_public(text) for text in dict.fromkeys(lost)], count, [_public(text) for text in perhaps]
+    return [_public(text) for text in dict.fromkeys(lost)], count, [f"nsys warns: {_public(text)}" for text in perhaps]
 
 
 def _public(text: str) -> str:
-    return _PRIVATE.sub("…", text)[:_LONGEST_TEXT]
+    return _PRIVATE.sub("…", text)[:_LONGEST_NOTICE]

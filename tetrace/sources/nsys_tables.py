@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Large enough that the cost of a batch is small, small enough that a table never lies twice in memory.
 _BATCH_ROWS = 65_536
 _ROWS_WORTH_A_THREAD = 200_000
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 class RawTables(Protocol):
@@ -42,7 +43,11 @@ class RawTables(Protocol):
         """Names of the columns of `table`; empty when the export does not have it."""
 
     def read(
-        self, table: str, integers: Mapping[str, int], texts: Sequence[str] = (), only: tuple[str, Collection[int]] | None = None
+        self,
+        table: str,
+        integers: Mapping[str, int],
+        texts: Sequence[str] = (),
+        only: tuple[str, Collection[int]] | None = None,
     ) -> pa.Table:
         """`integers` (column to the value for NULL) as int64 and `texts` as binary, in the file's order.
 
@@ -60,15 +65,14 @@ class SqliteTables:
         with self._open() as connection:
             connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
             names = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
-            # Declared types by column, by table.
-            self._columns: dict[str, dict[str, str]] = {
-                name: {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({_quoted(name)})")}
+            self._columns = {
+                name: frozenset(row[1] for row in connection.execute(f"PRAGMA table_info({_quoted(name)})"))
                 for (name,) in names
                 if isinstance(name, str)
             }
 
     def columns(self, table: str) -> frozenset[str]:
-        return frozenset(self._columns.get(table, ()))
+        return self._columns.get(table, frozenset())
 
     def read(
         self,
@@ -79,17 +83,13 @@ class SqliteTables:
     ) -> pa.Table:
         import pyarrow as pa
 
-        self._check_numbers(table, integers)
-        # The driver infers types from the first rows, so every column is given one type that no row escapes.
-        columns = [f"COALESCE(CAST({_quoted(name)} AS INTEGER), {_literal(missing)}) AS {_quoted(name)}"
-                   for name, missing in integers.items()]
-        columns += [f"CAST(COALESCE({_quoted(name)}, '') AS BLOB) AS {_quoted(name)}" for name in texts]
-        query = f"SELECT {', '.join(columns)} FROM {_quoted(table)}"
         conditions = [f"{_quoted(only[0])} IN ({','.join(map(str, only[1])) or 'NULL'})"] if only else []
         schema = pa.schema([(name, pa.int64()) for name in integers] + [(name, pa.binary()) for name in texts])
-        parts = self._rowid_parts(table)
-        with ThreadPoolExecutor(len(parts)) as pool:
-            run = [pool.submit(self._run, _where(query, [*conditions, *part]), schema) for part in parts]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            run = [
+                pool.submit(self._run, table, integers, texts, [*conditions, *part], schema)
+                for part in self._rowid_parts(table)
+            ]
             return pa.concat_tables([future.result() for future in run])
 
     @contextlib.contextmanager
@@ -101,10 +101,8 @@ class SqliteTables:
             raise _unreadable(self.path, error) from error
 
     def _check_numbers(self, table: str, integers: Mapping[str, int]) -> None:
-        """Columns that are not declared as integers may hold words, which a cast would silently turn into 0."""
+        """A cast would silently turn words into 0."""
         for name in integers:
-            if "INT" in self._columns[table].get(name, "").upper():
-                continue
             column = _quoted(name)
             query = f"SELECT {column} FROM {_quoted(table)} WHERE typeof({column}) IN ('text', 'blob') "
             query += f"AND CAST(CAST({column} AS INTEGER) AS TEXT) <> CAST({column} AS TEXT) LIMIT 1"
@@ -113,7 +111,7 @@ class SqliteTables:
                 found = connection.execute(query).fetchone()
             if found:
                 value = found[0][:40].decode("utf-8", "replace")
-                raise _unreadable(self.path, ValueError(f"{table}.{name} holds {value!r} where a whole number is expected"))
+                raise _unreadable(self.path, ValueError(f"{table}.{name} holds {value!r} instead of a whole number"))
 
     def _rowid_parts(self, table: str) -> list[list[str]]:
         """Conditions that cut the table in as many pieces as there are cores to read them."""
@@ -128,7 +126,7 @@ class SqliteTables:
             return [[]]  # a view, or a table without rowid
         if first is None or last - first < _ROWS_WORTH_A_THREAD:
             return [[]]
-        count = min(4, os.cpu_count() or 1)
+        count = _THREADS
         edges = [first + (last - first + 1) * i // count for i in range(1, count)]
         # The outer edges are open: a rowid may be the largest integer there is.
         return [
@@ -136,26 +134,70 @@ class SqliteTables:
             for low, high in zip([[], *([edge] for edge in edges)], [*([edge] for edge in edges), []], strict=True)
         ]
 
-    def _run(self, query: str, schema: pa.Schema) -> pa.Table:
+    def _run(
+        self,
+        table: str,
+        integers: Mapping[str, int],
+        texts: Sequence[str],
+        conditions: Sequence[str],
+        schema: pa.Schema,
+    ) -> pa.Table:
+        """Rows of a part of `table`, as stored if that is what is wanted, else cast by SQLite, which is slower."""
+        import adbc_driver_manager as adbc
+        import pyarrow as pa
+
+        # The driver infers types from the first rows: numbers that become text later, or the reverse, break it.
+        plain = [_quoted(name) for name in integers]
+        plain += [f"COALESCE({_quoted(name)}, '') AS {_quoted(name)}" for name in texts]
+        cast = [
+            f"COALESCE(CAST({_quoted(name)} AS INTEGER), {_literal(missing)}) AS {_quoted(name)}"
+            for name, missing in integers.items()
+        ]
+        cast += [f"CAST(COALESCE({_quoted(name)}, '') AS BLOB) AS {_quoted(name)}" for name in texts]
+        try:
+            found = self._query(plain, table, conditions)
+        except (adbc.Error, pa.ArrowException, OSError):
+            found = None
+        if found is None or not _as_stored(found, len(integers)):
+            self._check_numbers(table, integers)
+            try:
+                found = self._query(cast, table, conditions)
+            except (adbc.Error, pa.ArrowException, OSError) as error:
+                raise _unreadable(self.path, error) from error
+        if not found:
+            return schema.empty_table()
+        rows = pa.Table.from_batches(found)
+        for place, (name, missing) in enumerate(integers.items()):
+            if rows.column(name).null_count:
+                rows = rows.set_column(place, name, _without_nulls(rows.column(name), missing))
+        return rows.cast(schema)
+
+    def _query(self, columns: Sequence[str], table: str, conditions: Sequence[str]) -> list[pa.RecordBatch]:
+        """Batches that hold rows: an empty result has no types to infer."""
         import adbc_driver_manager as adbc
         import adbc_driver_sqlite
         import pyarrow as pa
 
-        try:
-            with (
-                adbc_driver_sqlite.connect(self._uri) as database,
-                adbc.AdbcConnection(database) as connection,
-                adbc.AdbcStatement(connection) as statement,
-            ):
-                statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_BATCH_ROWS)})
-                statement.set_sql_query(query)
-                stream, _ = statement.execute_query()
-                reader = pa.RecordBatchReader._import_from_c(stream.address)
-                # An empty result has no types to infer: keep the batches only when there are rows.
-                batches = [batch for batch in reader if batch.num_rows]
-        except (adbc.Error, pa.ArrowException, OSError) as error:
-            raise _unreadable(self.path, error) from error
-        return pa.Table.from_batches(batches).cast(schema) if batches else schema.empty_table()
+        with (
+            adbc_driver_sqlite.connect(self._uri) as database,
+            adbc.AdbcConnection(database) as connection,
+            adbc.AdbcStatement(connection) as statement,
+        ):
+            statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_BATCH_ROWS)})
+            statement.set_sql_query(_where(f"SELECT {', '.join(columns)} FROM {_quoted(table)}", conditions))
+            stream, _ = statement.execute_query()
+            reader = pa.RecordBatchReader._import_from_c(stream.address)
+            return [batch for batch in reader if batch.num_rows]
+
+
+def _as_stored(batches: Sequence[pa.RecordBatch], integers: int) -> bool:
+    """Whether the driver found integers and text where they are wanted; columns that are all NULL it calls integers."""
+    import pyarrow as pa
+
+    types = batches[0].schema.types if batches else []
+    return all(pa.types.is_int64(one) for one in types[:integers]) and all(
+        pa.types.is_string(one) or pa.types.is_binary(one) for one in types[integers:]
+    )
 
 
 class ParquetTables:
@@ -186,8 +228,8 @@ class ParquetTables:
             if only:
                 kept = pc.is_in(_whole_numbers(rows.column(only[0])), pa.array(list(only[1]), pa.int64()))
                 rows = rows.filter(kept)
-            arrays = [pc.fill_null(_whole_numbers(rows.column(name)), missing) for name, missing in integers.items()]
-            arrays += [pc.fill_null(_plain(rows.column(name)).cast(pa.binary()), b"") for name in texts]
+            arrays = [_without_nulls(_whole_numbers(rows.column(name)), missing) for name, missing in integers.items()]
+            arrays += [_without_nulls(_plain(rows.column(name)).cast(pa.large_binary()), b"") for name in texts]
             return pa.table(arrays, names=[*integers, *texts])
 
         return self._guard(table, columns)
@@ -214,20 +256,30 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if pa.types.is_null(column.type) else column
 
 
+def _without_nulls(column: pa.ChunkedArray, value: int | bytes) -> pa.ChunkedArray:
+    import pyarrow.compute as pc
+
+    return pc.fill_null(column, value) if column.null_count else column
+
+
 def _whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """As int64. Ids are unsigned 64-bit numbers here and signed ones in SQLite: the bits stay as they are."""
     import pyarrow as pa
 
-    return _plain(column).cast(pa.int64(), safe=False)
+    return column if pa.types.is_int64(column.type) else _plain(column).cast(pa.int64(), safe=False)
 
 
 def integers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     """Column `name` of a raw table as an array of shape (rows,)."""
-    return table.column(name).to_numpy()  # type: ignore[no-any-return]
+    import numpy as np
+
+    # Chunk by chunk without a copy, then one copy: what pyarrow does for the whole column takes ten times as long.
+    chunks = [chunk.to_numpy(zero_copy_only=True) for chunk in table.column(name).chunks]
+    return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
 
 
 def _unfinished(path: Path) -> Iterator[str]:
-    """What says that a program is still writing to the SQLite file, or stopped halfway: its latest rows are not in it."""
+    """What says that a program still writes to the SQLite file, or stopped halfway: its latest rows are missing."""
     for suffix in ("-journal", "-wal"):
         with contextlib.suppress(OSError):
             if path.with_name(path.name + suffix).stat().st_size:

@@ -84,7 +84,9 @@ def _concatenated(table: str, name: str, parts: Sequence[Mapping[str, Any]], siz
         return pa.chunked_array([part[name] for part in parts]).unify_dictionaries().combine_chunks()
     dtype = np.int64 if column.dtype == "int64" else np.int32
     missing = column.missing if column.missing is not None else 0
-    return np.concatenate([part.get(name, np.full(size, missing, dtype)) for part, size in zip(parts, sizes, strict=True)])
+    return np.concatenate(
+        [part[name] if name in part else np.full(size, missing, dtype) for part, size in zip(parts, sizes, strict=True)]
+    )
 
 
 def _pids(columns: Mapping[str, Any]) -> Integers:
@@ -100,7 +102,11 @@ def _recorded_processes(joined: Mapping[str, Mapping[str, Any]]) -> Integers:
 
 def _of_processes(columns: dict[str, Any], pids: Integers) -> dict[str, Any]:
     own = _pids(columns)
-    kept = pids[np.minimum(np.searchsorted(pids, own), len(pids) - 1)] == own if len(pids) else np.zeros(len(own), np.bool_)
+    kept = (
+        pids[np.minimum(np.searchsorted(pids, own), len(pids) - 1)] == own
+        if len(pids)
+        else np.zeros(len(own), np.bool_)
+    )
     if kept.all():
         return columns
     return _taken(columns, kept)
@@ -118,7 +124,10 @@ def _begins(columns: Mapping[str, Any]) -> Integers:
 def _span(joined: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
     """The earliest and latest time that can be of this recording."""
     starts = [times for columns in joined.values() if len(times := _begins(columns))]
-    low, high = min((int(part.min()) for part in starts), default=0), max((int(part.max()) for part in starts), default=0)
+    low, high = (
+        min((int(part.min()) for part in starts), default=0),
+        max((int(part.max()) for part in starts), default=0),
+    )
     if high - low > _LONGEST_NS:
         # A damaged time or two must not decide what all the others are.
         times = np.concatenate(starts)
@@ -149,7 +158,11 @@ def distinct_values(values: Integers) -> Integers:
 
 
 def _distinct(arrays: Sequence[Integers]) -> Integers:
-    return distinct_values(np.concatenate([distinct_values(array) for array in arrays])) if arrays else np.empty(0, np.int64)
+    return (
+        distinct_values(np.concatenate([distinct_values(array) for array in arrays]))
+        if arrays
+        else np.empty(0, np.int64)
+    )
 
 
 def _last_time(joined: Mapping[str, Mapping[str, Any]], high: int) -> int:

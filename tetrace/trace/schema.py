@@ -173,7 +173,13 @@ TABLES: tuple[Table, ...] = (
             _THREAD,
             _START,
             _END,
-            Column("kind", "text", "", "profiler, or back_pressure (the launch queue was full: not a cost of profiling)."),
+            Column(
+                "kind",
+                "text",
+                "",
+                "profiler, or what costs without one too: back_pressure (the launch queue was full), driver (it "
+                "compiled or loaded code).",
+            ),
             Column("name", "text", "", "The recorder's word for it."),
         ),
     ),

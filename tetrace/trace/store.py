@@ -22,38 +22,42 @@ if TYPE_CHECKING:
 
 SUFFIX = ".tetrace"
 _METADATA = "metadata.json"
+_OURS = {_METADATA, *(table.name for table in TABLES), *(f"{table.name}.parquet" for table in TABLES)}
 
 
 def is_store(path: Path) -> bool:
-    """Whether `path` is a folder that `write` made."""
-    return path.is_dir() and (path / _METADATA).is_file()
+    """Whether `path` is a folder that `write` made, or was meant to be one."""
+    return path.is_dir() and (path.suffix == SUFFIX or (path / _METADATA).is_file())
 
 
 def write(trace: Trace, path: Path, *, replace: bool = False) -> None:
-    """Write `trace` as the folder `path`.
+    """Write `trace` as the folder `path`, whole or not at all.
 
     Raises `UsageError` when `path` exists and is not to be replaced, or is something else than a `.tetrace`.
     """
-    if path.exists() and not (replace and is_store(path)):
-        reason = "exists; choose another name or pass --force" if is_store(path) else "exists and is not a .tetrace folder"
-        raise UsageError(f"{path}: {reason}")
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not (replace and _is_ours(path)):
+        again = "exists; choose another name or pass --force"
+        raise UsageError(f"{path}: {again if _is_ours(path) else 'exists and is not a .tetrace folder'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", dir=path.parent))
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); choose a folder that can") from error
     try:
-        for table in TABLES:
-            if trace.has(table.name):
-                _write_table(trace.tables[table.name], table, unfinished)
-        document = {"format_version": FORMAT_VERSION, **dataclasses.asdict(trace.metadata)}
-        (unfinished / _METADATA).write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
-        unfinished.chmod(0o777 & ~_umask())
+        _write_folder(trace, unfinished / "new")
         if path.exists():
-            shutil.rmtree(path)
-        unfinished.rename(path)
+            path.rename(unfinished / "old")
+        try:
+            (unfinished / "new").rename(path)
+        except OSError:
+            if (unfinished / "old").exists():
+                (unfinished / "old").rename(path)
+            raise
     except OSError as error:
-        raise UsageError(f"{path}: writing failed ({error.strerror}); is the disk full?") from error
+        reason = error.strerror or str(error).splitlines()[0]
+        raise UsageError(f"{path}: writing failed ({reason}); is the disk full?") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -63,13 +67,48 @@ def read(path: Path) -> Trace:
     try:
         document = json.loads((path / _METADATA).read_text(encoding="utf-8"))
         version = document.pop("format_version")
-        metadata = Metadata(**{**document, "notices": tuple(document["notices"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: {_METADATA} cannot be read ({error}); import the original file again") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(path, error) from error
     if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {version}, this tetrace reads {FORMAT_VERSION}; import the original again")
-    tables = {table.name: found for table in TABLES if (found := _read_table(path, table)) is not None}
-    return Trace(metadata, tables)
+        reads = f"format version {version!r}, this tetrace reads {FORMAT_VERSION}"
+        raise InputError(f"{path}: {reads}; update tetrace or import the original file again")
+    try:
+        rows = {str(name): int(count) for name, count in document.pop("rows").items()}
+        metadata = _metadata(document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+    return Trace(metadata, {name: _read_whole(path, BY_NAME[name], count) for name, count in rows.items()})
+
+
+def _metadata(document: dict[str, Any]) -> Metadata:
+    metadata = Metadata(**{**document, "notices": tuple(document["notices"])})
+    texts = (metadata.source, metadata.source_format, metadata.recorder, metadata.graph_mode, *metadata.notices)
+    numbers = (metadata.dropped_records, *metadata.counts.values())
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+        raise TypeError("a value has another type than it should")
+    return metadata
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
+    return InputError(f"{path}: {_METADATA} cannot be read ({reason}); import the original file again")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether `path` holds what `write` makes and nothing else: only that may be removed."""
+    return path.is_dir() and (path / _METADATA).is_file() and {entry.name for entry in path.iterdir()} <= _OURS
+
+
+def _write_folder(trace: Trace, folder: Path) -> None:
+    folder.mkdir()
+    for table in TABLES:
+        if trace.has(table.name):
+            _write_table(trace.tables[table.name], table, folder)
+    rows = {table.name: trace.rows(table.name) for table in TABLES if trace.has(table.name)}
+    document = {"format_version": FORMAT_VERSION, **dataclasses.asdict(trace.metadata), "rows": rows}
+    (folder / _METADATA).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    # mkdtemp made its parent private; this follows the umask, as a folder that a user makes does.
+    folder.chmod(0o777 & ~_umask())
 
 
 def _umask() -> int:
@@ -82,7 +121,10 @@ def _write_table(rows: pa.Table, table: Table, folder: Path) -> None:
     import numpy as np
     import pyarrow.parquet as pq
 
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": [c.name for c in table.columns if c.dtype == "text"]}
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": [c.name for c in table.columns if c.dtype == "text"],
+    }
     if not table.by_process:
         pq.write_table(rows, folder / f"{table.name}.parquet", **options)
         return
@@ -113,5 +155,7 @@ def _read_table(folder: Path, table: Table) -> pa.Table | None:
         read = [pq.ParquetFile(file).read().cast(table.arrow()) for file in files]
     except (OSError, ValueError, pa.ArrowException) as error:
         message = str(error).splitlines()[0]
-        raise InputError(f"{files[0]}: not a Parquet file of this format ({message}); import the original again") from error
+        raise InputError(
+            f"{files[0]}: not a Parquet file of this format ({message}); import the original again"
+        ) from error
     return pa.concat_tables(read).unify_dictionaries()
