@@ -4,6 +4,7 @@ A workload parses its options with `parser()`, builds a `step(span)` that runs o
 phases with `with span("forward"):`, and hands it to `run()`. Transformer Engine's own ranges are switched on with
 NVTE_NVTX_ENABLED=1 in the environment.
 """
+
 import argparse
 import contextlib
 import json
@@ -35,20 +36,34 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--heads", type=int, default=16)
     options.add_argument("--batch", type=int, default=8)
     options.add_argument("--seq", type=int, default=512)
-    options.add_argument("--recipe", choices=("none", "delayed", "current", "block"), default="none",
-                         help="FP8 recipe; none trains in BF16")
-    options.add_argument("--attention", choices=tuple(ATTENTION), default="auto",
-                         help="backend that Transformer Engine's attention may use")
-    options.add_argument("--nvtx", choices=("ranges", "none", "emit", "emit-shapes"), default="ranges",
-                         help="step ranges, nothing, or PyTorch's emit_nvtx")
+    options.add_argument(
+        "--recipe",
+        choices=("none", "delayed", "current", "block"),
+        default="none",
+        help="FP8 recipe; none trains in BF16",
+    )
+    options.add_argument(
+        "--attention",
+        choices=tuple(ATTENTION),
+        default="auto",
+        help="backend that Transformer Engine's attention may use",
+    )
+    options.add_argument(
+        "--nvtx",
+        choices=("ranges", "none", "emit", "emit-shapes"),
+        default="ranges",
+        help="step ranges, nothing, or PyTorch's emit_nvtx",
+    )
     options.add_argument("--steps", type=int, default=8)
     options.add_argument("--warmup", type=int, default=5)
-    options.add_argument("--capture", action="store_true",
-                         help="bracket the measured steps with cudaProfilerStart and cudaProfilerStop")
+    options.add_argument(
+        "--capture", action="store_true", help="bracket the measured steps with cudaProfilerStart and cudaProfilerStop"
+    )
     options.add_argument("--profiler", metavar="OUT.json.gz", help="record the steps with torch.profiler instead")
     options.add_argument("--with-stack", action="store_true", help="torch.profiler: record Python stacks and modules")
-    options.add_argument("--time", action="store_true",
-                         help="time the steps one by one, synchronized, and then again back to back")
+    options.add_argument(
+        "--time", action="store_true", help="time the steps one by one, synchronized, and then again back to back"
+    )
     options.add_argument("--seed", type=int, default=0)
     return options
 
@@ -65,8 +80,12 @@ def fp8_recipe(name: str):
     """The recipe object for a --recipe name, None for BF16."""
     from transformer_engine.common import recipe
 
-    return {"none": lambda: None, "delayed": recipe.DelayedScaling, "current": recipe.Float8CurrentScaling,
-            "block": recipe.Float8BlockScaling}[name]()
+    return {
+        "none": lambda: None,
+        "delayed": recipe.DelayedScaling,
+        "current": recipe.Float8CurrentScaling,
+        "block": recipe.Float8BlockScaling,
+    }[name]()
 
 
 def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -78,8 +97,9 @@ def mean_square(output: torch.Tensor) -> torch.Tensor:
 
 
 def inputs(args: argparse.Namespace, requires_grad: bool = True) -> torch.Tensor:
-    return torch.randn(args.batch, args.seq, args.hidden, dtype=torch.bfloat16, device="cuda",
-                       requires_grad=requires_grad)
+    return torch.randn(
+        args.batch, args.seq, args.hidden, dtype=torch.bfloat16, device="cuda", requires_grad=requires_grad
+    )
 
 
 @contextlib.contextmanager
@@ -140,9 +160,14 @@ def measure_times(step: Step, span: Span, args: argparse.Namespace) -> dict[str,
 def measure_with_torch_profiler(step: Step, span: Span, args: argparse.Namespace) -> dict[str, float]:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     schedule = torch.profiler.schedule(wait=0, warmup=1, active=args.steps, repeat=1)
-    with torch.profiler.profile(activities=activities, schedule=schedule, record_shapes=True,
-                                with_stack=args.with_stack, with_modules=args.with_stack,
-                                on_trace_ready=lambda done: done.export_chrome_trace(args.profiler)) as profiler:
+    with torch.profiler.profile(
+        activities=activities,
+        schedule=schedule,
+        record_shapes=True,
+        with_stack=args.with_stack,
+        with_modules=args.with_stack,
+        on_trace_ready=lambda done: done.export_chrome_trace(args.profiler),
+    ) as profiler:
         for _ in range(args.steps + 1):
             step(span)
             profiler.step()

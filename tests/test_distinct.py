@@ -29,7 +29,9 @@ def test_values_ascend_and_codes_point_at_them(values: list[int]) -> None:
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(-(10**12), 10**12))))
 def test_sums_are_exact(rows: list[tuple[int, int]]) -> None:
     codes, values = np.array([r[0] for r in rows], np.int32), np.array([r[1] for r in rows], np.int64)
-    assert _C.sums(codes, 5, values).tolist() == [sum(value for code, value in rows if code == group) for group in range(5)]
+    assert _C.sums(codes, 5, values).tolist() == [
+        sum(value for code, value in rows if code == group) for group in range(5)
+    ]
 
 
 def test_a_code_outside_the_groups_is_refused() -> None:

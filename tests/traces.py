@@ -1,12 +1,12 @@
 """Builds a trace in a few readable lines: who opened which range, who launched what, and when it ran. Times are in µs.
 
-    trace = (
-        Recording()
-        .range("step_0", 0, 100)
-        .range("forward", 0, 40)
-        .launch("gemm", call=(5, 8), runs=(10, 30))
-        .trace()
-    )
+trace = (
+    Recording()
+    .range("step_0", 0, 100)
+    .range("forward", 0, 40)
+    .launch("gemm", call=(5, 8), runs=(10, 30))
+    .trace()
+)
 """
 
 from __future__ import annotations
@@ -35,14 +35,23 @@ class Recording:
     nodes: list[dict[str, Any]] = field(default_factory=list)
     thread_names: dict[int, str] = field(default_factory=dict)
 
-    def range(self, name: str, start: float, end: float, thread: int = MAIN, process: int = 1, sequence: int = -1) -> Recording:
+    def range(
+        self, name: str, start: float, end: float, thread: int = MAIN, process: int = 1, sequence: int = -1
+    ) -> Recording:
         """A push/pop range on a thread."""
         row = {"global_tid": _tid(process, thread), "start_ns": _ns(start), "end_ns": _ns(end)}
         self.ranges.append({**row, "sequence": sequence, "kind": "push_pop", "name": name})
         return self
 
     def call(
-        self, name: str, start: float, end: float, kind: str = "launch", thread: int = MAIN, process: int = 1, correlation: int = -1
+        self,
+        name: str,
+        start: float,
+        end: float,
+        kind: str = "launch",
+        thread: int = MAIN,
+        process: int = 1,
+        correlation: int = -1,
     ) -> Recording:
         """An API call."""
         row = {"global_tid": _tid(process, thread), "start_ns": _ns(start), "end_ns": _ns(end)}
@@ -64,9 +73,20 @@ class Recording:
         size: int = -1,
     ) -> Recording:
         """A call that launches an activity, and the activity. Correlation ids are counted within a process."""
-        own = correlation if correlation is not None else 1 + sum(row["global_tid"] >> 24 == process for row in self.calls)
+        own = (
+            correlation
+            if correlation is not None
+            else 1 + sum(row["global_tid"] >> 24 == process for row in self.calls)
+        )
         if not any(row["correlation"] == own and row["global_tid"] >> 24 == process for row in self.calls):
-            self.call("cudaGraphLaunch" if node else "cudaLaunchKernel", *call, "graph_launch" if node else "launch", thread, process, own)
+            self.call(
+                "cudaGraphLaunch" if node else "cudaLaunchKernel",
+                *call,
+                "graph_launch" if node else "launch",
+                thread,
+                process,
+                own,
+            )
         return self.activity(name, *runs, process, device, stream, kind, own, node, size)
 
     def activity(
@@ -83,8 +103,16 @@ class Recording:
         size: int = -1,
     ) -> Recording:
         """An activity whose call is not recorded, or recorded apart."""
-        row = {"global_pid": process * _PROCESS, "start_ns": _ns(start), "end_ns": _ns(end), "device": device, "stream": stream}
-        self.activities.append({**row, "correlation": correlation, "kind": kind, "name": name, "graph_node": node, "bytes": size})
+        row = {
+            "global_pid": process * _PROCESS,
+            "start_ns": _ns(start),
+            "end_ns": _ns(end),
+            "device": device,
+            "stream": stream,
+        }
+        self.activities.append(
+            {**row, "correlation": correlation, "kind": kind, "name": name, "graph_node": node, "bytes": size}
+        )
         return self
 
     def stream_wait(self, at: float, stream: int, process: int = 1) -> Recording:
@@ -93,7 +121,9 @@ class Recording:
         self.waits.append({**row, "correlation": -1, "kind": "stream_wait"})
         return self
 
-    def profiler(self, start: float, end: float, kind: str = "profiler", thread: int = MAIN, process: int = 1) -> Recording:
+    def profiler(
+        self, start: float, end: float, kind: str = "profiler", thread: int = MAIN, process: int = 1
+    ) -> Recording:
         """Work of the profiler itself, or back-pressure."""
         row = {"global_tid": _tid(process, thread), "start_ns": _ns(start), "end_ns": _ns(end)}
         self.overheads.append({**row, "kind": kind, "name": "overhead"})
@@ -147,4 +177,8 @@ def _columns(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _devices() -> dict[str, Any]:
-    return {"process": np.zeros(1, np.int32), "device": np.zeros(1, np.int32), "name": text_column(np.zeros(1, np.int32), ["NVIDIA H200"])}
+    return {
+        "process": np.zeros(1, np.int32),
+        "device": np.zeros(1, np.int32),
+        "name": text_column(np.zeros(1, np.int32), ["NVIDIA H200"]),
+    }

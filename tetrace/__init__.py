@@ -27,9 +27,7 @@ _PUBLIC = {
 __all__ = ["Breakdown", "InputError", "TetraceError", "Trace", "UsageError", "analyze", "load"]
 
 
-def analyze(
-    trace: Trace, *, steps: str = "steady", device: int | None = None, process: int | None = None
-) -> Breakdown:
+def analyze(trace: Trace, *, steps: str = "steady", device: int | None = None, process: int | None = None) -> Breakdown:
     """Where the time of `trace` went; its tables are pandas DataFrames: `analyze(trace).kernels`.
 
     `steps`: `steady` (warm-up left out), `all` (every activity of the file), or step numbers such as `5:10`.

@@ -1,7 +1,8 @@
 """Train a te.TransformerLayer stack with DistributedDataParallel, one rank slowed down if asked.
 
-    torchrun --nproc-per-node 2 profiles/ddp/model.py --recipe delayed --straggler 1 5
+torchrun --nproc-per-node 2 profiles/ddp/model.py --recipe delayed --straggler 1 5
 """
+
 import os
 import pathlib
 import sys
@@ -18,8 +19,12 @@ SPIN_CYCLES_PER_MS = 1_700_000
 def main() -> None:
     parser = workload.parser(__doc__.splitlines()[0])
     parser.add_argument("--straggler", nargs=2, metavar=("RANK", "MS"), help="delay this rank in every step")
-    parser.add_argument("--straggler-kind", choices=("host", "gpu"), default="host",
-                        help="delay by a sleep of the host or by a spinning kernel")
+    parser.add_argument(
+        "--straggler-kind",
+        choices=("host", "gpu"),
+        default="host",
+        help="delay by a sleep of the host or by a spinning kernel",
+    )
     args = workload.parse(parser)
     rank, device = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     torch.cuda.set_device(device)
@@ -31,10 +36,21 @@ def main() -> None:
     recipe = workload.fp8_recipe(args.recipe)
     group = torch.distributed.group.WORLD
     layers = torch.nn.Sequential(
-        *(te.TransformerLayer(args.hidden, args.ffn, args.heads, layer_number=index + 1, hidden_dropout=0.0,
-                              attention_dropout=0.0, self_attn_mask_type="causal", attn_input_format="bshd",
-                              params_dtype=torch.bfloat16)
-          for index in range(args.layers)))
+        *(
+            te.TransformerLayer(
+                args.hidden,
+                args.ffn,
+                args.heads,
+                layer_number=index + 1,
+                hidden_dropout=0.0,
+                attention_dropout=0.0,
+                self_attn_mask_type="causal",
+                attn_input_format="bshd",
+                params_dtype=torch.bfloat16,
+            )
+            for index in range(args.layers)
+        )
+    )
     model = torch.nn.parallel.DistributedDataParallel(layers, device_ids=[device])
     optimizer = workload.adamw(model)
     batch = workload.inputs(args)

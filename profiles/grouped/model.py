@@ -1,4 +1,5 @@
 """Train blocks of a mixture of experts on te.GroupedLinear (top 2, balanced) and a dense MLP of te.ops."""
+
 import pathlib
 import sys
 
@@ -35,9 +36,12 @@ def main() -> None:
             return x + te.moe_unpermute(rows, row_map, self.weights, map_type="index")
 
     def dense() -> torch.nn.Module:
-        return te.ops.Sequential(te.ops.LayerNorm(args.hidden, dtype=dtype),
-                                 te.ops.Linear(args.hidden, args.ffn, dtype=dtype), te.ops.GELU(),
-                                 te.ops.Linear(args.ffn, args.hidden, dtype=dtype))
+        return te.ops.Sequential(
+            te.ops.LayerNorm(args.hidden, dtype=dtype),
+            te.ops.Linear(args.hidden, args.ffn, dtype=dtype),
+            te.ops.GELU(),
+            te.ops.Linear(args.ffn, args.hidden, dtype=dtype),
+        )
 
     recipe = workload.fp8_recipe(args.recipe)
     experts = torch.nn.ModuleList(Experts() for _ in range(args.layers))

@@ -1,4 +1,5 @@
 """Train blocks that mix Transformer Engine's linears with PyTorch's attention (cuDNN) and a plain rotary embedding."""
+
 import pathlib
 import sys
 

@@ -1,4 +1,5 @@
 """Train a stack of te.TransformerLayer: any FP8 recipe, CUDA graphs, recomputation, gradient accumulation."""
+
 import pathlib
 import sys
 
@@ -13,23 +14,36 @@ def main() -> None:
     parser.add_argument("--graphs", action="store_true", help="replay every layer from a CUDA graph")
     parser.add_argument("--checkpoint", action="store_true", help="recompute every layer in the backward")
     parser.add_argument("--accumulate", type=int, default=1, metavar="K", help="micro-batches a step")
-    parser.add_argument("--cache-weights", action="store_true",
-                        help="pass is_first_microbatch, so that FP8 weights are cast once a step")
+    parser.add_argument(
+        "--cache-weights",
+        action="store_true",
+        help="pass is_first_microbatch, so that FP8 weights are cast once a step",
+    )
     args = workload.parse(parser)
     import transformer_engine.pytorch as te
 
     recipe = workload.fp8_recipe(args.recipe)
     layers = torch.nn.ModuleList(
-        te.TransformerLayer(args.hidden, args.ffn, args.heads, layer_number=index + 1, hidden_dropout=0.0,
-                            attention_dropout=0.0, self_attn_mask_type="causal", attn_input_format="bshd",
-                            params_dtype=torch.bfloat16)
-        for index in range(args.layers))
+        te.TransformerLayer(
+            args.hidden,
+            args.ffn,
+            args.heads,
+            layer_number=index + 1,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+            self_attn_mask_type="causal",
+            attn_input_format="bshd",
+            params_dtype=torch.bfloat16,
+        )
+        for index in range(args.layers)
+    )
     batch = workload.inputs(args)
     calls = list(layers)
     if args.graphs:
         samples = tuple((torch.randn_like(batch, requires_grad=True),) for _ in calls)
-        calls = te.make_graphed_callables(tuple(calls), samples, enabled=recipe is not None, recipe=recipe,
-                                          cache_quantized_params=args.cache_weights)
+        calls = te.make_graphed_callables(
+            tuple(calls), samples, enabled=recipe is not None, recipe=recipe, cache_quantized_params=args.cache_weights
+        )
     optimizer = workload.adamw(layers)
 
     def forward(micro_batch: int) -> torch.Tensor:

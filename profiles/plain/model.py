@@ -1,4 +1,5 @@
 """Train a transformer of PyTorch alone in BF16, without Transformer Engine."""
+
 import pathlib
 import sys
 

@@ -1,5 +1,6 @@
 """Train with two dependent streams and a synchronization: batches are copied and prepared on a side stream that the
 main stream waits for, and every step reads its loss with .item()."""
+
 import pathlib
 import sys
 

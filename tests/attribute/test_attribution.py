@@ -37,10 +37,14 @@ def te_linear(recording: Recording, at: float, way: str) -> Recording:
         recording.range("nvte_quantize_v2", at + 2, at + 4).launch(CAST, (at + 2.5, at + 3), (at + 5, at + 6))
         recording.range("nvte_quantize_v2", at + 6, at + 8).launch(CAST, (at + 6.5, at + 7), (at + 8, at + 9))
         recording.range("transformer_engine._Linear.forward.proj.gemm", at + 9, at + 13)
-        return recording.range("nvte_cublas_gemm_v2", at + 10, at + 12).launch(GEMM, (at + 10.5, at + 11), (at + 12, at + 15))
+        return recording.range("nvte_cublas_gemm_v2", at + 10, at + 12).launch(
+            GEMM, (at + 10.5, at + 11), (at + 12, at + 15)
+        )
     recording.range("_Linear_backward", at, at + 20, AUTOGRAD)
     recording.range("transformer_engine._Linear.backward.proj.grad_output_preprocess", at + 1, at + 5, AUTOGRAD)
-    recording.range("nvte_quantize_v2", at + 2, at + 4, AUTOGRAD).launch(CAST_GRAD, (at + 2.5, at + 3), (at + 5, at + 6), AUTOGRAD)
+    recording.range("nvte_quantize_v2", at + 2, at + 4, AUTOGRAD).launch(
+        CAST_GRAD, (at + 2.5, at + 3), (at + 5, at + 6), AUTOGRAD
+    )
     for part, begin in (("dgrad_gemm", at + 6), ("wgrad_gemm", at + 12)):
         recording.range(f"transformer_engine._Linear.backward.proj.{part}", begin, begin + 5, AUTOGRAD)
         recording.range("nvte_cublas_gemm_v2", begin + 1, begin + 4, AUTOGRAD)
@@ -130,7 +134,9 @@ def test_checkpoint_numbers_the_recomputed_modules_like_their_backward() -> None
     te_linear(te_linear(recording, 0, "forward"), 25, "forward")
     recording.range("backward", 60, 200)
     for at in (65, 115):
-        recording.range("Linear forward", at, at + 20, AUTOGRAD).launch(SDPA, (at + 2, at + 3), (at + 4, at + 5), AUTOGRAD)
+        recording.range("Linear forward", at, at + 20, AUTOGRAD).launch(
+            SDPA, (at + 2, at + 3), (at + 4, at + 5), AUTOGRAD
+        )
         te_linear(recording, at + 22, "backward")
     found = [row for row in rows(attribute(recording.trace())) if row[1] != "forward"]
     assert [(phase, module) for _, phase, module, _ in found] == [

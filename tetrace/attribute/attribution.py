@@ -22,12 +22,12 @@ from tetrace.attribute.steps import Steps, Windows, find_steps, find_windows
 from tetrace.attribute.vocabulary import (
     BACKWARD,
     CLIP_MODULE,
-    SCALE_UPDATE_MODULE,
     FORWARD,
     LOSS_MODULE,
     OPTIMIZER,
     OPTIMIZER_MODULE,
     RECOMPUTE,
+    SCALE_UPDATE_MODULE,
 )
 from tetrace.trace.trace import Trace
 
@@ -85,7 +85,9 @@ class Attribution:
 
     def of_class(self, values: Sequence[int | bool]) -> Codes:
         """Per activity, the value of its kernel class, shape (activities,)."""
-        return np.array(values, np.int32)[self.kernel_class] if len(values) else np.zeros(len(self.kernel_class), np.int32)
+        return (
+            np.array(values, np.int32)[self.kernel_class] if len(values) else np.zeros(len(self.kernel_class), np.int32)
+        )
 
 
 def attribute(trace: Trace) -> Attribution:
@@ -105,7 +107,9 @@ def attribute(trace: Trace) -> Attribution:
     role = _at(role_of_range, links.range)
     if not host.says("c_call").any() if len(host) else False:
         instance = _at(found_modules.instance, links.range)
-        call = np.array([_CALLS.index(_call_of(one)) if _call_of(one) else -1 for one in classes], np.int32)[kernel_class]
+        call = np.array([_CALLS.index(_call_of(one)) if _call_of(one) else -1 for one in classes], np.int32)[
+            kernel_class
+        ]
         role = roles_of_kernels(host, instance, found_phases.of_range, links.origin_ns, call, list(_CALLS))
     names = list(found_modules.names)
     module = _at(found_modules.of_range, links.range)
@@ -137,7 +141,11 @@ def _call_of(one: KernelClass) -> str:
         return _QUANTIZATION_CALLS.get(one.operation, "")
     if one.category == "gemm":
         return "nvte_cublas_gemm" if not one.operation else ""
-    if one.fused_quantization and one.category in ("activation", "elementwise") and one.operation in ("backward", "dbias"):
+    if (
+        one.fused_quantization
+        and one.category in ("activation", "elementwise")
+        and one.operation in ("backward", "dbias")
+    ):
         return "nvte_quantize_dbias"
     if one.category == "normalization" and one.operation == "forward":
         return "nvte_layernorm_fwd"
@@ -183,7 +191,9 @@ def _amax_neighbours(trace: Trace, links: Links, classes: list[KernelClass], ker
         _reclass(classes, kernel_class, before[reduce], operation="amax_reduce")
 
 
-def _neighbours(order: npt.NDArray[np.int64], places: npt.NDArray[np.int64], thread: Codes) -> list[tuple[int, npt.NDArray[np.int64]]]:
+def _neighbours(
+    order: npt.NDArray[np.int64], places: npt.NDArray[np.int64], thread: Codes
+) -> list[tuple[int, npt.NDArray[np.int64]]]:
     """Activities launched one and two places before `places` by the same thread."""
     found = []
     for back in (1, 2):
@@ -195,11 +205,13 @@ def _neighbours(order: npt.NDArray[np.int64], places: npt.NDArray[np.int64], thr
 
 def _reclass(classes: list[KernelClass], kernel_class: Codes, rows: npt.NDArray[np.int64], **changes: str) -> None:
     for old in np.unique(kernel_class[rows]).tolist():
-        classes.append(dataclasses.replace(classes[old], **changes))  # type: ignore[arg-type]
+        classes.append(dataclasses.replace(classes[old], **changes))
         kernel_class[rows[kernel_class[rows] == old]] = len(classes) - 1
 
 
-def _pseudo_modules(module: Codes, names: list[str], classes: list[KernelClass], kernel_class: Codes, phase: Codes) -> None:
+def _pseudo_modules(
+    module: Codes, names: list[str], classes: list[KernelClass], kernel_class: Codes, phase: Codes
+) -> None:
     """Optimizer, gradient clipping, scale updates and loss are modules of their own where no range says otherwise; in place."""
 
     def mark(rows: Mask, name: str) -> None:
@@ -209,9 +221,13 @@ def _pseudo_modules(module: Codes, names: list[str], classes: list[KernelClass],
             module[rows] = names.index(name)
 
     clip = np.array([one.operation in ("l2norm", "grad_clip") for one in classes], np.bool_)[kernel_class]
-    loss = np.array([one.category == "softmax_loss" and bool(_LOSS.search(one.family)) for one in classes], np.bool_)[kernel_class]
+    loss = np.array([one.category == "softmax_loss" and bool(_LOSS.search(one.family)) for one in classes], np.bool_)[
+        kernel_class
+    ]
     # Delayed scaling updates the scales of all modules at once, from the backward of whichever ends it.
-    update = [one.operation in ("amax_concat", "amax_reduce") or "amax_and_scale_update" in one.family for one in classes]
+    update = [
+        one.operation in ("amax_concat", "amax_reduce") or "amax_and_scale_update" in one.family for one in classes
+    ]
     mark(np.array(update, np.bool_)[kernel_class], SCALE_UPDATE_MODULE)
     mark((module < 0) & (phase == OPTIMIZER) & clip, CLIP_MODULE)
     mark((module < 0) & (phase == OPTIMIZER), OPTIMIZER_MODULE)
@@ -219,7 +235,13 @@ def _pseudo_modules(module: Codes, names: list[str], classes: list[KernelClass],
 
 
 def _roles_of_activities(
-    host: Host, links: Links, role: Codes, categories: npt.NDArray[np.str_], classes: list[KernelClass], kernel_class: Codes, known: Phases
+    host: Host,
+    links: Links,
+    role: Codes,
+    categories: npt.NDArray[np.str_],
+    classes: list[KernelClass],
+    kernel_class: Codes,
+    known: Phases,
 ) -> Codes:
     """Roles from TE's calls, and of other GEMMs from the phase and from autograd's nodes for matrix products."""
     gemm = (categories == "gemm") & (role < 0)

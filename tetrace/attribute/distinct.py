@@ -78,11 +78,15 @@ def alike(starts: Codes, own: Codes, *columns: Codes) -> list[Codes]:
     mixed = np.zeros(rows, np.uint64)
     with np.errstate(over="ignore"):
         for column in columns:
-            mixed = mixed * np.uint64(1_000_003) + (column.astype(np.int64) + 2).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            mixed = mixed * np.uint64(1_000_003) + (column.astype(np.int64) + 2).astype(np.uint64) * np.uint64(
+                0x9E3779B97F4A7C15
+            )
         place = (np.arange(rows) - np.repeat(starts, lengths)).astype(np.uint64)
         mixed = (mixed ^ (mixed >> np.uint64(29))) * (np.uint64(2) * place + np.uint64(0xBF58476D1CE4E5B9))
         signature = np.add.reduceat(mixed ^ (mixed >> np.uint64(32)), starts)
-        key = (signature * np.uint64(31) + own.astype(np.int64).astype(np.uint64)) * np.uint64(31) + lengths.astype(np.uint64)
+        key = (signature * np.uint64(31) + own.astype(np.int64).astype(np.uint64)) * np.uint64(31) + lengths.astype(
+            np.uint64
+        )
     _, which = values_and_codes(key.view(np.int64))
     order = np.argsort(which, kind="stable").astype(np.int32)
     return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)

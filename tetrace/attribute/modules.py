@@ -38,7 +38,7 @@ class Modules:
 def modules(host: Host, steps: Steps, phase: Codes, autograd: Mask) -> Modules:
     """The module of every range. `phase` is per range, `autograd` per thread."""
     begins = _instances(host)
-    rows = np.flatnonzero(begins)
+    rows = np.flatnonzero(begins).astype(np.int32)
     instance = host.inherit(np.where(begins, np.arange(len(host), dtype=np.int32), -1))
     names: dict[str, int] = {}
     own = _scopes(host, instance, names)
@@ -71,9 +71,18 @@ def _scopes(host: Host, instance: Codes, names: dict[str, int]) -> Codes:
     own = np.full(len(host), -1, np.int32)
     if not len(host):
         return own
-    fixed = np.array([_code(names, m.module) if m.module.startswith("(") or (m.module and m.operator) else -1 for m in host.meanings], np.int32)
+    fixed = np.array(
+        [
+            _code(names, m.module) if m.module.startswith("(") or (m.module and m.operator) else -1
+            for m in host.meanings
+        ],
+        np.int32,
+    )
     own = fixed[host.word]
-    text = [m.module if m.module and not m.operator and m.module[0] != "(" else word if m.scope else "" for m, word in zip(host.meanings, host.words, strict=True)]
+    text = [
+        m.module if m.module and not m.operator and m.module[0] != "(" else word if m.scope else ""
+        for m, word in zip(host.meanings, host.words, strict=True)
+    ]
     is_scope = np.array([bool(t) for t in text], np.bool_)[host.word] & (instance < 0)
     scope = np.where(is_scope, np.arange(len(host), dtype=np.int32), -1)
     enclosing = np.where(host.parent >= 0, host.inherit(scope)[np.maximum(host.parent, 0)], -1)
@@ -140,7 +149,9 @@ def _numbers_of_step(names: list[str], ways: list[int]) -> list[int]:
     return numbers
 
 
-def _number_recomputed(rows: list[int], names: list[str], waiting: defaultdict[str, list[int]], numbers: list[int]) -> None:
+def _number_recomputed(
+    rows: list[int], names: list[str], waiting: defaultdict[str, list[int]], numbers: list[int]
+) -> None:
     """A recomputed stretch is the one whose backward comes next: of each class the last that still wait, in order."""
     for name in dict.fromkeys(names[row] for row in rows):
         same = [row for row in rows if names[row] == name]
@@ -161,15 +172,21 @@ def _steps_of_ranges(host: Host, steps: Steps, rows: Codes) -> Codes:
     return found
 
 
-def _named_instances(host: Host, rows: Codes, numbers: Codes, around: Codes, phase: Codes, names: dict[str, int]) -> Codes:
+def _named_instances(
+    host: Host, rows: Codes, numbers: Codes, around: Codes, phase: Codes, names: dict[str, int]
+) -> Codes:
     """Code of each instance's name: scope, class and number. Backward and recompute take the forward's scope."""
     known = list(names)
     prefix: dict[tuple[str, int], str] = {}
     later = np.isin(phase[rows], (BACKWARD, RECOMPUTE)).astype(np.int32)
     # Ordered by `later`, so that forward comes first and the others find its scope.
-    (is_later, words, number, scopes), index = distinct(later, host.word[rows], numbers, np.where(later == 1, -1, around[rows]))
+    (is_later, words, number, scopes), index = distinct(
+        later, host.word[rows], numbers, np.where(later == 1, -1, around[rows])
+    )
     codes = []
-    for after, word, count, scope in zip(is_later.tolist(), words.tolist(), number.tolist(), scopes.tolist(), strict=True):
+    for after, word, count, scope in zip(
+        is_later.tolist(), words.tolist(), number.tolist(), scopes.tolist(), strict=True
+    ):
         name = host.meanings[word].begins
         if not after:
             prefix.setdefault((name, count), _scope_name(known, scope))

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     Times = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
 
-_C_BACKWARD = ("nvte_layernorm_bwd", "nvte_rmsnorm_bwd", "nvte_fused_attn_bwd", "nvte_flash_attn_bwd", "nvte_quantize_dbias")
+_C_BACKWARD = (
+    "nvte_layernorm_bwd",
+    "nvte_rmsnorm_bwd",
+    "nvte_fused_attn_bwd",
+    "nvte_flash_attn_bwd",
+    "nvte_quantize_dbias",
+)
 _C_FORWARD = ("nvte_layernorm_fwd", "nvte_rmsnorm_fwd", "nvte_fused_attn_fwd", "nvte_flash_attn_fwd")
 
 
@@ -165,7 +171,9 @@ def _of_captures(links: Links, autograd: Mask, known: Codes, missing: Mask) -> N
         known[captured & autograd[np.maximum(links.origin_thread, 0)]] = BACKWARD
 
 
-def _from_structure(trace: Trace, links: Links, autograd: Mask, is_optimizer: Mask, known: Codes, missing: Mask) -> None:
+def _from_structure(
+    trace: Trace, links: Links, autograd: Mask, is_optimizer: Mask, known: Codes, missing: Mask
+) -> None:
     """Fill `known` from the order of training, in processes where autograd's threads launch work.
 
     Between two stretches of backward the other threads launch the optimizer first, then the next forward; where they

@@ -31,7 +31,9 @@ _QUANTIZE = re.compile(r"^nvte_(group_)?(quantize|cast|multi_cast|fp8_quantize|f
 _AMAX = re.compile(r"^nvte_(group_)?compute_amax")
 _AUXILIARY = re.compile(r"^nvte_((group_)?compute_(amax|scale)|.*swizzle|.*transpose)")
 _NORM = re.compile(r"^nvte_(layernorm|rmsnorm)_fwd")
-_ACTIVATION = re.compile(r"^nvte_(d?)(gelu|geglu|qgelu|qgeglu|relu|reglu|srelu|sreglu|silu|swiglu|clamped_\w+|scaled_\w+)$")
+_ACTIVATION = re.compile(
+    r"^nvte_(d?)(gelu|geglu|qgelu|qgeglu|relu|reglu|srelu|sreglu|silu|swiglu|clamped_\w+|scaled_\w+)$"
+)
 _INPUT_PARTS = {"input_cast_comm", "gemm_input_cast_comm", "norm", "norm_input_cast"}
 _BACKWARD_PARTS = {
     "grad_output_preprocess": GRAD_OUTPUT, "column_parallel_comm_input": INPUT, "dgrad_gemm": WEIGHT, "wgrad_gemm": INPUT,
@@ -85,7 +87,9 @@ def _roles_in_order(host: Host, instance: Codes, phase: Codes, word: Codes, word
 
 def _parts(host: Host) -> Codes:
     """Word of the nearest range around, or itself, that names a part of a module; -1 where none does."""
-    names = np.array([bool(meaning.part) for meaning in host.meanings], np.bool_)[host.word] if len(host) else np.empty(0)
+    names = (
+        np.array([bool(meaning.part) for meaning in host.meanings], np.bool_)[host.word] if len(host) else np.empty(0)
+    )
     return host.inherit(np.where(names, host.word, -1)) if len(host) else np.empty(0, np.int32)
 
 
@@ -160,7 +164,9 @@ def _weight_units(
         return [unit for unit in units if calls[unit[-1]][0] != kind]
     if normalized:
         # Delayed scaling casts inside the norm; with current scaling the norm finds amax and a cast without it follows.
-        separate = len(units) > weights or bool(units and len(units[0]) > 1 and not any(_AMAX.match(calls[i][0]) for i in units[0]))
+        separate = len(units) > weights or bool(
+            units and len(units[0]) > 1 and not any(_AMAX.match(calls[i][0]) for i in units[0])
+        )
         return units[1:] if separate else units
     return units[len(units) // 2 :] if len(units) > 1 else []
 

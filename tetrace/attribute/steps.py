@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     Times = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
 
-_WORDS = {"ranges": "step ranges", "optimizer": "optimizer kernels", "period": "the period of the kernel names", "none": "one window"}
+_WORDS = {
+    "ranges": "step ranges",
+    "optimizer": "optimizer kernels",
+    "period": "the period of the kernel names",
+    "none": "one window",
+}
 # A marker kernel must come at regular places: this share of the distances between its launches are equal.
 _REGULAR = 0.8
 _FEWEST_PERIODS = 3
@@ -85,7 +90,7 @@ def find_steps(trace: Trace, host: Host, links: Links, is_optimizer: Mask, is_he
     parts, of_activity = [], np.full(len(process), -1, np.int32)
     offset = 0
     for one in range(trace.rows("processes")):
-        mine = np.flatnonzero(process == one)
+        mine = np.flatnonzero(process == one).astype(np.int32)
         found = _steps_of_process(trace, host, links, one, mine, is_optimizer, is_heavy)
         if found is None:
             continue
@@ -101,7 +106,9 @@ def find_windows(trace: Trace, of_activity: Codes, steps: Steps) -> Windows:
     """Device windows of `steps`. A step without an activity on a lane's main stream has no window there."""
     stream = values_and_codes(trace.column("activities", "stream"))[1]
     start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
-    (processes, devices), lane_of = distinct(trace.column("activities", "process"), trace.column("activities", "device"))
+    (processes, devices), lane_of = distinct(
+        trace.column("activities", "process"), trace.column("activities", "device")
+    )
     columns: list[list[int]] = []
     for one, (process, device) in enumerate(zip(processes.tolist(), devices.tolist(), strict=True)):
         lane = np.flatnonzero((lane_of == one) & (of_activity >= 0))
@@ -146,7 +153,11 @@ def _steps_of_process(
 
 
 def _from_ranges(host: Host, process: int) -> Steps | None:
-    is_step = np.array([meaning.step is not None for meaning in host.meanings], np.bool_)[host.word] if len(host) else np.zeros(0, bool)
+    is_step = (
+        np.array([meaning.step is not None for meaning in host.meanings], np.bool_)[host.word]
+        if len(host)
+        else np.zeros(0, bool)
+    )
     inside = host.inherit(np.where(is_step, 1, -1))
     outermost = is_step & ~((host.parent >= 0) & (inside[np.maximum(host.parent, 0)] == 1))
     rows = np.flatnonzero(outermost & (host.process == process))
@@ -193,7 +204,9 @@ def _from_optimizer(process: int, times: Times, is_optimizer: Mask, is_heavy: Ma
 def _from_period(trace: Trace, process: int, mine: Codes, times: Times) -> Steps | None:
     """Steps that begin with the rarest kernel that comes at regular places."""
     words = list(trace.words("activities", "kind"))
-    kernels = np.flatnonzero(trace.column("activities", "kind")[mine] == (words.index(KERNEL) if KERNEL in words else -1))
+    kernels = np.flatnonzero(
+        trace.column("activities", "kind")[mine] == (words.index(KERNEL) if KERNEL in words else -1)
+    )
     names = trace.column("activities", "name")[mine][kernels]
     order = np.argsort(names, kind="stable")
     distance = np.diff(order)

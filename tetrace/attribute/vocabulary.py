@@ -15,7 +15,12 @@ FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER, OTHER = range(5)
 PHASES = ("forward", "recompute", "backward", "optimizer", "other", "unattributed")
 UNATTRIBUTED = len(PHASES) - 1
 
-OPTIMIZER_MODULE, LOSS_MODULE, CLIP_MODULE, SCALE_UPDATE_MODULE = "(optimizer)", "(loss)", "(grad_clip)", "(scale_update)"
+OPTIMIZER_MODULE, LOSS_MODULE, CLIP_MODULE, SCALE_UPDATE_MODULE = (
+    "(optimizer)",
+    "(loss)",
+    "(grad_clip)",
+    "(scale_update)",
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,9 @@ def _te_module(name: str) -> Meaning | None:
         return Meaning(phase=FORWARD, begins=forward["module"])
     if backward:
         way = FORWARD if backward["way"] == "forward" else BACKWARD
-        return Meaning(phase=way, begins=_class_of(backward["function"]), part="wgrad" if backward["way"] == "wgrad" else "")
+        return Meaning(
+            phase=way, begins=_class_of(backward["function"]), part="wgrad" if backward["way"] == "wgrad" else ""
+        )
     return None
 
 

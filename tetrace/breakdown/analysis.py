@@ -110,7 +110,9 @@ def break_down(
         of_windows = idle_of_windows.result()
         # The frames are the used windows, unless everything is counted.
         of_frames = (
-            of_windows.of(selection.used) if selection.per_step else idle(attribution, scope.lanes, selection.frames, floor_ns)
+            of_windows.of(selection.used)
+            if selection.per_step
+            else idle(attribution, scope.lanes, selection.frames, floor_ns)
         )
         tables = [
             steps_table(scope, of_windows),
@@ -186,7 +188,9 @@ def _check(scope: Scope, tables: Mapping[str, Table]) -> None:
     for name in ("phases", "kernels", "modules"):
         part = int(tables[name]["total_ns"].sum())
         if part != whole or int(tables[name]["count"].sum()) != len(scope.rows):
-            raise ConservationError(f"{scope.trace.metadata.source}: {name} sum to {part} ns of {whole} ns; please report this")
+            raise ConservationError(
+                f"{scope.trace.metadata.source}: {name} sum to {part} ns of {whole} ns; please report this"
+            )
     charged, idle_ns = int(tables["host_ranges"]["host_bound_ns"].sum()), int(tables["lanes"]["host_bound_ns"].sum())
     if charged != idle_ns:
         raise ConservationError(

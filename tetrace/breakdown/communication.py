@@ -67,7 +67,9 @@ def waiting_for_ranks(scope: Scope, chosen: npt.NDArray[np.int64]) -> Times | No
     if len(lanes) < 2 or len(lanes) < len(np.unique(scope.lanes.of_activity[scope.rows])):
         return None
     start, end = scope.trace.column("activities", "start_ns")[rows], scope.trace.column("activities", "end_ns")[rows]
-    families = np.array([hash(one.family) & 0x7FFFFFFF for one in scope.attribution.classes], np.int64)[scope.kernel_class[chosen]]
+    families = np.array([hash(one.family) & 0x7FFFFFFF for one in scope.attribution.classes], np.int64)[
+        scope.kernel_class[chosen]
+    ]
     arrived = np.zeros(len(rows), np.int64)
     for family in np.unique(families).tolist():
         per_lane = [np.flatnonzero((families == family) & (lane == one)) for one in lanes.tolist()]

@@ -37,7 +37,9 @@ def gemms_table(scope: Scope) -> Table:
     labels = [(one.formats, one.family) for one in scope.attribution.classes]
     words = list(dict.fromkeys(labels)) or [("", "")]
     label = np.array([words.index(one) for one in labels] or [0], np.int32)[scope.kernel_class]
-    (module, phase, role, said), index = distinct(scope.module[chosen], scope.phase[chosen], scope.role[chosen], label[chosen])
+    (module, phase, role, said), index = distinct(
+        scope.module[chosen], scope.phase[chosen], scope.role[chosen], label[chosen]
+    )
     formats = [words[code][0] for code in said.tolist()]
     columns = {
         "module": scope.module_words(module),
@@ -72,7 +74,9 @@ def attention_table(scope: Scope) -> Table:
     labels = [(one.formats, one.operation or one.category) for one in classes]
     distinct_labels = list(dict.fromkeys(labels)) or [("", "")]
     label = np.array([distinct_labels.index(one) for one in labels] or [0], np.int32)[scope.kernel_class]
-    (module, phase, backend, said), index = distinct(scope.module[chosen], scope.phase[chosen], code[chosen], label[chosen])
+    (module, phase, backend, said), index = distinct(
+        scope.module[chosen], scope.phase[chosen], code[chosen], label[chosen]
+    )
     columns = {
         "module": scope.module_words(module),
         "phase": phase_words(phase),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tetrace.breakdown.compute import UNFUSED
 from tetrace.breakdown.launch import NO_RANGE
@@ -48,7 +48,11 @@ def verdict(breakdown: Breakdown) -> str:
     totals = breakdown.totals
     if not totals.activities:
         return "No GPU activity was captured, so there is nothing to break down."
-    step = f"a step of {duration(_per_step(breakdown, totals.wall_ns))}" if breakdown.selection.per_step else duration(totals.wall_ns)
+    step = (
+        f"a step of {duration(_per_step(breakdown, totals.wall_ns))}"
+        if breakdown.selection.per_step
+        else duration(totals.wall_ns)
+    )
     works = f"the GPU works {duration(_per_step(breakdown, totals.busy_ns))} of {step}"
     idles = f"and idles {percent(totals.all_idle_ns, totals.wall_ns)}"
     late_rank = _late_rank(breakdown)
@@ -63,7 +67,8 @@ def verdict(breakdown: Breakdown) -> str:
             "profiling inflates such a step, compare with an unprofiled run."
         )
     if share["synchronization"] >= _LAUNCH_BOUND:
-        return f"Synchronization-bound: {works} {idles}, {percent(totals.idle_ns['synchronization'], totals.wall_ns)} while the host waits for it."
+        waits = percent(totals.idle_ns["synchronization"], totals.wall_ns)
+        return f"Synchronization-bound: {works} {idles}, {waits} while the host waits for it."
     if totals.exposed_communication_ns >= _LAUNCH_BOUND * totals.wall_ns:
         exposed = duration(_per_step(breakdown, totals.exposed_communication_ns))
         return f"Communication-bound: {works}, {exposed} of them on communication that nothing hides."
@@ -80,7 +85,9 @@ def _late_rank(breakdown: Breakdown) -> str:
     late, steps = int(waiting.argmin()), max(int(lanes["steps"].max()), 1)
     others = waiting.sum() - waiting[late]
     longest = duration(int(others) // (len(lanes) - 1) // steps)
-    step = f"a step of {duration(int(wall.max()) // steps)}" if breakdown.selection.per_step else duration(int(wall.max()))
+    step = (
+        f"a step of {duration(int(wall.max()) // steps)}" if breakdown.selection.per_step else duration(int(wall.max()))
+    )
     return (
         f"Held back by one rank: pid {lanes['pid'][late]} on device {lanes['device'][late]} arrives last at collectives, "
         f"the others wait {longest} for it in {step}; its host leaves it idle "
@@ -106,6 +113,11 @@ def _step_word(breakdown: Breakdown) -> str:
     return "a step" if breakdown.selection.per_step else "in all"
 
 
+def _place(row: dict[str, Any]) -> str:
+    """A host range in words; where none was open the phase says more."""
+    return f"{row['range']} in {row['phase']}" if row["range"] == NO_RANGE else str(row["range"])
+
+
 def _launches(breakdown: Breakdown) -> Iterator[Finding]:
     totals = breakdown.totals
     late = totals.idle_ns["host_bound"] + totals.idle_ns["launch_latency"]
@@ -115,7 +127,7 @@ def _launches(breakdown: Breakdown) -> Iterator[Finding]:
     calls = breakdown.launch.calls / max(totals.steps, 1)
     hosts = breakdown.tables["host_ranges"]
     worst = ", ".join(
-        f"{row['range']}{' in ' + row['phase'] if row['range'] == NO_RANGE else ''} {duration(_per_step(breakdown, row['host_bound_ns']))}"
+        f"{_place(row)} {duration(_per_step(breakdown, row['host_bound_ns']))}"
         for row in hosts.take(range(min(2, len(hosts)))).rows()
     )
     yield Finding(
@@ -195,7 +207,7 @@ def _quantization(breakdown: Breakdown) -> Iterator[Finding]:
             "quantization_host",
             _per_step(breakdown, host),
             "the GPU waits while the host quantizes",
-            f"{percent(host, totals.wall_ns)} of wall is idle charged to quantize and scale-update ranges (part of the host-bound time)",
+            f"{percent(host, totals.wall_ns)} of wall: idle charged to quantize and scale-update ranges, part of host-bound",
             "CUDA graphs; cache weight casts over micro-batches (is_first_microbatch)",
         )
 
@@ -205,7 +217,11 @@ def _weight_casts(breakdown: Breakdown) -> Iterator[Finding]:
     casts: dict[str, list[int]] = {}
     for row in table.rows():
         kind = row["module"].rsplit("/", 1)[-1].split(".")[0]
-        if row["role"] == "weight" and row["operation"] in ("cast", "cast_transpose", "block_cast") and kind != "GroupedLinear":
+        if (
+            row["role"] == "weight"
+            and row["operation"] in ("cast", "cast_transpose", "block_cast")
+            and kind != "GroupedLinear"
+        ):
             count_and_time = casts.setdefault(row["module"], [0, 0])
             count_and_time[0] += row["count"]
             count_and_time[1] += row["total_ns"]
@@ -231,7 +247,9 @@ def _outside_fp8(breakdown: Breakdown) -> Iterator[Finding]:
     if covered.fp8_ns and outside > _OF_BUSY * covered.gemm_ns:
         gemms = breakdown.tables["gemms"]
         rows = [row for row in gemms.rows() if not row["fp8"] and row["formats"]]
-        worst = ", ".join(dict.fromkeys(f"{row['module']} {row['role']} {row['formats']}".replace("  ", " ") for row in rows[:3]))
+        worst = ", ".join(
+            dict.fromkeys(f"{row['module']} {row['role']} {row['formats']}".replace("  ", " ") for row in rows[:3])
+        )
         yield Finding(
             "outside_fp8",
             _per_step(breakdown, outside),
@@ -269,7 +287,11 @@ def _transposes(breakdown: Breakdown) -> Iterator[Finding]:
 
 def _scale_updates(breakdown: Breakdown) -> Iterator[Finding]:
     table = breakdown.tables["quantization"]
-    rows = [i for i, (op, m) in enumerate(zip(table["operation"], table["module"], strict=True)) if op == "scale_update" and m == "(scale_update)"]
+    rows = [
+        i
+        for i, (op, m) in enumerate(zip(table["operation"], table["module"], strict=True))
+        if op == "scale_update" and m == "(scale_update)"
+    ]
     count, ns = int(table["count"][rows].sum()), int(table["total_ns"][rows].sum())
     per_step = count / max(breakdown.totals.steps, 1)
     if breakdown.selection.per_step and per_step > 4 and ns >= 0.01 * breakdown.totals.busy_ns:

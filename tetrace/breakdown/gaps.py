@@ -111,10 +111,10 @@ def idle(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int
     causes, charged = _causes(attribution, gaps, floor_ns, len(lane))
     wrong = np.flatnonzero(busy + causes.sum(axis=1) != windows.end - windows.start)
     if len(wrong):
-        row = int(wrong[0])
+        one = int(wrong[0])
         raise ConservationError(
-            f"{attribution.trace.metadata.source}: window {row}: busy {busy[row]} + idle {causes[row].sum()} ns is not its "
-            f"wall time of {windows.end[row] - windows.start[row]} ns; please report this"
+            f"{attribution.trace.metadata.source}: window {one}: busy {busy[one]} + idle {causes[one].sum()} ns is not its "
+            f"wall time of {windows.end[one] - windows.start[one]} ns; please report this"
         )
     gap, row, ns = charged
     return Idle(busy, causes, gaps.window[gap], row, gaps.activity[gap], ns)
@@ -136,10 +136,15 @@ def _gaps(attribution: Attribution, lanes: Lanes, lane: Codes, windows: Windows)
 
     trace = attribution.trace
     # The complement of busy time in the windows; windows of a lane do not overlap.
-    follows = np.flatnonzero((lanes.busy_lane[1:] == lanes.busy_lane[:-1]))
+    follows = np.flatnonzero(lanes.busy_lane[1:] == lanes.busy_lane[:-1])
     order = _C.order(lane, windows.start, windows.end)
     gap, window, _ = _C.overlaps(
-        lanes.busy_lane[follows], lanes.busy_end[follows], lanes.busy_start[follows + 1], lane[order], windows.start[order], windows.end[order]
+        lanes.busy_lane[follows],
+        lanes.busy_end[follows],
+        lanes.busy_start[follows + 1],
+        lane[order],
+        windows.start[order],
+        windows.end[order],
     )
     window = order[window]
     whole_end = lanes.busy_start[follows + 1][gap]
@@ -168,7 +173,9 @@ def _activity_at(lane_of_activity: Codes, times: Times, lane: Codes, wanted: Tim
     return found
 
 
-def _causes(attribution: Attribution, gaps: _Gaps, floor_ns: int, windows: int) -> tuple[Times, tuple[Codes, Codes, Times]]:
+def _causes(
+    attribution: Attribution, gaps: _Gaps, floor_ns: int, windows: int
+) -> tuple[Times, tuple[Codes, Codes, Times]]:
     """Idle time of each window by cause, shape (windows, len(CAUSES)), and what host ranges are charged with."""
     links, trace = attribution.links, attribution.trace
     causes = np.zeros((windows, len(CAUSES)), np.int64)
@@ -179,7 +186,9 @@ def _causes(attribution: Attribution, gaps: _Gaps, floor_ns: int, windows: int) 
 
     call = links.call[gaps.activity]
     launched = call >= 0
-    asked = np.where(launched, np.clip(_values(trace.column("calls", "start_ns"), call), gaps.start, gaps.end), gaps.start)
+    asked = np.where(
+        launched, np.clip(_values(trace.column("calls", "start_ns"), call), gaps.start, gaps.end), gaps.start
+    )
     charged = _host_side(attribution, gaps, asked, add)
     rest = gaps.end - asked
     returned = np.where(launched, _values(trace.column("calls", "end_ns"), call), gaps.start)
@@ -239,11 +248,21 @@ def _time_line(attribution: Attribution) -> tuple[Codes, Times, Times, Codes]:
     sync, profiler = _synchronizing_calls(trace), _profiler_records(trace)
     if not len(sync) and not len(profiler):
         return _C.segments(host.thread, host.start, host.end, _C.nest(host.thread, host.start, host.end))
-    thread = np.concatenate([host.thread, trace.column("calls", "thread")[sync], trace.column("overheads", "thread")[profiler]])
-    start = np.concatenate([host.start, trace.column("calls", "start_ns")[sync], trace.column("overheads", "start_ns")[profiler]])
-    end = np.concatenate([host.end, trace.column("calls", "end_ns")[sync], trace.column("overheads", "end_ns")[profiler]])
+    thread = np.concatenate(
+        [host.thread, trace.column("calls", "thread")[sync], trace.column("overheads", "thread")[profiler]]
+    )
+    start = np.concatenate(
+        [host.start, trace.column("calls", "start_ns")[sync], trace.column("overheads", "start_ns")[profiler]]
+    )
+    end = np.concatenate(
+        [host.end, trace.column("calls", "end_ns")[sync], trace.column("overheads", "end_ns")[profiler]]
+    )
     row = np.concatenate(
-        [np.arange(len(host), dtype=np.int32), np.full(len(sync), _IN_SYNC, np.int32), np.full(len(profiler), _IN_PROFILER, np.int32)]
+        [
+            np.arange(len(host), dtype=np.int32),
+            np.full(len(sync), _IN_SYNC, np.int32),
+            np.full(len(profiler), _IN_PROFILER, np.int32),
+        ]
     )
     order = _C.order(thread, start, end)
     thread, start, end = thread[order], start[order], end[order]
@@ -254,9 +273,13 @@ def _time_line(attribution: Attribution) -> tuple[Codes, Times, Times, Codes]:
 def _synchronizing_calls(trace: Trace) -> npt.NDArray[np.int64]:
     """Calls that block until the device is done: synchronizations, and copies that are not asynchronous."""
     kinds, names = list(trace.words("calls", "kind")), trace.words("calls", "name")
-    blocking = [name.startswith(("cudaMemcpy", "cuMemcpy")) and "Async" not in name and "Peer" not in name for name in names]
+    blocking = [
+        name.startswith(("cudaMemcpy", "cuMemcpy")) and "Async" not in name and "Peer" not in name for name in names
+    ]
     kind, name = trace.column("calls", "kind"), trace.column("calls", "name")
-    is_sync = np.array([word == SYNCHRONIZE for word in kinds], np.bool_)[kind] if kinds else np.zeros(len(kind), np.bool_)
+    is_sync = (
+        np.array([word == SYNCHRONIZE for word in kinds], np.bool_)[kind] if kinds else np.zeros(len(kind), np.bool_)
+    )
     is_launch = np.array([word == LAUNCH for word in kinds], np.bool_)[kind] if kinds else is_sync
     is_copy = is_launch & (np.array(blocking, np.bool_)[name] if names else is_launch)
     return np.flatnonzero(is_sync | is_copy)

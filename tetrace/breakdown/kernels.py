@@ -141,7 +141,7 @@ def memory_table(scope: Scope) -> Table:
     (name, phase), index = distinct(scope.column("name")[memory], scope.phase[memory])
     size = len(name)
     moved = scope.column("bytes")[memory]
-    unknown = sums(index, size, moved < 0) > 0
+    unknown = counts(index[moved < 0], size) > 0
     names = scope.trace.words("activities", "name")
     columns = {
         "name": [names[code] for code in name.tolist()],

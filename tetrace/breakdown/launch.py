@@ -59,7 +59,9 @@ def idle_stream_latency(attribution: Attribution) -> Times:
 
     trace, links = attribution.trace, attribution.links
     start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
-    _, stream = distinct(trace.column("activities", "process"), values_and_codes(trace.column("activities", "stream"))[1])
+    _, stream = distinct(
+        trace.column("activities", "process"), values_and_codes(trace.column("activities", "stream"))[1]
+    )
     order = _C.order(stream, start, end)
     same = np.append(False, stream[order][1:] == stream[order][:-1]) if len(order) else np.zeros(0, np.bool_)
     previous_end = np.where(same, np.append(0, end[order][:-1]), np.iinfo(np.int64).min) if len(order) else start
@@ -135,7 +137,8 @@ def _recorded_back_pressure(scope: Scope, call: Times) -> Mask:
     merged = _C.merge(*(column[order] for column in full))
     calls = [trace.column("calls", name)[call] for name in ("thread", "start_ns", "end_ns")]
     order = _C.order(*calls)
-    hit, _, _ = _C.overlaps(*(column[order] for column in calls), *merged)
+    thread, start, end = (column[order] for column in calls)
+    hit, _, _ = _C.overlaps(thread, start, end, *merged)
     result[order[hit]] = True
     return result
 

@@ -35,7 +35,11 @@ def quantization_table(scope: Scope) -> Table:
     classes = scope.attribution.classes
     operation, words = _operations(scope)
     (module, phase, role, word, fused), index = distinct(
-        scope.module[chosen], scope.phase[chosen], _tensor_role(scope)[chosen], operation[chosen], scope.fused[chosen].astype(np.int32)
+        scope.module[chosen],
+        scope.phase[chosen],
+        _tensor_role(scope)[chosen],
+        operation[chosen],
+        scope.fused[chosen].astype(np.int32),
     )
     size = len(module)
     total = sums(index, size, scope.duration[chosen])
@@ -64,7 +68,10 @@ def _tensor_role(scope: Scope) -> np.ndarray:
 
 def _operations(scope: Scope) -> tuple[np.ndarray, list[str]]:
     """Operation of each selected activity as a code; fused kernels say their category first."""
-    labels = [f"{one.category} {one.operation}".strip() if one.fused_quantization else one.operation for one in scope.attribution.classes]
+    labels = [
+        f"{one.category} {one.operation}".strip() if one.fused_quantization else one.operation
+        for one in scope.attribution.classes
+    ]
     words = list(dict.fromkeys(labels)) or [""]
     code = np.array([words.index(label) for label in labels] or [0], np.int32)
     return code[scope.kernel_class], words
@@ -79,7 +86,9 @@ def bounds(scope: Scope, table: Table) -> Bounds:
         return np.isin(operation, names) if len(table) else np.zeros(0, np.bool_)
 
     estimate = table["estimate_ns"]
-    weight = np.array([role == "weight" for role in table["role"]], np.bool_) & of("cast", "cast_transpose", "block_cast")
+    weight = np.array([role == "weight" for role in table["role"]], np.bool_) & of(
+        "cast", "cast_transpose", "block_cast"
+    )
     return Bounds(
         lower_ns=int(total[~fused].sum()),
         upper_ns=int(total.sum()),

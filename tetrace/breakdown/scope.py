@@ -108,7 +108,9 @@ class Scope:
     @cached_property
     def fused(self) -> Mask:
         """Whether it quantizes beside other work."""
-        return self.attribution.of_class([one.fused_quantization for one in self.attribution.classes])[self.rows].astype(np.bool_)
+        return self.attribution.of_class([one.fused_quantization for one in self.attribution.classes])[
+            self.rows
+        ].astype(np.bool_)
 
     def in_category(self, *names: str) -> Mask:
         """Whether the category is one of `names`."""

@@ -50,7 +50,9 @@ class Selection:
         return self.steps_option != ALL
 
 
-def select(attribution: Attribution, steps: str = STEADY, device: int | None = None, process: int | None = None) -> Selection:
+def select(
+    attribution: Attribution, steps: str = STEADY, device: int | None = None, process: int | None = None
+) -> Selection:
     """Choose `steps` (`steady`, `all`, or a Python slice of step numbers such as `5:10`), a device ordinal, a process.
 
     `process` is an index of the `processes` table or a pid. Raises `UsageError` when nothing is left.
@@ -65,12 +67,16 @@ def select(attribution: Attribution, steps: str = STEADY, device: int | None = N
     if not used.any():
         numbers = attribution.steps.number
         span = f"it has steps {numbers.min()} to {numbers.max()}" if len(numbers) else "it has no steps"
-        raise UsageError(f"--steps {steps} leaves no step of {trace.metadata.source}; {span}, --steps all counts everything")
+        raise UsageError(
+            f"--steps {steps} leaves no step of {trace.metadata.source}; {span}, --steps all counts everything"
+        )
     in_step = np.zeros((trace.rows("processes"), len(attribution.steps)), np.bool_)
     in_step[windows.process[used], windows.step[used]] = True
     activities = in_lane & (attribution.step >= 0)
     activities &= in_step[trace.column("activities", "process"), np.maximum(attribution.step, 0)]
-    frames = Windows(*(getattr(windows, name)[used] for name in ("process", "device", "step", "start", "end", "closed")))
+    frames = Windows(
+        *(getattr(windows, name)[used] for name in ("process", "device", "step", "start", "end", "closed"))
+    )
     return Selection(steps, activities, windows, used, reason, frames, int(used.sum()))
 
 
@@ -81,7 +87,9 @@ def _lanes(attribution: Attribution, device: int | None, process: int | None) ->
         devices = trace.column("activities", "device")
         chosen &= devices == device
         if not chosen.any():
-            raise UsageError(f"--device {device}: no activity ran on it; there are devices {np.unique(devices).tolist()}")
+            raise UsageError(
+                f"--device {device}: no activity ran on it; there are devices {np.unique(devices).tolist()}"
+            )
     if process is not None:
         chosen &= trace.column("activities", "process") == _process_index(attribution, process)
     return chosen
@@ -114,7 +122,9 @@ def _reasons(attribution: Attribution, windows: Windows, steps: str, in_lane: Ma
     else:
         chosen = _sliced(attribution, steps)
         words = ["" if chosen[step] else "not asked for" for step in windows.step.tolist()]
-    return tuple(word if inside else "other device or process" for word, inside in zip(words, in_lane.tolist(), strict=True))
+    return tuple(
+        word if inside else "other device or process" for word, inside in zip(words, in_lane.tolist(), strict=True)
+    )
 
 
 def _sliced(attribution: Attribution, steps: str) -> Mask:
@@ -126,7 +136,9 @@ def _sliced(attribution: Attribution, steps: str) -> Mask:
         return numbers == int(match[3])
     low = int(match[1]) if match[1] else None
     high = int(match[2]) if match[2] else None
-    return (numbers >= low if low is not None else True) & (numbers < high if high is not None else np.ones(len(numbers), np.bool_))
+    return (numbers >= low if low is not None else True) & (
+        numbers < high if high is not None else np.ones(len(numbers), np.bool_)
+    )
 
 
 def _steady_reasons(attribution: Attribution, windows: Windows) -> list[str]:
@@ -135,7 +147,9 @@ def _steady_reasons(attribution: Attribution, windows: Windows) -> list[str]:
     for process, device in dict.fromkeys(zip(windows.process.tolist(), windows.device.tolist(), strict=True)):
         rows = np.flatnonzero((windows.process == process) & (windows.device == device))
         wall = windows.end[rows] - windows.start[rows]
-        for row, word in zip(rows.tolist(), _steady_reasons_of_lane(wall, windows.closed[rows], loads[rows]), strict=True):
+        for row, word in zip(
+            rows.tolist(), _steady_reasons_of_lane(wall, windows.closed[rows], loads[rows]), strict=True
+        ):
             words[row] = word
     return words
 

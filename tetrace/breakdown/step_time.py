@@ -100,7 +100,9 @@ def lanes_table(scope: Scope, idle: Idle) -> Table:
         "exposed_communication_ns": sums(index, size, exposed),
         **{f"{cause}_ns": sums(index, size, idle.causes[:, i]) for i, cause in enumerate(CAUSES)},
         "communication_ns": sums(of_activity[communication], size, scope.duration[communication]),
-        "waiting_ns": np.full(size, -1, np.int64) if waiting is None else sums(of_activity[communication], size, waiting),
+        "waiting_ns": np.full(size, -1, np.int64)
+        if waiting is None
+        else sums(of_activity[communication], size, waiting),
     }
     table = Table(LANES, columns)
     _check(scope, table)
@@ -118,5 +120,7 @@ def _gpu_names(scope: Scope, process: Codes, device: Codes) -> list[str]:
 def _check(scope: Scope, table: Table) -> None:
     """Every selected activity is in one lane, and busy plus idle is wall."""
     parts = sum(int(table[f"{cause}_ns"].sum()) for cause in CAUSES)
-    if int(table["busy_ns"].sum()) + parts != int(table["wall_ns"].sum()) or int(table["total_ns"].sum()) != int(scope.duration.sum()):
+    if int(table["busy_ns"].sum()) + parts != int(table["wall_ns"].sum()) or int(table["total_ns"].sum()) != int(
+        scope.duration.sum()
+    ):
         raise ConservationError(f"{scope.trace.metadata.source}: lanes do not add up; please report this")

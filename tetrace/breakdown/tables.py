@@ -57,7 +57,10 @@ class Table:
     def take(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Table:
         """The rows at these places, in this order."""
         places = np.asarray(rows, np.int64)
-        taken = {k: v[places] if isinstance(v, np.ndarray) else [v[i] for i in places.tolist()] for k, v in self.columns.items()}
+        taken = {
+            k: v[places] if isinstance(v, np.ndarray) else [v[i] for i in places.tolist()]
+            for k, v in self.columns.items()
+        }
         return Table(self.declaration, taken)
 
     def sorted_by(self, name: str) -> Table:
@@ -104,7 +107,10 @@ _DEVICE = _count("device", "CUDA ordinal of the device.")
 _IDLE = (
     _ns("host_bound_ns", "Idle because the host had not launched the next activity."),
     _ns("synchronization_ns", "Idle while the launching thread sat in a synchronizing call."),
-    _ns("launch_latency_ns", "Idle from the start of the launching call to the activity, up to the call's length or the floor."),
+    _ns(
+        "launch_latency_ns",
+        "Idle from the start of the launching call to the activity, up to the call's length or the floor.",
+    ),
     _ns("dependency_ns", "Idle before an activity whose stream waited for another stream."),
     _ns("graph_ns", "Idle between activities of one CUDA graph launch."),
     _ns("profiler_ns", "Idle while the launching thread was in the profiler's own work."),
@@ -136,7 +142,8 @@ PHASES = Declaration(
 KERNELS = Declaration(
     "kernels", "One row a kernel, copy or memset: name and class.",
     (
-        _text("name", "Demangled name."), _text("family", "Short stable name."), _text("kind", "kernel, memcpy, memset or graph."),
+        _text("name", "Demangled name."), _text("family", "Short stable name."),
+        _text("kind", "kernel, memcpy, memset or graph."),
         _text("category", "Kind of work."), _text("operation", "Finer word within the category."),
         _text("formats", "Number formats: operands of a GEMM, product of a cast."),
         _count("fused_quantization", "1 when it quantizes beside its own work."),
@@ -168,7 +175,7 @@ QUANTIZATION = Declaration(
         _MODULE, _PHASE, _ROLE,
         _text("operation", "cast, cast_transpose, transpose, amax, scale_update, ...; of fused kernels their own."),
         _count("fused", "1 for kernels that do other work too."), _N, _TOTAL,
-        _ns("estimate_ns", "Share of it that is quantization: all of it, or the FP8 share of a fused kernel's bytes; -1 unknown."),
+        _ns("estimate_ns", "Share that is quantization: all, or the FP8 share of a fused kernel's bytes; -1 unknown."),
     ),
 )  # fmt: skip
 HOST_RANGES = Declaration(
@@ -215,7 +222,8 @@ COMMUNICATION = Declaration(
 MEMORY = Declaration(
     "memory", "One row a kind of copy or memset.",
     (
-        _text("name", "Direction of the copy, or memset."), _PHASE, _N, Column("bytes", "bytes", "Bytes moved; -1 not captured."), _TOTAL,
+        _text("name", "Direction of the copy, or memset."), _PHASE, _N,
+        Column("bytes", "bytes", "Bytes moved; -1 not captured."), _TOTAL,
     ),
 )  # fmt: skip
 LANES = Declaration(

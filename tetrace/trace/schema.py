@@ -93,7 +93,9 @@ TABLES: tuple[Table, ...] = (
         (
             _PROCESS,
             _DEVICE,
-            Column("gpu", "int32", "ordinal", "Physical device of the machine; processes that share it say the same.", -1),
+            Column(
+                "gpu", "int32", "ordinal", "Physical device of the machine; processes that share it say the same.", -1
+            ),
             Column("sm_count", "int32", "count", "Multiprocessors.", -1),
             Column("memory_bytes", "int64", "bytes", "Device memory.", -1),
             Column("bandwidth_bytes_per_s", "int64", "bytes/s", "Memory bandwidth by the driver's figures.", -1),
@@ -147,7 +149,9 @@ TABLES: tuple[Table, ...] = (
             _THREAD,
             _START,
             _END,
-            Column("sequence", "int64", "number", "Autograd sequence number, shared by a forward op and its backward.", -1),
+            Column(
+                "sequence", "int64", "number", "Autograd sequence number, shared by a forward op and its backward.", -1
+            ),
             Column("kind", "text", "", "push_pop, start_end, operator, annotation, or module."),
             Column("name", "text", "", "Text of the range, without `seq =`, `op_id =`, sizes and input ids."),
         ),

@@ -46,7 +46,9 @@ class Trace:
     def __post_init__(self) -> None:
         for name, table in self.tables.items():
             if name not in BY_NAME:
-                raise InputError(f"{self.metadata.source}: table '{name}' is not in this version's schema; update tetrace")
+                raise InputError(
+                    f"{self.metadata.source}: table '{name}' is not in this version's schema; update tetrace"
+                )
             expected = BY_NAME[name].arrow()
             if not table.schema.equals(expected):
                 raise InputError(
