@@ -193,7 +193,7 @@ def _causes(
     rest = gaps.end - asked
     returned = np.where(launched, _values(trace.column("calls", "end_ns"), call), gaps.start)
     in_graph = _inside_graph(attribution, gaps)
-    waited = launched & ~in_graph & (returned < gaps.start) & _stream_waited(attribution, gaps)
+    waited = _stream_waited(attribution, gaps, np.flatnonzero(launched & ~in_graph & (returned < gaps.start)))
     by_launch = launched & ~in_graph & ~waited
     latency = np.where(by_launch, np.minimum(rest, np.maximum(np.clip(returned - asked, 0, rest), floor_ns)), 0)
     add(GRAPH, np.where(in_graph, rest, 0))
@@ -301,12 +301,13 @@ def _inside_graph(attribution: Attribution, gaps: _Gaps) -> Mask:
     return same & graph[gaps.activity]
 
 
-def _stream_waited(attribution: Attribution, gaps: _Gaps) -> Mask:
-    """Gaps before an activity whose stream was told, since its last launch, to wait for an event of another stream."""
+def _stream_waited(attribution: Attribution, gaps: _Gaps, early: npt.NDArray[np.int64]) -> Mask:
+    """Of the gaps `early`, those before an activity whose stream was told, since the launch before it on that stream,
+    to wait for an event of another stream; shape (gaps,)."""
     trace, links = attribution.trace, attribution.links
     kinds = list(trace.words("synchronizations", "kind"))
     result = np.zeros(len(gaps.start), np.bool_)
-    if "stream_wait" not in kinds:
+    if "stream_wait" not in kinds or not len(early):
         return result
     waits = np.flatnonzero(trace.column("synchronizations", "kind") == kinds.index("stream_wait"))
     when = trace.column("synchronizations", "start_ns")[waits]
@@ -314,11 +315,13 @@ def _stream_waited(attribution: Attribution, gaps: _Gaps) -> Mask:
         trace.column("synchronizations", "process")[waits], trace.column("synchronizations", "stream")[waits]
     )
     process, stream = trace.column("activities", "process"), trace.column("activities", "stream")
+    own_process, own_stream = process[gaps.activity[early]], stream[gaps.activity[early]]
     for i, (one, number) in enumerate(zip(processes.tolist(), streams.tolist(), strict=True)):
+        asked = early[(own_process == one) & (own_stream == number)]
+        if not len(asked):
+            continue
         times = np.sort(when[which == i])
-        mine = np.flatnonzero((process == one) & (stream == number))
-        launches = np.sort(links.launch_ns[mine])
-        asked = np.flatnonzero((process[gaps.activity] == one) & (stream[gaps.activity] == number))
+        launches = np.sort(links.launch_ns[(process == one) & (stream == number)])
         launch = links.launch_ns[gaps.activity[asked]]
         place = np.searchsorted(launches, launch) - 1
         previous = np.where(place >= 0, launches[np.maximum(place, 0)], np.iinfo(np.int64).min)

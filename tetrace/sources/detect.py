@@ -48,18 +48,18 @@ def load(path: str | Path, progress: Progress | None = None) -> Trace:
         for reader in READERS:
             if reader.recognizes(path):
                 return reader.read(path, progress)
+        raise InputError(f"{path}: {_unknown(path)}; give {_SUPPORTED}")
     except PermissionError as error:
         raise InputError(
             f"{error.filename or path}: not readable by this user; change its permissions or copy it"
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    raise InputError(f"{path}: {_unknown(path)}; give {_SUPPORTED}")
 
 
 def _unknown(path: Path) -> str:
     if path.is_dir():
-        os.listdir(path)  # a folder that must not be listed also looks empty: this raises
+        next(path.iterdir(), None)  # raises when the folder must not be listed, which else looks empty
         return "this folder holds neither a .tetrace nor the Parquet files of nsys export --type parquetdir"
     if not path.is_file():
         return f"this is no file but a {_kind(path)}"
@@ -72,8 +72,9 @@ def _unknown(path: Path) -> str:
 
 def _kind(path: Path) -> str:
     mode = path.stat().st_mode
-    kinds = {"pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK, "device": lambda m: stat.S_ISCHR(m) or stat.S_ISBLK(m)}
-    return next((word for word, is_one in kinds.items() if is_one(mode)), "special file")
+    if stat.S_ISFIFO(mode):
+        return "pipe"
+    return "socket" if stat.S_ISSOCK(mode) else "device"
 
 
 def _name(path: Path) -> str:

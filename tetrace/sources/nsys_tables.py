@@ -12,7 +12,6 @@ import sqlite3
 import struct
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
@@ -24,10 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-# Large enough that the cost of a batch is small, small enough that a table never lies twice in memory.
-_BATCH_ROWS = 65_536
-_ROWS_WORTH_A_THREAD = 200_000
-_THREADS = min(4, os.cpu_count() or 1)
+# All rows in one batch: it becomes numpy's without a copy, and pages that are new to a process are what costs.
+_BATCH_ROWS = 1 << 30
 
 
 class RawTables(Protocol):
@@ -85,12 +82,7 @@ class SqliteTables:
 
         conditions = [f"{_quoted(only[0])} IN ({','.join(map(str, only[1])) or 'NULL'})"] if only else []
         schema = pa.schema([(name, pa.int64()) for name in integers] + [(name, pa.binary()) for name in texts])
-        with ThreadPoolExecutor(_THREADS) as pool:
-            run = [
-                pool.submit(self._run, table, integers, texts, [*conditions, *part], schema)
-                for part in self._rowid_parts(table)
-            ]
-            return pa.concat_tables([future.result() for future in run])
+        return self._run(table, integers, texts, conditions, schema)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -112,27 +104,6 @@ class SqliteTables:
             if found:
                 value = found[0][:40].decode("utf-8", "replace")
                 raise _unreadable(self.path, ValueError(f"{table}.{name} holds {value!r} instead of a whole number"))
-
-    def _rowid_parts(self, table: str) -> list[list[str]]:
-        """Conditions that cut the table in as many pieces as there are cores to read them."""
-        try:
-            with contextlib.closing(sqlite3.connect(self._uri, uri=True)) as connection:
-                # One at a time each is a look at the end of the tree; together they would be a scan.
-                first, last = (
-                    connection.execute(f"SELECT {end}(rowid) FROM {_quoted(table)}").fetchone()[0]
-                    for end in ("min", "max")
-                )
-        except sqlite3.Error:
-            return [[]]  # a view, or a table without rowid
-        if first is None or last - first < _ROWS_WORTH_A_THREAD:
-            return [[]]
-        count = _THREADS
-        edges = [first + (last - first + 1) * i // count for i in range(1, count)]
-        # The outer edges are open: a rowid may be the largest integer there is.
-        return [
-            [f"rowid >= {a}" for a in low] + [f"rowid < {b}" for b in high]
-            for low, high in zip([[], *([edge] for edge in edges)], [*([edge] for edge in edges), []], strict=True)
-        ]
 
     def _run(
         self,
@@ -273,8 +244,10 @@ def integers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     """Column `name` of a raw table as an array of shape (rows,)."""
     import numpy as np
 
-    # Chunk by chunk without a copy, then one copy: what pyarrow does for the whole column takes ten times as long.
+    # Nearly always one chunk, and no copy: what pyarrow does for the whole column takes ten times as long.
     chunks = [chunk.to_numpy(zero_copy_only=True) for chunk in table.column(name).chunks]
+    if len(chunks) == 1:
+        return chunks[0]
     return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
 
 

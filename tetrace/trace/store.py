@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -51,12 +50,12 @@ def write(trace: Trace, path: Path, *, replace: bool = False) -> None:
             path.rename(unfinished / "old")
         try:
             (unfinished / "new").rename(path)
-        except OSError:
+        except BaseException:
             if (unfinished / "old").exists():
                 (unfinished / "old").rename(path)
             raise
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{path}: writing failed ({reason}); is the disk full?") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -73,11 +72,16 @@ def read(path: Path) -> Trace:
         reads = f"format version {version!r}, this tetrace reads {FORMAT_VERSION}"
         raise InputError(f"{path}: {reads}; update tetrace or import the original file again")
     try:
-        rows = {str(name): int(count) for name, count in document.pop("rows").items()}
+        rows = {str(name): int(count) for name, count in document.pop("rows", {}).items()}
         metadata = _metadata(document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, error) from error
-    return Trace(metadata, {name: _read_whole(path, BY_NAME[name], count) for name, count in rows.items()})
+    tables = {table.name: found for table in TABLES if (found := _read_table(path, table)) is not None}
+    for name, count in rows.items():
+        held = tables[name].num_rows if name in tables else 0
+        if held != count or name not in tables:
+            raise InputError(f"{path}: {held:,} of {count:,} rows of table {name} are there; import the original again")
+    return Trace(metadata, tables)
 
 
 def _metadata(document: dict[str, Any]) -> Metadata:
@@ -107,14 +111,6 @@ def _write_folder(trace: Trace, folder: Path) -> None:
     rows = {table.name: trace.rows(table.name) for table in TABLES if trace.has(table.name)}
     document = {"format_version": FORMAT_VERSION, **dataclasses.asdict(trace.metadata), "rows": rows}
     (folder / _METADATA).write_text(json.dumps(document, indent=1), encoding="utf-8")
-    # mkdtemp made its parent private; this follows the umask, as a folder that a user makes does.
-    folder.chmod(0o777 & ~_umask())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write_table(rows: pa.Table, table: Table, folder: Path) -> None:
@@ -124,6 +120,7 @@ def _write_table(rows: pa.Table, table: Table, folder: Path) -> None:
     options: dict[str, Any] = {
         "compression": "zstd",
         "use_dictionary": [c.name for c in table.columns if c.dtype == "text"],
+        "write_page_checksum": True,
     }
     if not table.by_process:
         pq.write_table(rows, folder / f"{table.name}.parquet", **options)
@@ -142,7 +139,6 @@ def _write_table(rows: pa.Table, table: Table, folder: Path) -> None:
 
 def _read_table(folder: Path, table: Table) -> pa.Table | None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     single, parts = folder / f"{table.name}.parquet", folder / table.name
     if parts.is_dir():
@@ -151,11 +147,16 @@ def _read_table(folder: Path, table: Table) -> pa.Table | None:
         files = [single] if single.exists() else []
     if not files:
         return None
+    return pa.concat_tables([_read_file(file, table) for file in files]).unify_dictionaries()
+
+
+def _read_file(file: Path, table: Table) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        read = [pq.ParquetFile(file).read().cast(table.arrow()) for file in files]
-    except (OSError, ValueError, pa.ArrowException) as error:
-        message = str(error).splitlines()[0]
-        raise InputError(
-            f"{files[0]}: not a Parquet file of this format ({message}); import the original again"
-        ) from error
-    return pa.concat_tables(read).unify_dictionaries()
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            return parquet.read().cast(table.arrow())
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        message = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{file}: not a Parquet file of this format ({message}); import the original again") from error
