@@ -32,7 +32,7 @@ TABLES = {
     "CUPTI_ACTIVITY_KIND_KERNEL": f"{_ACTIVITY} demangledName shortName mangledName registersPerThread gridX gridY gridZ "
     "blockX blockY blockZ staticSharedMemory dynamicSharedMemory graphNodeId",
     "CUPTI_ACTIVITY_KIND_MEMCPY": f"{_ACTIVITY} bytes copyKind graphNodeId",
-    "CUPTI_ACTIVITY_KIND_MEMSET": f"{_ACTIVITY} value bytes graphNodeId",
+    "CUPTI_ACTIVITY_KIND_MEMSET": f"{_ACTIVITY} bytes graphNodeId",
     "CUPTI_ACTIVITY_KIND_GRAPH_TRACE": f"{_ACTIVITY} graphId graphExecId",
     "CUPTI_ACTIVITY_KIND_RUNTIME": "start end eventClass globalTid correlationId nameId returnValue callchainId",
     "NVTX_EVENTS": "start end eventType rangeId text globalTid endGlobalTid textId domainId",
@@ -55,7 +55,13 @@ TABLES = {
 }
 TEXTS = {"text", "value", "name", "filename", "devStateName"}
 # The types of nsys export --type parquetdir; ids are unsigned 64-bit numbers there.
-_TYPES = {"start": pa.int64(), "end": pa.int64(), "deviceId": pa.uint32(), "eventType": pa.uint32(), "textId": pa.uint32()}
+_TYPES = {
+    "start": pa.int64(),
+    "end": pa.int64(),
+    "deviceId": pa.uint32(),
+    "eventType": pa.uint32(),
+    "textId": pa.uint32(),
+}
 
 
 def process_id(process: int) -> int:
@@ -130,7 +136,7 @@ class Export:
 
     def memset(self, start: int, end: int, size: int = 64, **more: Any) -> Export:
         """A memset."""
-        return self._activity("MEMSET", {"start": start, "end": end, "bytes": size, "value": 0}, more)
+        return self._activity("MEMSET", {"start": start, "end": end, "bytes": size}, more)
 
     def graph(self, start: int, end: int, **more: Any) -> Export:
         """A CUDA graph recorded as one activity."""
@@ -149,7 +155,9 @@ class Export:
         row["textId"] = None if registered is None else self.text_id(registered)
         return self.rows("NVTX_EVENTS", {**row, **more})
 
-    def node(self, node: int, created: int, original: int | None = None, thread: int = MAIN, process: int = 1) -> Export:
+    def node(
+        self, node: int, created: int, original: int | None = None, thread: int = MAIN, process: int = 1
+    ) -> Export:
         """The creation of a node of a CUDA graph, or its clone."""
         row = {"start": created, "end": created + 1, "globalTid": thread_id(process, thread), "graphNodeId": node}
         return self.rows("CUDA_GRAPH_NODE_EVENTS", {**row, "originalGraphNodeId": original})
@@ -183,9 +191,11 @@ class Export:
             pq.write_table(pa.table(arrays), path / f"{table}.parquet")
         return path
 
-
     def _activity(self, table: str, row: dict[str, Any], more: dict[str, Any]) -> Export:
-        process, names = more.pop("process", 1), {"device": "deviceId", "stream": "streamId", "correlation": "correlationId"}
+        process, names = (
+            more.pop("process", 1),
+            {"device": "deviceId", "stream": "streamId", "correlation": "correlationId"},
+        )
         row |= {"deviceId": 0, "contextId": 1, "streamId": 7, "globalPid": process_id(process)}
         row |= {names.get(name, name): value for name, value in more.items()}
         return self.rows(f"CUPTI_ACTIVITY_KIND_{table}", row)
@@ -202,9 +212,11 @@ def _as_text(column: str) -> str:
 
 def _array(values: list[Any], column: str, types: dict[str, pa.DataType]) -> pa.Array:
     wanted = types.get(column, pa.large_string() if column in TEXTS else _TYPES.get(column, pa.uint64()))
-    if column in TEXTS and any(isinstance(value, bytes) for value in values):
-        return pa.array(values, pa.large_binary())
-    return pa.array(values, wanted if pa.types.is_large_string(wanted) else None).cast(wanted)
+    if any(isinstance(value, bytes) for value in values):
+        return pa.array([value.encode() if isinstance(value, str) else value for value in values], pa.large_binary())
+    if pa.types.is_large_string(wanted):
+        values = [value if value is None else str(value) for value in values]
+    return pa.array(values, wanted)
 
 
 def shown(trace: Trace, table: str) -> list[dict[str, Any]]:

@@ -275,7 +275,8 @@ def _communication(breakdown: Breakdown, scale: Scale) -> Fact | None:
         sums[1] += row["total_ns"]
         sums[2] += row["exposed_ns"]
         sums[3] = sums[3] + row["waiting_ns"] if row["waiting_ns"] >= 0 and sums[3] >= 0 else -1
-    wall, lines = breakdown.totals.wall_ns, []
+    lines: list[str] = []
+    wall = breakdown.totals.wall_ns
     for operation, (number, total, exposed, waiting) in parts.items():
         if operation != "amax_reduce" and lines and total < _SMALL * wall:
             continue

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # All rows in one batch: it becomes numpy's without a copy, and pages that are new to a process are what costs.
-_BATCH_ROWS = 1 << 30
+_ONE_BATCH = 1 << 30
+# A batch holds at most 2 GiB of text; this many rows always fit.
+_SMALL_BATCHES = 1 << 12
 
 
 class RawTables(Protocol):
@@ -80,9 +82,18 @@ class SqliteTables:
     ) -> pa.Table:
         import pyarrow as pa
 
-        conditions = [f"{_quoted(only[0])} IN ({','.join(map(str, only[1])) or 'NULL'})"] if only else []
         schema = pa.schema([(name, pa.int64()) for name in integers] + [(name, pa.binary()) for name in texts])
-        return self._run(table, integers, texts, conditions, schema)
+        where = f" WHERE {_quoted(only[0])} IN ({','.join(map(str, only[1])) or 'NULL'})" if only else ""
+        found = self._as_stored(table, integers, texts, where)
+        if found is None:
+            self._check_numbers(table, integers)
+            found = self._cast(table, integers, texts, where)
+        if not found:
+            return schema.empty_table()
+        rows = pa.Table.from_batches(found)
+        for place, (name, missing) in enumerate(integers.items()):
+            rows = rows.set_column(place, name, _without_nulls(rows.column(name), missing))
+        return rows.cast(schema)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -105,45 +116,41 @@ class SqliteTables:
                 value = found[0][:40].decode("utf-8", "replace")
                 raise _unreadable(self.path, ValueError(f"{table}.{name} holds {value!r} instead of a whole number"))
 
-    def _run(
-        self,
-        table: str,
-        integers: Mapping[str, int],
-        texts: Sequence[str],
-        conditions: Sequence[str],
-        schema: pa.Schema,
-    ) -> pa.Table:
-        """Rows of a part of `table`, as stored if that is what is wanted, else cast by SQLite, which is slower."""
+    def _as_stored(
+        self, table: str, integers: Mapping[str, int], texts: Sequence[str], where: str
+    ) -> list[pa.RecordBatch] | None:
+        """Rows in one batch; None when integers or texts are not stored as such, or are too much for one batch."""
         import adbc_driver_manager as adbc
         import pyarrow as pa
 
-        # The driver infers types from the first rows: numbers that become text later, or the reverse, break it.
-        plain = [_quoted(name) for name in integers]
-        plain += [f"COALESCE({_quoted(name)}, '') AS {_quoted(name)}" for name in texts]
-        cast = [
+        columns = [_quoted(name) for name in integers]
+        columns += [f"COALESCE({_quoted(name)}, '') AS {_quoted(name)}" for name in texts]
+        try:
+            found = self._query(columns, table, where, _ONE_BATCH)
+        except (adbc.Error, pa.ArrowException, OSError):
+            return None
+        types = found[0].schema.types if found else []
+        # The driver infers types from the rows, and calls columns that are all NULL integers.
+        numbers, words = types[: len(integers)], types[len(integers) :]
+        is_word = [pa.types.is_string(one) or pa.types.is_binary(one) for one in words]
+        return found if all(map(pa.types.is_int64, numbers)) and all(is_word) else None
+
+    def _cast(self, table: str, integers: Mapping[str, int], texts: Sequence[str], where: str) -> list[pa.RecordBatch]:
+        """Rows in batches, every column of one type that no row escapes, which takes SQLite longer."""
+        import adbc_driver_manager as adbc
+        import pyarrow as pa
+
+        columns = [
             f"COALESCE(CAST({_quoted(name)} AS INTEGER), {_literal(missing)}) AS {_quoted(name)}"
             for name, missing in integers.items()
         ]
-        cast += [f"CAST(COALESCE({_quoted(name)}, '') AS BLOB) AS {_quoted(name)}" for name in texts]
+        columns += [f"CAST(COALESCE({_quoted(name)}, '') AS BLOB) AS {_quoted(name)}" for name in texts]
         try:
-            found = self._query(plain, table, conditions)
-        except (adbc.Error, pa.ArrowException, OSError):
-            found = None
-        if found is None or not _as_stored(found, len(integers)):
-            self._check_numbers(table, integers)
-            try:
-                found = self._query(cast, table, conditions)
-            except (adbc.Error, pa.ArrowException, OSError) as error:
-                raise _unreadable(self.path, error) from error
-        if not found:
-            return schema.empty_table()
-        rows = pa.Table.from_batches(found)
-        for place, (name, missing) in enumerate(integers.items()):
-            if rows.column(name).null_count:
-                rows = rows.set_column(place, name, _without_nulls(rows.column(name), missing))
-        return rows.cast(schema)
+            return self._query(columns, table, where, _SMALL_BATCHES)
+        except (adbc.Error, pa.ArrowException, OSError) as error:
+            raise _unreadable(self.path, error) from error
 
-    def _query(self, columns: Sequence[str], table: str, conditions: Sequence[str]) -> list[pa.RecordBatch]:
+    def _query(self, columns: Sequence[str], table: str, where: str, batch_rows: int) -> list[pa.RecordBatch]:
         """Batches that hold rows: an empty result has no types to infer."""
         import adbc_driver_manager as adbc
         import adbc_driver_sqlite
@@ -154,21 +161,11 @@ class SqliteTables:
             adbc.AdbcConnection(database) as connection,
             adbc.AdbcStatement(connection) as statement,
         ):
-            statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_BATCH_ROWS)})
-            statement.set_sql_query(_where(f"SELECT {', '.join(columns)} FROM {_quoted(table)}", conditions))
+            statement.set_options(**{"adbc.sqlite.query.batch_rows": str(batch_rows)})
+            statement.set_sql_query(f"SELECT {', '.join(columns)} FROM {_quoted(table)}{where}")
             stream, _ = statement.execute_query()
             reader = pa.RecordBatchReader._import_from_c(stream.address)
             return [batch for batch in reader if batch.num_rows]
-
-
-def _as_stored(batches: Sequence[pa.RecordBatch], integers: int) -> bool:
-    """Whether the driver found integers and text where they are wanted; columns that are all NULL it calls integers."""
-    import pyarrow as pa
-
-    types = batches[0].schema.types if batches else []
-    return all(pa.types.is_int64(one) for one in types[:integers]) and all(
-        pa.types.is_string(one) or pa.types.is_binary(one) for one in types[integers:]
-    )
 
 
 class ParquetTables:
@@ -284,10 +281,6 @@ def _literal(number: int) -> str:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _where(query: str, conditions: Sequence[str]) -> str:
-    return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
