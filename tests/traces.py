@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from tetrace.sources.rows import Rows, collect
-from tetrace.trace.trace import Metadata, Trace, make_table, text_column
+from tetrace.trace.arrays import text_column
+from tetrace.trace.trace import Metadata, Trace, make_table
 
 MAIN, AUTOGRAD = 1, 2
 _PROCESS = 1 << 24

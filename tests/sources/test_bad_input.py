@@ -161,60 +161,67 @@ class TestFiles:
             tetrace.load(tmp_path / ("x" * 5000))
 
 
-@contextlib.contextmanager
-def as_nobody() -> Iterator[Path]:
-    """As a user without rights, whom root becomes for a while, with a folder that this user may enter."""
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that a user without rights may enter: pytest's own is for root alone."""
     with tempfile.TemporaryDirectory(prefix="tetrace-test-") as name:
         Path(name).chmod(0o755)
-        is_root = os.geteuid() == 0
         yield Path(name)
-        if is_root:
-            os.seteuid(0)
 
 
-def become_nobody() -> None:
-    """Give up root's right to read everything, until `as_nobody` ends."""
-    if os.geteuid() == 0:
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's right to read everything. What is needed must be imported: nobody may not read it either."""
+    user = os.geteuid()
+    if user == 0:
         os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 class TestRights:
     """What may be read, and by whom."""
 
-    def test_a_read_only_file_in_a_read_only_folder(self) -> None:
-        with as_nobody() as folder:
-            path = small().sqlite(folder / "in" / "run.sqlite")
-            whole = load(path)
-            path.chmod(0o444)
-            path.parent.chmod(0o555)
-            become_nobody()
+    def test_a_read_only_file_in_a_read_only_folder(self, public: Path) -> None:
+        path = small().sqlite(public / "in" / "run.sqlite")
+        whole = load(path)
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        with as_nobody():
             assert load(path).tables.keys() == whole.tables.keys()
 
-    def test_a_file_that_must_not_be_read(self) -> None:
-        with as_nobody() as folder:
-            path = small().sqlite(folder / "run.sqlite")
-            load(path)  # what this needs is imported now: nobody must not read it
-            path.chmod(0)
-            become_nobody()
+    def test_a_file_that_must_not_be_read(self, public: Path) -> None:
+        path = small().sqlite(public / "run.sqlite")
+        load(path)
+        path.chmod(0)
+        with as_nobody():
             assert error_of(path) == "not readable by this user; change its permissions or copy it"
 
     @pytest.mark.parametrize("mode", [0o000, 0o111])
-    def test_a_folder_that_must_not_be_read(self, mode: int) -> None:
-        with as_nobody() as folder:
-            path = small().parquetdir(folder / "run")
-            load(path)
-            path.chmod(mode)
-            become_nobody()
-            with pytest.raises(InputError, match=r"not readable by this user; change its permissions"):
-                tetrace.load(path)
+    def test_a_folder_that_must_not_be_read(self, mode: int, public: Path) -> None:
+        path = small().parquetdir(public / "run")
+        load(path)
+        path.chmod(mode)
+        with as_nobody(), pytest.raises(InputError, match=r"/run: not readable by this user; change its permissions"):
+            tetrace.load(path)
 
-    def test_a_parquet_file_that_must_not_be_read(self) -> None:
-        with as_nobody() as folder:
-            path = small().parquetdir(folder / "run")
-            load(path)
-            (path / "NVTX_EVENTS.parquet").chmod(0)
-            become_nobody()
-            assert "NVTX_EVENTS.parquet: cannot be read" in error_of(path, path / "NVTX_EVENTS.parquet: ") or True
+    def test_a_parquet_file_that_must_not_be_read(self, public: Path) -> None:
+        path = small().parquetdir(public / "run")
+        load(path)
+        (path / f"{NVTX}.parquet").chmod(0)
+        with as_nobody():
+            assert "not readable by this user" in error_of(path, path / f"{NVTX}.parquet")
+
+    def test_a_store_that_must_not_be_read(self, public: Path) -> None:
+        store.write(tetrace.load(small().sqlite(public / "in" / "run.sqlite")), public / "run.tetrace")
+        load(public / "run.tetrace")
+        for name in ("metadata.json", "processes.parquet"):
+            (public / "run.tetrace" / name).chmod(0)
+            with as_nobody():
+                assert "ermission denied" in error_of(public / "run.tetrace")
+            (public / "run.tetrace" / name).chmod(0o644)
 
 
 HOLD_LOCK = """

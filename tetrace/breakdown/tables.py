@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace.trace.arrays import integers, strings
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
@@ -82,7 +84,12 @@ class Table:
         """This table as an Arrow table."""
         import pyarrow as pa
 
-        return pa.table({name: pa.array(values) for name, values in self.columns.items()})
+        # By declaration: an empty column of text has no type of its own.
+        arrays = [
+            integers(self[column.name], pa.int64()) if column.unit else strings(self[column.name])
+            for column in self.declaration.columns
+        ]
+        return pa.Table.from_arrays(arrays, names=list(self.columns))
 
 
 def _text(name: str, sentence: str) -> Column:

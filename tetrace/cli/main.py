@@ -32,15 +32,6 @@ class _Commands(click.Group):
         return command
 
 
-class _WithoutPandas:
-    """An importer that finds no pandas: pyarrow imports it at its first conversion, 0.2 s for what no command uses."""
-
-    @staticmethod
-    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError("pandas is left out of the command line", name=name)
-
-
 @click.command(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -60,7 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     2 is wrong input or wrong options, 70 a defect of tetrace (set TETRACE_DEBUG=1 to see where), 130 an interrupt.
     """
-    sys.meta_path.insert(0, _WithoutPandas())
     sys.exit(_run(arguments))
 
 

@@ -165,5 +165,6 @@ def _described(table: Table) -> pa.Table:
         pa.field(c.name, pa.int64() if c.unit else pa.string(), metadata={"unit": c.unit, "sentence": c.sentence})
         for c in declared
     ]
-    arrays = [pa.array(table[c.name], field.type) for c, field in zip(declared, fields, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={"sentence": table.declaration.sentence}))
+    return pa.Table.from_arrays(
+        table.to_arrow().columns, schema=pa.schema(fields, metadata={"sentence": table.declaration.sentence})
+    )

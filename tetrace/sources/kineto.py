@@ -18,8 +18,9 @@ from tetrace.sources import calls
 from tetrace.sources.kineto_file import AGAIN, Progress, Scan, scan
 from tetrace.sources.kineto_owners import Owners
 from tetrace.sources.rows import Rows, collect
+from tetrace.trace.arrays import numpy_of, text_column
 from tetrace.trace.schema import ANNOTATION, GRAPH_LAUNCH, KERNEL, LAUNCH, MEMCPY, MEMSET, MODULE, OPERATOR, OTHER_CALL
-from tetrace.trace.trace import Metadata, Trace, text_column
+from tetrace.trace.trace import Metadata, Trace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -181,9 +182,7 @@ def _first_of_repeats(columns: Mapping[str, Any]) -> Mask:
     again = starts[1:][starts[1:] == starts[:-1]]
     rows = np.flatnonzero(_is_among(columns["start_ns"], again) & (columns["correlation"] >= 0))
     if len(rows):
-        integers = [
-            values if isinstance(values, np.ndarray) else values.indices.to_numpy() for values in columns.values()
-        ]
+        integers = [values if isinstance(values, np.ndarray) else numpy_of(values) for values in columns.values()]
         _, first = np.unique(np.column_stack([values[rows] for values in integers]), axis=0, return_index=True)
         kept[rows] = False
         kept[rows[first]] = True
@@ -228,7 +227,7 @@ def _overhead(reader: _Reader) -> dict[str, Any] | None:
     if columns:
         words = columns["name"].dictionary.to_pylist()
         kinds = ["back_pressure" if word == "Command Buffer Full" else "profiler" for word in words]
-        columns["kind"] = text_column(*_renamed(columns["name"].indices.to_numpy(), kinds, str))
+        columns["kind"] = text_column(*_renamed(numpy_of(columns["name"]), kinds, str))
     return columns
 
 
@@ -252,7 +251,7 @@ def _calls(reader: _Reader, activities: Sequence[Mapping[str, Any]]) -> list[dic
 
 
 def _call_kinds(columns: Mapping[str, Any], launched: Integers) -> dict[str, Any]:
-    codes, words = columns["name"].indices.to_numpy(), columns["name"].dictionary.to_pylist()
+    codes, words = numpy_of(columns["name"]), columns["name"].dictionary.to_pylist()
     unknown = np.array([calls.kind(word) == OTHER_CALL for word in words], np.bool_)[codes]
     launches = np.zeros(len(codes), np.bool_)
     launches[unknown] = _is_among(columns["correlation"][unknown], launched)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.sources.kineto_file import Scan
-from tetrace.trace.trace import make_table, text_column
+from tetrace.trace.arrays import column_of, text_column
+from tetrace.trace.trace import make_table
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -88,11 +89,11 @@ class Owners:
 
     def processes(self, numbered: pa.Table) -> pa.Table:
         """The table `processes` with the file's own ids in place of `numbered`'s."""
-        codes = numbered.column("global_id").to_numpy() >> _THREAD_BITS
+        codes = column_of(numbered.column("global_id")) >> _THREAD_BITS
         pids = [self.pids[code] if code < len(self.pids) else -1 for code in codes.tolist()]
         rank = _integer(self._scan.fact("distributedInfo"), "rank")
         columns = {
-            "process": numbered.column("process").to_numpy(),
+            "process": column_of(numbered.column("process")),
             "global_id": np.array(pids, np.int64),
             "pid": np.array([_number(pid) for pid in pids], np.int64),
             # One file is one rank's; files that were put together lose which was whose.
@@ -103,11 +104,11 @@ class Owners:
 
     def threads(self, numbered: pa.Table) -> pa.Table:
         """The table `threads` with the file's own ids in place of `numbered`'s."""
-        codes = numbered.column("global_id").to_numpy() & _THREAD_MASK
+        codes = column_of(numbered.column("global_id")) & _THREAD_MASK
         tids = [self._scan.threads[code][1] for code in codes.tolist()]
         columns = {
-            "thread": numbered.column("thread").to_numpy(),
-            "process": numbered.column("process").to_numpy(),
+            "thread": column_of(numbered.column("thread")),
+            "process": column_of(numbered.column("process")),
             "global_id": np.array(tids, np.int64),
             "tid": np.array([_number(tid) for tid in tids], np.int64),
             "name": numbered.column("name").combine_chunks(),
@@ -116,7 +117,7 @@ class Owners:
 
     def devices(self, activities: pa.Table) -> pa.Table:
         """The table `devices`: those that ran something, with what the file says of them."""
-        pairs = np.column_stack([activities.column(name).to_numpy() for name in ("process", "device")])
+        pairs = np.column_stack([column_of(activities.column(name)) for name in ("process", "device")])
         # Neighbours are mostly of one device: what is left to sort is little.
         pairs = np.unique(pairs[np.append(True, (pairs[1:] != pairs[:-1]).any(axis=1))], axis=0)
         found = [_properties(self._scan).get(int(device), {}) for _, device in pairs]

@@ -18,8 +18,9 @@ from tetrace.sources import calls, nsys_facts
 from tetrace.sources.nsys_export import Export, constant, distinct_words, labelled, open_export, small
 from tetrace.sources.nsys_tables import RawTables, integers
 from tetrace.sources.rows import UNKNOWN, Rows, collect, distinct_values
+from tetrace.trace.arrays import column_of, numpy_of, text_column
 from tetrace.trace.schema import GRAPH, KERNEL, MEMCPY, MEMSET, PUSH_POP, START_END
-from tetrace.trace.trace import Metadata, Trace, text_column
+from tetrace.trace.trace import Metadata, Trace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -77,7 +78,7 @@ def _graph_mode(tables: Mapping[str, pa.Table]) -> str:
     """How graphs were recorded, by what is there: the capture's own settings go when an export is stripped."""
     if "activities" not in tables:
         return ""
-    if tables["activities"].column("graph_node").to_numpy().any():
+    if column_of(tables["activities"].column("graph_node")).any():
         return "node"
     return "graph" if GRAPH in tables["activities"].column("kind").unique().to_pylist() else ""
 
@@ -233,7 +234,7 @@ def _calls(export: Export) -> Rows | None:
     names = export.named(columns["nameId"], calls.plain_name)
     kinds = [calls.kind(word) for word in names.dictionary.to_pylist()]
     distinct = {kind: code for code, kind in enumerate(dict.fromkeys(kinds))}
-    codes = np.array([distinct[kind] for kind in kinds], np.int32)[names.indices.to_numpy()]
+    codes = np.array([distinct[kind] for kind in kinds], np.int32)[numpy_of(names)]
     part = {
         "global_tid": columns["globalTid"],
         "start_ns": columns["start"],
@@ -275,7 +276,7 @@ def _range_names(export: Export, text: pa.ChunkedArray | None, ids: Integers) ->
     if len(registered):
         strings = export.named(ids[registered])
         own, numbers, names = _encoded(pa.chunked_array([strings.dictionary.cast(pa.binary())]))
-        place = strings.indices.to_numpy()
+        place = numpy_of(strings)
         codes[registered], sequence[registered] = own[place] + len(words), numbers[place]
         words += names
     return distinct_words(codes, words), sequence

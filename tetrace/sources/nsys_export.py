@@ -10,7 +10,7 @@ import numpy as np
 
 from tetrace.errors import InputError
 from tetrace.sources.nsys_tables import RawTables, integers
-from tetrace.trace.trace import text_column
+from tetrace.trace.arrays import text_column
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -14,7 +14,8 @@ import numpy as np
 
 from tetrace.sources.nsys_export import Export, decoded, small
 from tetrace.sources.rows import distinct_values
-from tetrace.trace.trace import make_table, text_column
+from tetrace.trace.arrays import column_of, text_column
+from tetrace.trace.trace import make_table
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -66,7 +67,7 @@ def devices(export: Export, tables: Mapping[str, pa.Table]) -> pa.Table:
     gpus = export.read("TARGET_INFO_GPU", {}, _GPU, texts=["name"])
     mapping = export.read("TARGET_INFO_CUDA_DEVICE", {}, {"gpuId": -1, "cudaId": -1, "pid": -1})
     process, device = _lanes(tables.get("activities"))
-    pids = tables["processes"].column("pid").to_numpy()
+    pids = column_of(tables["processes"].column("pid"))
     rows = [_gpu_row(gpus, mapping, int(pids[p]), int(d)) for p, d in zip(process, device, strict=True)]
 
     def fact(name: str) -> Integers:
@@ -93,7 +94,7 @@ def _lanes(activities: pa.Table | None) -> tuple[Integers, Integers]:
     """The pairs of process and device that ran something."""
     if activities is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    process, device = (activities.column(name).to_numpy().astype(np.int64) for name in ("process", "device"))
+    process, device = (column_of(activities.column(name)).astype(np.int64) for name in ("process", "device"))
     keys = distinct_values(process << 32 | (device + 1))
     return keys >> 32, (keys & 0xFFFFFFFF) - 1
 

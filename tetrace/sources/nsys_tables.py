@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from tetrace.errors import InputError
+from tetrace.trace.arrays import column_of
+from tetrace.trace.arrays import integers as whole_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +61,7 @@ class SqliteTables:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _check_length(path)
         self.notices = tuple(_unfinished(path))
         self._uri = f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
         with self._open() as connection:
@@ -89,7 +92,7 @@ class SqliteTables:
             self._check_numbers(table, integers)
             found = self._cast(table, integers, texts, where)
         if not found:
-            return schema.empty_table()
+            return _no_rows(schema)
         rows = pa.Table.from_batches(found)
         for place, (name, missing) in enumerate(integers.items()):
             rows = rows.set_column(place, name, _without_nulls(rows.column(name), missing))
@@ -194,7 +197,7 @@ class ParquetTables:
         def columns(file: Any) -> pa.Table:
             rows = file.read(columns=[*integers, *texts])
             if only:
-                kept = pc.is_in(_whole_numbers(rows.column(only[0])), pa.array(list(only[1]), pa.int64()))
+                kept = pc.is_in(_whole_numbers(rows.column(only[0])), whole_numbers(list(only[1]), pa.int64()))
                 rows = rows.filter(kept)
             arrays = [_without_nulls(_whole_numbers(rows.column(name)), missing) for name, missing in integers.items()]
             arrays += [_without_nulls(_plain(rows.column(name)).cast(pa.large_binary()), b"") for name in texts]
@@ -224,10 +227,30 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if pa.types.is_null(column.type) else column
 
 
+def _no_rows(schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    number, text = [None, pa.py_buffer(b"")], [None, pa.py_buffer(bytes(8)), pa.py_buffer(b"")]
+    arrays = [pa.Array.from_buffers(one, 0, number if pa.types.is_integer(one) else text) for one in schema.types]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
 def _without_nulls(column: pa.ChunkedArray, value: int | bytes) -> pa.ChunkedArray:
+    """`column` with `value` (for bytes only the empty ones) where it is NULL."""
+    import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.fill_null(column, value) if column.null_count else column
+    if not column.null_count:
+        return column
+    rows = len(column)
+    if isinstance(value, int):
+        filler = whole_numbers(np.full(rows, value), pa.int64())
+    else:
+        filler = pa.Array.from_buffers(
+            column.type, rows, [None, pa.py_buffer(bytes(8 * (rows + 1))), pa.py_buffer(b"")]
+        )
+    return pc.coalesce(column, filler)
 
 
 def _whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -239,13 +262,20 @@ def _whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def integers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     """Column `name` of a raw table as an array of shape (rows,)."""
-    import numpy as np
+    return column_of(table.column(name))
 
-    # Nearly always one chunk, and no copy: what pyarrow does for the whole column takes ten times as long.
-    chunks = [chunk.to_numpy(zero_copy_only=True) for chunk in table.column(name).chunks]
-    if len(chunks) == 1:
-        return chunks[0]
-    return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
+
+def _check_length(path: Path) -> None:
+    """SQLite reads the missing end of a last page as zeros. Source: its file format, the database header."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    held, needed = path.stat().st_size, 100
+    if len(header) == 100:
+        page_bytes, changes, pages, pages_as_of = struct.unpack(">16x H 6x I I 60x I 4x", header)
+        # 65,536 does not fit. A program that knew no page count left it at that of an earlier change.
+        needed = (65_536 if page_bytes == 1 else page_bytes) * pages if changes == pages_as_of else 0
+    if held < needed:
+        raise _unreadable(path, EOFError(f"it is cut short: {held:,} of {needed:,} bytes"))
 
 
 def _unfinished(path: Path) -> Iterator[str]:

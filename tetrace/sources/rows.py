@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace.trace.arrays import taken, text_column
 from tetrace.trace.schema import BY_NAME
-from tetrace.trace.trace import make_table, text_column
+from tetrace.trace.trace import make_table
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -114,7 +115,7 @@ def _of_processes(columns: dict[str, Any], pids: Integers) -> dict[str, Any]:
 
 def _taken(columns: Mapping[str, Any], kept: npt.NDArray[np.bool_]) -> dict[str, Any]:
     rows = np.flatnonzero(kept)
-    return {name: values.take(rows) for name, values in columns.items()}
+    return {name: taken(values, rows) for name, values in columns.items()}
 
 
 def _begins(columns: Mapping[str, Any]) -> Integers:
@@ -198,7 +199,7 @@ def _sorted(name: str, columns: dict[str, Any]) -> pa.Table:
     declared = {column.name for column in BY_NAME[name].columns}
     kept = {column: values for column, values in columns.items() if column in declared}
     if not (np.diff(order) == 1).all():
-        kept = {column: values.take(order) for column, values in kept.items()}
+        kept = {column: taken(values, order) for column, values in kept.items()}
     return make_table(name, kept, len(start))
 
 

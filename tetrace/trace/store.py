@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tetrace.errors import InputError, UsageError
+from tetrace.trace.arrays import column_of
 from tetrace.trace.schema import FORMAT_VERSION, TABLES, Table
 from tetrace.trace.trace import Metadata, Trace
 
@@ -126,7 +127,7 @@ def _write_table(rows: pa.Table, table: Table, folder: Path) -> None:
         pq.write_table(rows, folder / f"{table.name}.parquet", **options)
         return
     (folder / table.name).mkdir()
-    process = rows.column("process").to_numpy()
+    process = column_of(rows.column("process"))
     # Rows are sorted by process: each process is one slice.
     starts = np.flatnonzero(np.diff(process, prepend=-1))
     ends = [*starts[1:].tolist(), rows.num_rows]

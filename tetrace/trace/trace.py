@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tetrace.errors import InputError
+from tetrace.trace.arrays import integers, numpy_of, text_column
 from tetrace.trace.schema import BY_NAME
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
 
@@ -71,8 +71,7 @@ class Trace:
         declared = BY_NAME[table].column(name)
         if table not in self.tables:
             return np.empty(0, np.int64 if declared.dtype == "int64" else np.int32)
-        array = self._single(table, name)
-        return (array.indices if declared.dtype == "text" else array).to_numpy(zero_copy_only=False)
+        return numpy_of(self._single(table, name))
 
     def words(self, table: str, name: str) -> Sequence[str]:
         """The dictionary of a text column: what the codes of `column` stand for."""
@@ -86,13 +85,6 @@ class Trace:
             column = column.unify_dictionaries().combine_chunks()
             return column if not hasattr(column, "num_chunks") else column.chunk(0)
         return column.chunk(0)
-
-
-def text_column(codes: npt.NDArray[np.int32], words: Sequence[str]) -> pa.DictionaryArray:
-    """A text column from codes of shape (rows,) and the words they stand for."""
-    import pyarrow as pa
-
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(words), pa.string()))
 
 
 def make_table(name: str, columns: Mapping[str, Any], rows: int) -> pa.Table:
@@ -113,5 +105,5 @@ def make_table(name: str, columns: Mapping[str, Any], rows: int) -> pa.Table:
             if declared.missing is None:
                 raise KeyError(f"{name}.{declared.name}")
             value = np.full(rows, declared.missing, arrow_field.type.to_pandas_dtype())
-        arrays.append(value if isinstance(value, pa.Array) else pa.array(value, arrow_field.type))
+        arrays.append(value if isinstance(value, pa.Array) else integers(value, arrow_field.type))
     return pa.Table.from_arrays(arrays, schema=table.arrow())
