@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import pytest
 import tetrace
 from tests.sources.exports import Export, columns, process_id, thread_id
 from tests.sources.test_nsys import everything, small
-from tetrace.errors import ConservationError, InputError, TetraceError
+from tetrace.errors import InputError, UsageError
 from tetrace.trace import store
 from tetrace.trace.trace import Trace
 
@@ -44,7 +44,7 @@ def fingerprint(path: Path) -> dict[str, tuple[object, ...]]:
 
 def _state(file: Path) -> tuple[object, ...]:
     status = file.lstat()
-    regular = file.is_file() and os.access(file, os.R_OK)
+    regular = file.is_file() and os.access(file, os.R_OK, effective_ids=True)
     content = hashlib.sha256(file.read_bytes()).hexdigest() if regular else ""
     return status.st_mtime_ns, status.st_ctime_ns, status.st_mode, status.st_size, content
 
@@ -220,7 +220,7 @@ class TestRights:
         for name in ("metadata.json", "processes.parquet"):
             (public / "run.tetrace" / name).chmod(0)
             with as_nobody():
-                assert "ermission denied" in error_of(public / "run.tetrace")
+                assert "not readable by this user; change its" in error_of(public / "run.tetrace")
             (public / "run.tetrace" / name).chmod(0o644)
 
 
@@ -242,7 +242,8 @@ def locked(path: Path, journal: str) -> Iterator[int]:
     """Another process holds the database's lock for writing; its id."""
     command = [sys.executable, "-c", HOLD_LOCK, str(path), journal]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout and writer.stdout.readline() == "locked\n"
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "locked\n"
         yield writer.pid
         writer.communicate()
 
@@ -415,18 +416,27 @@ class TestContent:
     @pytest.mark.parametrize("shape", ["one empty", "all empty at one time", "one", "at one time", "calls alone"])
     def test_recordings_of_next_to_nothing(self, shape: str, tmp_path: Path) -> None:
         export = Export().range("step_0", 0, 100)
-        for i in range(1 if shape.startswith("one") else 5):
+        for _ in range(1 if shape.startswith("one") else 5):
             length = 0 if "empty" in shape else 5
             export.launch("k", (10, 10 + length), (20, 20 + length))
         if shape == "calls alone":
             export.without(KERNEL)
         breakdown = tetrace.analyze(load(export.sqlite(tmp_path / "run.sqlite")), steps="all")
         totals = breakdown.totals
-        assert (
-            totals.busy_ns + sum(totals.idle_ns.values())
-            == totals.wall_ns
-            == (0 if "k" in shape or "empty" in shape else 5)
-        )
+        lasts = 5 if shape in ("one", "at one time") else 0
+        assert totals.busy_ns + sum(totals.idle_ns.values()) == totals.wall_ns == lasts
+
+    @pytest.mark.parametrize("empty", [(0,), (9,), (0, 9), (0, 5, 9), range(10)])
+    def test_activities_of_no_length_at_the_ends(self, empty: Sequence[int], tmp_path: Path) -> None:
+        export = Export()
+        for process in (1, 2, 3):
+            for i in range(10):
+                lasts = 0 if i in empty and process != 2 else 5
+                export.launch("k", (i * 10, i * 10 + 1), (100 + i * 10, 100 + i * 10 + lasts), process=process)
+        lanes = tetrace.analyze(load(export.sqlite(tmp_path / "run.sqlite")), steps="all").tables["lanes"]
+        ends = 90 if 9 in empty else 95
+        busy = 5 * (10 - len(empty))
+        assert (lanes["wall_ns"].tolist(), lanes["busy_ns"].tolist()) == ([ends, 95, ends], [busy, 50, busy])
 
 
 class TestParquet:
@@ -501,9 +511,8 @@ class TestParquet:
         assert columns(load(path), "ranges", "name") == [("forward",), ("twice",), ("twice",)]
 
     def test_texts_that_are_all_null(self, tmp_path: Path) -> None:
-        path = small().range(None, 50, 51, registered="a").parquetdir(tmp_path / "run", {"text": pa.null()})
-        table = pq.read_table(path / f"{NVTX}.parquet")
-        assert table.schema.field("text").type == pa.null()
+        path = Export().range(None, 50, 51, registered="a").parquetdir(tmp_path / "run", {"text": pa.null()})
+        assert columns(load(path), "ranges", "name") == [("a",)]
 
     def test_numbers_above_int64(self, tmp_path: Path) -> None:
         path = small().parquetdir(tmp_path / "run", {"start": pa.uint64()})
@@ -656,8 +665,7 @@ class TestStores:
         whole = file.read_bytes()
         for place in range(4, len(whole), 7):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x20]) + whole[place + 1 :])
-            with contextlib.suppress(InputError):
-                tetrace.analyze(tetrace.load(saved), steps="all")
+            assert len(complaint(saved).splitlines()) <= 1
 
 
 def _change(saved: Path, **changes: object) -> None:
@@ -684,6 +692,18 @@ def small_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+def complaint(path: Path) -> str:
+    """What is said against `path`, nothing where it is a recording. Only the errors that are meant for users are caught."""
+    try:
+        trace = tetrace.load(path)
+        breakdown = tetrace.analyze(trace, steps="all")
+        assert breakdown.totals.activities == trace.rows("activities")
+        tetrace.analyze(trace)
+    except (InputError, UsageError) as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_damaged_databases(seed: int, small_database: bytes, tmp_path: Path) -> None:
     chance = random.Random(seed)
@@ -695,11 +715,7 @@ def test_damaged_databases(seed: int, small_database: bytes, tmp_path: Path) -> 
         if chance.random() < 0.2:
             del damaged[chance.randrange(len(damaged)) :]
         path.write_bytes(damaged)
-        try:
-            tetrace.analyze(tetrace.load(path), steps="all")
-        except TetraceError as error:
-            assert not isinstance(error, ConservationError), error
-            assert len(str(error).splitlines()) == 1
+        assert len(complaint(path).splitlines()) <= 1
 
 
 def test_the_fuzzed_database_is_whole(small_database: bytes, tmp_path: Path) -> None:
@@ -722,11 +738,7 @@ def test_damaged_values(seed: int, tmp_path: Path) -> None:
                 column = chance.choice([row[1] for row in database.execute(f"PRAGMA table_info({table})")])
                 rows = "1" if chance.random() < 0.2 else f"rowid % {chance.randrange(1, 20)} = 0"
                 database.execute(f"UPDATE {table} SET {column} = ? WHERE {rows}", (chance.choice(odd),))
-        with contextlib.suppress(TetraceError):
-            trace = tetrace.load(path)
-            breakdown = tetrace.analyze(trace, steps="all")
-            assert breakdown.totals.activities == trace.rows("activities")
-            tetrace.analyze(trace)
+        assert len(complaint(path).splitlines()) <= 1
 
 
 def _varied(chance: random.Random) -> Export:

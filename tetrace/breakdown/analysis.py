@@ -173,7 +173,10 @@ def _totals(scope: Scope, tables: Mapping[str, Table], floor_ns: int) -> Totals:
         step_median_ns=int(np.median(wall)) if len(wall) else 0,
         step_min_ns=int(wall.min(initial=0)) if not len(wall) else int(wall.min()),
         step_max_ns=int(wall.max(initial=0)),
-        quantization_host_ns=int(hosts["host_bound_ns"][hosts["quantizes"] == 1].sum()),
+        # BF16 opens the same ranges and quantizes nothing in them.
+        quantization_host_ns=int(hosts["host_bound_ns"][hosts["quantizes"] == 1].sum())
+        if len(tables["quantization"])
+        else 0,
         latency_floor_ns=floor_ns,
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tetrace.breakdown.compute import UNFUSED
 from tetrace.breakdown.launch import NO_RANGE
+from tetrace.trace.schema import GRAPH
 from tetrace.units import duration, percent
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ _OF_BUSY = 0.03
 _LAUNCH_BOUND = 0.30
 _GPU_BOUND = 0.85
 _WAITS = 0.15
-_GRAPHED = 1.5
 _WEIGHTS = {"LayerNormMLP": 2}
 
 
@@ -48,17 +48,14 @@ def verdict(breakdown: Breakdown) -> str:
     totals = breakdown.totals
     if not totals.activities:
         return "No GPU activity was captured, so there is nothing to break down."
-    step = (
-        f"a step of {duration(_per_step(breakdown, totals.wall_ns))}"
-        if breakdown.selection.per_step
-        else duration(totals.wall_ns)
-    )
-    works = f"the GPU works {duration(_per_step(breakdown, totals.busy_ns))} of {step}"
+    works = f"the GPU works {duration(_per_step(breakdown, totals.busy_ns))} of {_span(breakdown)}"
     idles = f"and idles {percent(totals.all_idle_ns, totals.wall_ns)}"
     late_rank = _late_rank(breakdown)
     if late_rank:
         return late_rank
     share = {cause: ns / max(totals.wall_ns, 1) for cause, ns in totals.idle_ns.items()}
+    if not breakdown.attribution.trace.has("calls"):
+        return f"{works[0].upper()}{works[1:]} {idles}; API calls were not captured, so why it idles cannot be told."
     late = share["host_bound"] + share["launch_latency"]
     if late >= _LAUNCH_BOUND:
         late_ns = _per_step(breakdown, totals.idle_ns["host_bound"] + totals.idle_ns["launch_latency"])
@@ -74,6 +71,15 @@ def verdict(breakdown: Breakdown) -> str:
         return f"Communication-bound: {works}, {exposed} of them on communication that nothing hides."
     bound = "GPU-bound" if totals.busy_ns >= _GPU_BOUND * totals.wall_ns else "Mostly GPU-bound"
     return f"{bound}: {works} {idles}; {_largest_categories(breakdown)}."
+
+
+def _span(breakdown: Breakdown) -> str:
+    """What the wall time is of, in words: a step, the one window there is, or everything."""
+    totals = breakdown.totals
+    if not breakdown.selection.per_step:
+        return duration(totals.wall_ns)
+    marked_by = {breakdown.attribution.steps.source[step] for step in breakdown.selection.frames.step.tolist()}
+    return f"{'a window' if marked_by == {'none'} else 'a step'} of {duration(_per_step(breakdown, totals.wall_ns))}"
 
 
 def _late_rank(breakdown: Breakdown) -> str:
@@ -100,6 +106,11 @@ def _largest_categories(breakdown: Breakdown) -> str:
     total: dict[str, int] = {}
     for category, ns in zip(phases["category"], phases["total_ns"].tolist(), strict=True):
         total[category] = total.get(category, 0) + ns
+    kernels = breakdown.tables["kernels"]
+    graphs = sum(ns for kind, ns in zip(kernels["kind"], kernels["total_ns"].tolist(), strict=True) if kind == GRAPH)
+    if graphs:
+        total["CUDA graphs recorded whole"] = graphs
+        total["other"] -= graphs
     largest = sorted(total.items(), key=lambda item: -item[1])[:3]
     words = ", ".join(f"{category} {percent(ns, breakdown.totals.activity_ns)}" for category, ns in largest)
     return f"of its activity {words}"
@@ -136,7 +147,7 @@ def _launches(breakdown: Breakdown) -> Iterator[Finding]:
         "the GPU waits for the host to launch",
         f"{percent(late, totals.wall_ns)} of wall; {calls:,.0f} launches {_step_word(breakdown)}; most in {worst}",
         "capture the rest of the step in CUDA graphs too"
-        if breakdown.launch.activities > _GRAPHED * breakdown.launch.calls
+        if any("GraphLaunch" in call for call in breakdown.tables["launches"]["call"])
         else "CUDA graphs (te.make_graphed_callables) or a larger batch",
     )
 

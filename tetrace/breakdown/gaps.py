@@ -94,8 +94,34 @@ def lanes(attribution: Attribution) -> Lanes:
     (process, device), lane = distinct(trace.column("activities", "process"), trace.column("activities", "device"))
     start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
     order = _C.order(lane, start, end)
-    merged = _C.merge(lane[order], start[order], end[order])
+    merged = _with_ends(lane[order], start[order], end[order], *_C.merge(lane[order], start[order], end[order]))
     return Lanes(process.astype(np.int32), device.astype(np.int32), lane, *merged)
+
+
+def _with_ends(
+    lane: Codes, start: Times, end: Times, busy_lane: Codes, busy_start: Times, busy_end: Times
+) -> tuple[Codes, Times, Times]:
+    """Busy time with an empty stretch where a lane begins or ends with an activity of no length: gaps lie between two."""
+    if not len(lane):
+        return busy_lane, busy_start, busy_end
+    first = np.flatnonzero(np.append(True, lane[1:] != lane[:-1]))
+    of_lane = lane[first]
+    place, after = np.searchsorted(busy_lane, of_lane), np.searchsorted(busy_lane, of_lane, side="right")
+    last = np.maximum.reduceat(end, first)
+    idle = place == after
+    early = idle | (start[first] < np.append(busy_start, 0)[place])
+    late = idle | (last > np.append(busy_end, 0)[after - 1])
+    of = np.concatenate([of_lane[early], of_lane[late]])
+    if not len(of):
+        return busy_lane, busy_start, busy_end
+    order = np.argsort(of, kind="stable")
+    where = np.concatenate([place[early], after[late]])[order]
+    times = np.concatenate([start[first][early], last[late]])[order]
+    return (
+        np.insert(busy_lane, where, of[order]),
+        np.insert(busy_start, where, times),
+        np.insert(busy_end, where, times),
+    )
 
 
 def idle(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int) -> Idle:

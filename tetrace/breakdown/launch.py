@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Times = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
 
-NO_RANGE = "(no range)"
+NO_RANGE, STEP_RANGE = "(no range)", "(step)"
 QUANTIZING_RANGE = re.compile(
     r"^nvte_\w*(quantize|amax|compute_scale|scale_update|transpose|swizzle|cast)"
     r"|(input_cast_comm|grad_output_preprocess|reduce_and_update_fp8_tensors)$|autocast"
@@ -173,8 +173,10 @@ def host_ranges_table(scope: Scope, idle: Idle) -> Table:
         module = np.where(known, attribution.range_module[row], -1)
     else:
         phase, word, module = phase_of_activity, np.full(len(row), -1), np.full(len(row), -1)
+    word = _with_steps_as_one(attribution, word)
     (word, module, phase), index = distinct(word, module, np.where(phase < 0, UNATTRIBUTED, phase))
-    names = [attribution.host.words[code] if code >= 0 else NO_RANGE for code in word.tolist()]
+    words = [*attribution.host.words, STEP_RANGE]
+    names = [words[code] if code >= 0 else NO_RANGE for code in word.tolist()]
     columns = {
         "range": names,
         "module": scope.module_words(module),
@@ -184,3 +186,10 @@ def host_ranges_table(scope: Scope, idle: Idle) -> Table:
         "quantizes": np.array([bool(QUANTIZING_RANGE.search(name)) for name in names], np.int64),
     }
     return Table(HOST_RANGES, columns).sorted_by("host_bound_ns")
+
+
+def _with_steps_as_one(attribution: Attribution, word: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """Words of ranges with all step ranges as one: `step_3` and `step_4` are the same place in the script."""
+    host = attribution.host
+    is_step = np.array([meaning.step is not None for meaning in host.meanings] + [False], np.bool_)
+    return np.where(is_step[word] & (word >= 0), len(host.words), word)

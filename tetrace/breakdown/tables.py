@@ -188,7 +188,8 @@ QUANTIZATION = Declaration(
 HOST_RANGES = Declaration(
     "host_ranges", "One row a host range that held the device back: host-bound idle charged to it.",
     (
-        _text("range", "Text of the range; `(no range)` where none was open on the launching thread."), _MODULE, _PHASE,
+        _text("range", "Text of the range; `(no range)` where none was open on the thread, `(step)` for step ranges."),
+        _MODULE, _PHASE,
         _count("gaps", "Idle stretches charged to it, in whole or in part."),
         _ns("host_bound_ns", "Device idle time while the host was here."),
         _count("quantizes", "1 when the range quantizes, updates scales or handles autocast."),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tetrace.breakdown.launch import NO_RANGE
+from tetrace.breakdown.launch import NO_RANGE, STEP_RANGE
 from tetrace.report.grid import Column, Grid, printable
 from tetrace.report.scale import NOT_CAPTURED, Scale, has_steps
 from tetrace.trace.schema import TABLES
@@ -317,10 +317,8 @@ def held_back(breakdown: Breakdown, scale: Scale, rows: int) -> Grid:
     """The host ranges that the GPU waits for, summed over modules: name and phase."""
     table, totals = breakdown.tables["host_ranges"], breakdown.totals
     sums: dict[tuple[str, str], list[int]] = {}
-    # A step's own range is another one in each step.
-    step_ranges = set(breakdown.attribution.steps.name) - {""}
     for row in table.rows():
-        name = _STEP_RANGE if row["range"] in step_ranges else row["range"]
+        name = _STEP_RANGE if row["range"] == STEP_RANGE else row["range"]
         both = sums.setdefault((name, row["phase"]), [0, 0, 0])
         both[0] += row["host_bound_ns"]
         both[1] += row["gaps"]

@@ -45,6 +45,8 @@ def load(path: str | Path, progress: Progress | None = None) -> Trace:
     try:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give {_SUPPORTED}")
+        if path.is_dir():
+            next(path.iterdir(), None)  # raises where it must not be listed: such a folder else looks empty
         for reader in READERS:
             if reader.recognizes(path):
                 return reader.read(path, progress)
@@ -59,7 +61,6 @@ def load(path: str | Path, progress: Progress | None = None) -> Trace:
 
 def _unknown(path: Path) -> str:
     if path.is_dir():
-        next(path.iterdir(), None)  # raises when the folder must not be listed, which else looks empty
         return "this folder holds neither a .tetrace nor the Parquet files of nsys export --type parquetdir"
     if not path.is_file():
         return f"this is no file but a {_kind(path)}"

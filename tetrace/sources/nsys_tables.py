@@ -214,6 +214,8 @@ class ParquetTables:
             # Not read_table: it makes columns of the names of folders such as run=3.
             with pq.ParquetFile(path) as parquet:
                 return action(parquet)
+        except PermissionError as error:
+            raise PermissionError(error.errno, "Permission denied", str(path)) from error
         # A damaged schema also shows as names that are there twice or are no text.
         except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
             raise _unreadable(path, error) from error

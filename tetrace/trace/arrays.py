@@ -64,7 +64,7 @@ def column_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.concatenate(chunks) if chunks else np.empty(0, np.dtype(str(column.type)))
 
 
-def taken(array: Any, rows: npt.NDArray[np.int32]) -> Any:
+def taken(array: Any, rows: npt.NDArray[np.integer[Any]]) -> Any:
     """`array[rows]` of a numpy array or a text column."""
     import pyarrow as pa
 

@@ -95,6 +95,8 @@ def _metadata(document: dict[str, Any]) -> Metadata:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
+    if isinstance(error, PermissionError):
+        return InputError(f"{path}: {_METADATA} is not readable by this user; change its permissions")
     reason = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
     return InputError(f"{path}: {_METADATA} cannot be read ({reason}); import the original file again")
 
@@ -158,6 +160,8 @@ def _read_file(file: Path, table: Table) -> pa.Table:
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             return parquet.read().cast(table.arrow())
+    except PermissionError as error:
+        raise InputError(f"{file}: not readable by this user; change its permissions") from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         message = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{file}: not a Parquet file of this format ({message}); import the original again") from error
