@@ -1,4 +1,7 @@
-"""Writes docs/tables.md from the declared tables and docs/cli.md from the commands; tests/test_docs.py checks both."""
+"""Writes docs/tables.md from the declared tables, docs/cli.md from the commands, and the report in README.md.
+
+tests/test_docs.py checks that all three are current.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,17 @@ from pathlib import Path
 
 import click
 
+from tetrace import analyze, load
 from tetrace.breakdown import tables as results
+from tetrace.breakdown.kernel_search import KERNEL_MATCHES
 from tetrace.cli.main import tetrace
-from tetrace.report.kernel_search import KERNEL_MATCHES
+from tetrace.report.reporter import Options
+from tetrace.report.terminal import Terminal
 from tetrace.trace import schema
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).resolve().parent
+_README = _FOLDER.parent / "README.md"
+_SHOWN = "$ tetrace report "
 _MADE = "<!-- Made by docs/generate.py: change the source and run make docs. -->"
 
 
@@ -79,8 +87,16 @@ def _help(command: click.Command, name: str, parent: click.Context | None = None
     return ["```text", command.get_help(context), "```", ""]
 
 
-PAGES = {"tables.md": tables, "cli.md": cli}
+def readme() -> str:
+    """README.md with the report of the recording that its command names."""
+    before, command, rest = _README.read_text(encoding="utf-8").partition(_SHOWN)
+    name, _, rest = rest.partition("\n")
+    report = Terminal(Options(width=100)).documents(analyze(load(_README.parent / name)))[""]
+    return f"{before}{command}{name}\n{str(report).rstrip()}\n```{rest.partition('```')[2]}"
+
+
+PAGES = {_FOLDER / "tables.md": tables, _FOLDER / "cli.md": cli, _README: readme}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():
-        (_FOLDER / page).write_text(write(), encoding="utf-8")
+        page.write_text(write(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The generated pages of docs/ are what docs/generate.py makes of the source as it is."""
+"""The generated pages, and the report in the README, are what docs/generate.py makes of the source as it is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("page", ["tables.md", "cli.md"])
+@pytest.mark.parametrize("page", ["docs/tables.md", "docs/cli.md", "README.md"])
 def test_the_generated_page_is_current(page: str) -> None:
-    made = runpy.run_path(str(DOCS / "generate.py"))["PAGES"][page]()
-    assert (DOCS / page).read_text(encoding="utf-8") == made, "run `make docs`"
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"][ROOT / page]()
+    assert (ROOT / page).read_text(encoding="utf-8") == made, "run `make docs`"

@@ -100,7 +100,7 @@ def matrix(breakdown: Breakdown, scale: Scale, rows: int = 0) -> Grid:
 
 def matches_grid(breakdown: Breakdown, pattern: str, top: int, wide: bool = False) -> Grid:
     """Kernels that `pattern` finds: each with its sum, and below it where it ran."""
-    from tetrace.report.kernel_search import kernel_matches
+    from tetrace.breakdown.kernel_search import kernel_matches
 
     scale, whole = scale_of(breakdown), breakdown.totals.activity_ns
     table = kernel_matches(breakdown, pattern)

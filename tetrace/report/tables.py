@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tetrace.breakdown.findings import findings, verdict
+from tetrace.breakdown.kernel_search import kernel_matches
 from tetrace.errors import UsageError
-from tetrace.report.kernel_search import kernel_matches
 from tetrace.report.reporter import Options
 from tetrace.report.views import BY_NAME
 from tetrace.trace.schema import TABLES

@@ -103,7 +103,8 @@ class SqliteTables:
         try:
             with contextlib.closing(sqlite3.connect(self._uri, uri=True)) as connection:
                 yield connection
-        except sqlite3.Error as error:
+        # What SQLite says of a damaged schema quotes it, and Python wants that to be UTF-8.
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _unreadable(self.path, error) from error
 
     def _check_numbers(self, table: str, integers: Mapping[str, int]) -> None:
@@ -130,7 +131,7 @@ class SqliteTables:
         columns += [f"COALESCE({_quoted(name)}, '') AS {_quoted(name)}" for name in texts]
         try:
             found = self._query(columns, table, where, _ONE_BATCH)
-        except (adbc.Error, pa.ArrowException, OSError):
+        except (adbc.Error, pa.ArrowException, OSError, UnicodeDecodeError):
             return None
         types = found[0].schema.types if found else []
         # The driver infers types from the rows, and calls columns that are all NULL integers.
@@ -150,7 +151,7 @@ class SqliteTables:
         columns += [f"CAST(COALESCE({_quoted(name)}, '') AS BLOB) AS {_quoted(name)}" for name in texts]
         try:
             return self._query(columns, table, where, _SMALL_BATCHES)
-        except (adbc.Error, pa.ArrowException, OSError) as error:
+        except (adbc.Error, pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _unreadable(self.path, error) from error
 
     def _query(self, columns: Sequence[str], table: str, where: str, batch_rows: int) -> list[pa.RecordBatch]:
