@@ -207,12 +207,14 @@ def _from_period(trace: Trace, process: int, mine: Codes, times: Times) -> Steps
     kernels = np.flatnonzero(
         trace.column("activities", "kind")[mine] == (words.index(KERNEL) if KERNEL in words else -1)
     )
+    if not len(kernels):
+        return None
     names = trace.column("activities", "name")[mine][kernels]
     order = np.argsort(names, kind="stable")
     distance = np.diff(order)
     same = names[order][1:] == names[order][:-1]
     best: tuple[int, int] | None = None
-    edges = np.flatnonzero(np.append(True, ~same)) if len(names) else np.empty(0, np.int64)
+    edges = np.flatnonzero(np.append(True, ~same))
     for first, last in zip(edges.tolist(), [*edges[1:].tolist(), len(names)], strict=True):
         if last - first < _FEWEST_PERIODS:
             continue

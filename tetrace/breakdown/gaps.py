@@ -161,9 +161,10 @@ def _gaps(attribution: Attribution, lanes: Lanes, lane: Codes, windows: Windows)
     from tetrace import _C
 
     trace = attribution.trace
-    # The complement of busy time in the windows; windows of a lane do not overlap.
+    # The complement of busy time in the windows; windows of a lane do not overlap, and empty ones hold no gaps.
     follows = np.flatnonzero(lanes.busy_lane[1:] == lanes.busy_lane[:-1])
     order = _C.order(lane, windows.start, windows.end)
+    order = order[windows.end[order] > windows.start[order]]
     gap, window, _ = _C.overlaps(
         lanes.busy_lane[follows],
         lanes.busy_end[follows],

@@ -110,4 +110,4 @@ def small(values: Integers) -> npt.NDArray[np.int32]:
 
 
 def _listed(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names)[:40])
+    return " ".join(", ".join(sorted(names)).split())[:400]
