@@ -27,7 +27,9 @@ _PUBLIC = {
 __all__ = ["Breakdown", "InputError", "TetraceError", "Trace", "UsageError", "analyze", "load"]
 
 
-def analyze(trace: Trace, *, steps: str = "steady", device: int | None = None, process: int | None = None) -> Breakdown:
+def analyze(
+    trace: Trace, *, steps: str | int = "steady", device: int | None = None, process: int | None = None
+) -> Breakdown:
     """Where the time of `trace` went; its tables are pandas DataFrames: `analyze(trace).kernels`.
 
     `steps`: `steady` (warm-up left out), `all` (every activity of the file), or step numbers such as `5:10`.
@@ -37,7 +39,7 @@ def analyze(trace: Trace, *, steps: str = "steady", device: int | None = None, p
     from tetrace.attribute.attribution import attribute
     from tetrace.breakdown.analysis import break_down
 
-    return break_down(attribute(trace), steps=steps, device=device, process=process)
+    return break_down(attribute(trace), steps=str(steps), device=device, process=process)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tetrace
+from tests.report.runs import rendered
 from tests.sources.exports import Export, columns, process_id, thread_id
 from tests.sources.test_nsys import everything, small
 from tetrace.errors import InputError, UsageError
@@ -50,12 +51,12 @@ def _state(file: Path) -> tuple[object, ...]:
 
 
 def load(path: Path) -> Trace:
-    """The trace of `path`, broken down as well; the input stays as it was."""
+    """The trace of `path`, which can also be reported; the input stays as it was."""
     before = fingerprint(path)
     try:
         trace = tetrace.load(path)
-        tetrace.analyze(trace, steps="all")
-        tetrace.analyze(trace)
+        rendered(tetrace.analyze(trace, steps="all"))
+        rendered(tetrace.analyze(trace))
         return trace
     finally:
         assert fingerprint(path) == before
@@ -179,6 +180,15 @@ def as_nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(user)
+
+
+def test_the_command_line_ends_with_2_and_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe\nof two lines")
+    cut = tmp_path / "cut.sqlite"
+    cut.write_bytes((DATA / "te4-fp8.sqlite").read_bytes()[:500_000])
+    for path in (cut, tmp_path / "pipe\nof two lines", tmp_path):
+        done = subprocess.run([sys.executable, "-m", "tetrace", "report", path], capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
 
 
 class TestRights:
@@ -412,6 +422,25 @@ class TestContent:
         export = small().kernel("k", "soon", 9)  # type: ignore[arg-type]
         said = error_of(export.sqlite(tmp_path / "run.sqlite"))
         assert "CUPTI_ACTIVITY_KIND_KERNEL.start holds 'soon' instead of a whole number" in said
+
+    def test_copies_alone(self, tmp_path: Path) -> None:
+        export = Export().call("cudaMemcpyAsync", 0, 5, correlation=1).copy(6, 9, correlation=1).copy(12, 15)
+        breakdown = tetrace.analyze(load(export.sqlite(tmp_path / "run.sqlite")), steps="all")
+        assert (breakdown.totals.busy_ns, breakdown.totals.wall_ns) == (6, 9)
+
+    def test_steps_in_which_nothing_was_launched(self, tmp_path: Path) -> None:
+        export = Export().launch("k", (500, 501), (502, 520))
+        for i in range(4):
+            export.range(f"step_{i}", i * 10, i * 10 + 10)
+        assert tetrace.analyze(load(export.sqlite(tmp_path / "run.sqlite"))).totals.activities == 1
+
+    def test_steps_whose_work_comes_in_another_order(self, tmp_path: Path) -> None:
+        export = Export()
+        for i, runs in enumerate((100, 300, 200, 400, 500)):
+            export.range(f"step_{i}", i * 10, i * 10 + 10).launch("k", (i * 10, i * 10 + 5), (runs, runs + 50))
+        steps = tetrace.analyze(load(export.sqlite(tmp_path / "run.sqlite")), steps="all").tables["steps"]
+        assert steps["wall_ns"].tolist() == [200, 0, 100, 100, 50]
+        assert steps["busy_ns"].tolist() == [100, 0, 50, 50, 50]
 
     @pytest.mark.parametrize("shape", ["one empty", "all empty at one time", "one", "at one time", "calls alone"])
     def test_recordings_of_next_to_nothing(self, shape: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from tetrace.attribute.attribution import Attribution
 from tetrace.breakdown.communication import communication_table
 from tetrace.breakdown.compute import Coverage, attention_table, coverage, gemms_table
-from tetrace.breakdown.gaps import CAUSES, idle
+from tetrace.breakdown.gaps import CAUSES, drains, idle
 from tetrace.breakdown.kernels import kernels_table, memory_table, modules_table, phases_table
 from tetrace.breakdown.launch import (
     LaunchCosts,
@@ -29,10 +29,13 @@ from tetrace.breakdown.selection import STEADY, Selection, select
 from tetrace.breakdown.step_time import lanes_table, steps_table
 from tetrace.breakdown.tables import DECLARATIONS, Table
 from tetrace.errors import ConservationError
+from tetrace.trace.schema import GRAPH
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
+
+    from tetrace.breakdown.findings import Finding
 
     Times = npt.NDArray[np.int64]
 
@@ -42,7 +45,9 @@ class Totals:
     """Sums over the selected steps of all lanes, in ns; divide by `steps` for an average step of one lane.
 
     `wall_ns = busy_ns + sum(idle_ns.values())`. `activity_ns` sums durations over streams: work, not time.
-    `step_median_ns`, `step_min_ns` and `step_max_ns` are of the wall time of single steps.
+    `step_median_ns`, `step_min_ns` and `step_max_ns` are of the wall time of single steps. `hidden_ns` is the part of
+    `activity_ns` in CUDA graphs that were recorded whole: their kernels were not captured. `drained_ns` is the idle time
+    that begins while the host sits in one of the `synchronizing_calls`, until the device has work again.
     """
 
     steps: int
@@ -61,6 +66,9 @@ class Totals:
     step_max_ns: int
     quantization_host_ns: int
     latency_floor_ns: int
+    hidden_ns: int
+    synchronizing_calls: int
+    drained_ns: int
 
     @property
     def all_idle_ns(self) -> int:
@@ -79,6 +87,24 @@ class Breakdown:
     quantization_bounds: Bounds
     fp8_coverage: Coverage
     tables: Mapping[str, Table]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What holds the selected steps back, the costliest first."""
+        from tetrace.breakdown.findings import findings
+
+        return findings(self)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: what the step is bound by."""
+        from tetrace.breakdown.findings import verdict
+
+        return verdict(self)
+
+    def __repr__(self) -> str:
+        source = self.attribution.trace.metadata.source
+        return f"<Breakdown of {source}: {self.verdict} Tables: {', '.join(self.tables)}>"
 
     def __getattr__(self, name: str) -> pd.DataFrame:
         tables = self.__dict__.get("tables", {})
@@ -158,6 +184,8 @@ def _totals(scope: Scope, tables: Mapping[str, Table], floor_ns: int) -> Totals:
         wall = lanes["wall_ns"]
     phases, modules = tables["phases"], tables["modules"]
     inferred = scope.attribution.phases.inferred[scope.rows]
+    kinds = list(scope.trace.words("activities", "kind"))
+    calls, drained = drains(scope)
     return Totals(
         steps=scope.selection.steps,
         lanes=len(lanes),
@@ -178,6 +206,9 @@ def _totals(scope: Scope, tables: Mapping[str, Table], floor_ns: int) -> Totals:
         if len(tables["quantization"])
         else 0,
         latency_floor_ns=floor_ns,
+        hidden_ns=int(scope.duration[scope.column("kind") == kinds.index(GRAPH)].sum()) if GRAPH in kinds else 0,
+        synchronizing_calls=calls,
+        drained_ns=drained,
     )
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tetrace.attribute.attribution import UNATTRIBUTED_MODULE
 from tetrace.breakdown.compute import UNFUSED
 from tetrace.breakdown.launch import NO_RANGE
 from tetrace.trace.schema import GRAPH
-from tetrace.units import duration, percent
+from tetrace.units import byte_count, duration, percent
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
@@ -23,6 +24,8 @@ _OF_BUSY = 0.03
 _LAUNCH_BOUND = 0.30
 _GPU_BOUND = 0.85
 _WAITS = 0.15
+_COPY_BOUND = 0.50
+_HOST_COPIES = ("memcpy HtoD", "memcpy DtoH")
 _WEIGHTS = {"LayerNormMLP": 2}
 
 
@@ -58,9 +61,9 @@ def verdict(breakdown: Breakdown) -> str:
         return f"{works[0].upper()}{works[1:]} {idles}; API calls were not captured, so why it idles cannot be told."
     late = share["host_bound"] + share["launch_latency"]
     if late >= _LAUNCH_BOUND:
-        late_ns = _per_step(breakdown, totals.idle_ns["host_bound"] + totals.idle_ns["launch_latency"])
+        late_ns = _per_step(breakdown, totals.idle_ns["host_bound"])
         return (
-            f"Launch-bound: {works} {idles}, {duration(late_ns)} of it because the host launched too late; "
+            f"Launch-bound: {works} {idles}, {duration(late_ns)} of it because the host had not launched yet; "
             "profiling inflates such a step, compare with an unprofiled run."
         )
     if share["synchronization"] >= _LAUNCH_BOUND:
@@ -69,6 +72,9 @@ def verdict(breakdown: Breakdown) -> str:
     if totals.exposed_communication_ns >= _LAUNCH_BOUND * totals.wall_ns:
         exposed = duration(_per_step(breakdown, totals.exposed_communication_ns))
         return f"Communication-bound: {works}, {exposed} of them on communication that nothing hides."
+    copied = _copied(breakdown)
+    if copied >= _COPY_BOUND * totals.busy_ns:
+        return f"Copy-bound: {works}, {percent(copied, totals.activity_ns)} of it copies between host and device."
     bound = "GPU-bound" if totals.busy_ns >= _GPU_BOUND * totals.wall_ns else "Mostly GPU-bound"
     return f"{bound}: {works} {idles}; {_largest_categories(breakdown)}."
 
@@ -131,7 +137,7 @@ def _place(row: dict[str, Any]) -> str:
 
 def _launches(breakdown: Breakdown) -> Iterator[Finding]:
     totals = breakdown.totals
-    late = totals.idle_ns["host_bound"] + totals.idle_ns["launch_latency"]
+    late, latency = totals.idle_ns["host_bound"], totals.idle_ns["launch_latency"]
     if late < _OF_WALL * totals.wall_ns or not breakdown.launch.calls:
         return
     per_step = _per_step(breakdown, late)
@@ -145,22 +151,47 @@ def _launches(breakdown: Breakdown) -> Iterator[Finding]:
         "host_bound",
         per_step,
         "the GPU waits for the host to launch",
-        f"{percent(late, totals.wall_ns)} of wall; {calls:,.0f} launches {_step_word(breakdown)}; most in {worst}",
+        f"{percent(late, totals.wall_ns)} of wall, and {percent(latency, totals.wall_ns)} launch latency; "
+        f"{calls:,.0f} launches {_step_word(breakdown)}; most in {worst}",
         "capture the rest of the step in CUDA graphs too"
         if any("GraphLaunch" in call for call in breakdown.tables["launches"]["call"])
-        else "CUDA graphs (te.make_graphed_callables) or a larger batch",
+        else "CUDA graphs, or a larger batch",
     )
 
 
 def _synchronizations(breakdown: Breakdown) -> Iterator[Finding]:
-    ns, wall = breakdown.totals.idle_ns["synchronization"], breakdown.totals.wall_ns
-    if ns >= _OF_WALL * wall and ns:
+    totals = breakdown.totals
+    ns = max(totals.drained_ns, totals.idle_ns["synchronization"])
+    if ns >= _OF_WALL * totals.wall_ns and ns:
+        calls = totals.synchronizing_calls / max(totals.steps, 1)
         yield Finding(
             "synchronization",
             _per_step(breakdown, ns),
-            "the host waits for the GPU, then the GPU for the host",
-            f"{percent(ns, wall)} of wall is idle inside synchronizing calls",
-            "remove .item(), .cpu(), print(loss) and torch.cuda.synchronize() from the step, or do them every N steps",
+            "the host waits for the GPU, which then runs dry",
+            f"{percent(ns, totals.wall_ns)} of wall idles from {calls:.1f} synchronizing calls {_step_word(breakdown)} on, "
+            "until the host has launched again (part of the host-bound time)",
+            "no .item(), .cpu() or print(loss) in every step",
+        )
+
+
+def _copied(breakdown: Breakdown) -> int:
+    """Sum of copies between host and device, in ns."""
+    table = breakdown.tables["memory"]
+    return sum(ns for name, ns in zip(table["name"], table["total_ns"].tolist(), strict=True) if name in _HOST_COPIES)
+
+
+def _copies(breakdown: Breakdown) -> Iterator[Finding]:
+    ns = _copied(breakdown)
+    if ns >= _OF_BUSY * breakdown.totals.activity_ns and ns:
+        table = breakdown.tables["memory"]
+        rows = [row for row in table.rows() if row["name"] in _HOST_COPIES]
+        moved = byte_count(_per_step(breakdown, sum(max(row["bytes"], 0) for row in rows)))
+        yield Finding(
+            "copies",
+            _per_step(breakdown, ns),
+            "copies between host and device",
+            f"{percent(ns, breakdown.totals.activity_ns)} of GPU activity; {moved} {_step_word(breakdown)}",
+            "pinned memory and non_blocking=True; offload less, or overlap it",
         )
 
 
@@ -172,18 +203,21 @@ def _communication(breakdown: Breakdown) -> Iterator[Finding]:
             _per_step(breakdown, ns),
             "communication that nothing hides",
             f"{percent(ns, wall)} of wall runs communication alone",
-            "larger buckets, overlap with backward, or fewer bytes (reduce in BF16)",
+            "larger buckets, overlap with backward, fewer bytes",
         )
-    table = breakdown.tables["communication"]
-    waiting = int(table["waiting_ns"].clip(min=0).sum()) if len(table) else 0
-    if waiting >= _OF_WALL * wall and waiting:
-        yield Finding(
-            "straggler",
-            _per_step(breakdown, waiting),
-            "ranks wait for the last one",
-            f"collectives spend {percent(waiting, int(table['total_ns'].sum()))} of their activity until the last rank arrives",
-            "compare ranks with --process: the one that waits least is late; balance its work or its host",
-        )
+    lanes = breakdown.tables["lanes"]
+    waiting = lanes["waiting_ns"].clip(min=0)
+    if len(lanes) < 2 or waiting.max(initial=0) < _OF_WALL * lanes["wall_ns"].max(initial=1):
+        return
+    longest, late = int(waiting.argmax()), int(waiting.argmin())
+    yield Finding(
+        "straggler",
+        int(waiting[longest]) // max(int(lanes["steps"][longest]), 1),
+        "ranks wait for the last one",
+        f"pid {lanes['pid'][longest]} spends {percent(int(waiting[longest]), int(lanes['communication_ns'][longest]))} of its "
+        f"communication until the last rank arrives, pid {lanes['pid'][late]} least",
+        f"see what holds pid {lanes['pid'][late]} back: --process {lanes['pid'][late]}",
+    )
 
 
 def _amax_reductions(breakdown: Breakdown) -> Iterator[Finding]:
@@ -196,7 +230,7 @@ def _amax_reductions(breakdown: Breakdown) -> Iterator[Finding]:
             _per_step(breakdown, ns),
             "amax values are reduced across ranks",
             f"{count / max(breakdown.totals.steps, 1):.0f} all-reduces {_step_word(breakdown)} of a few bytes each",
-            "reduce over the smallest group that shares tensors (amax_reduction_group), or use current scaling",
+            "a smaller amax_reduction_group, or current scaling",
         )
 
 
@@ -210,7 +244,7 @@ def _quantization(breakdown: Breakdown) -> Iterator[Finding]:
             _per_step(breakdown, best),
             "quantizing on the GPU",
             f"{low} to {high} {_step_word(breakdown)}, {percent(best, totals.activity_ns)} of GPU activity",
-            "larger GEMMs repay it; fused modules (LayerNormLinear, LayerNormMLP) and delayed scaling quantize cheapest",
+            "larger GEMMs repay it; fused modules quantize cheapest",
         )
     host = totals.quantization_host_ns
     if host >= _OF_WALL * totals.wall_ns and host:
@@ -219,7 +253,7 @@ def _quantization(breakdown: Breakdown) -> Iterator[Finding]:
             _per_step(breakdown, host),
             "the GPU waits while the host quantizes",
             f"{percent(host, totals.wall_ns)} of wall: idle charged to quantize and scale-update ranges, part of host-bound",
-            "CUDA graphs; cache weight casts over micro-batches (is_first_microbatch)",
+            "CUDA graphs; cached weight casts",
         )
 
 
@@ -248,26 +282,33 @@ def _weight_casts(breakdown: Breakdown) -> Iterator[Finding]:
             _per_step(breakdown, wasted),
             "weights are cast more than once a step",
             f"up to {again:.1f} casts of a weight in each optimizer step",
-            "pass is_first_microbatch so that micro-batches share the cast; recompute casts again by design",
+            "pass is_first_microbatch; recompute casts again",
         )
 
 
 def _outside_fp8(breakdown: Breakdown) -> Iterator[Finding]:
     covered = breakdown.fp8_coverage
-    outside = covered.gemm_ns - covered.fp8_ns - covered.unknown_ns
+    unfused = UNFUSED in breakdown.tables["attention"]["backend"]
+    # Unfused attention multiplies matrices in BF16 whatever the recipe: that is its own finding. Its backward has no module.
+    rows = [
+        row
+        for row in breakdown.tables["gemms"].rows()
+        if not row["fp8"] and row["formats"] and not (unfused and _may_be_attention(row["module"]))
+    ]
+    outside = sum(row["total_ns"] for row in rows)
     if covered.fp8_ns and outside > _OF_BUSY * covered.gemm_ns:
-        gemms = breakdown.tables["gemms"]
-        rows = [row for row in gemms.rows() if not row["fp8"] and row["formats"]]
-        worst = ", ".join(
-            dict.fromkeys(f"{row['module']} {row['role']} {row['formats']}".replace("  ", " ") for row in rows[:3])
-        )
+        worst = ", ".join(dict.fromkeys(" ".join((row["module"], row["role"], row["formats"])) for row in rows[:3]))
         yield Finding(
             "outside_fp8",
             _per_step(breakdown, outside),
             "GEMMs outside FP8",
             f"{percent(outside, covered.gemm_ns)} of GEMM time: {worst}",
-            "put these layers under te.autocast as TE modules, or leave them if they are small on purpose",
+            "make them TE modules under te.autocast",
         )
+
+
+def _may_be_attention(module: str) -> bool:
+    return module == UNATTRIBUTED_MODULE or module.rsplit("/", 1)[-1].startswith("DotProductAttention")
 
 
 def _unfused_attention(breakdown: Breakdown) -> Iterator[Finding]:
@@ -280,7 +321,7 @@ def _unfused_attention(breakdown: Breakdown) -> Iterator[Finding]:
             _per_step(breakdown, ns),
             "attention runs unfused",
             f"{percent(ns, breakdown.totals.activity_ns)} of GPU activity in its GEMMs and softmax",
-            "NVTE_DEBUG=1 NVTE_DEBUG_LEVEL=2 says why fused backends were refused (mask, dropout, head size, versions)",
+            "NVTE_DEBUG=1 NVTE_DEBUG_LEVEL=2 says why",
         )
 
 
@@ -290,9 +331,9 @@ def _transposes(breakdown: Breakdown) -> Iterator[Finding]:
         yield Finding(
             "transposes",
             _per_step(breakdown, ns),
-            "FP8 data is transposed by kernels of their own",
+            "FP8 data is transposed by kernels of its own",
             f"{percent(ns, breakdown.totals.activity_ns)} of GPU activity: Hopper's FP8 GEMMs take row-major operands only",
-            "casts that write both layouts avoid it; norm outputs and saved activations need it",
+            "casts that write both layouts avoid it",
         )
 
 
@@ -310,8 +351,9 @@ def _scale_updates(breakdown: Breakdown) -> Iterator[Finding]:
             "scale_updates",
             _per_step(breakdown, ns),
             "delayed scales are updated many times a step",
-            f"{per_step:.0f} updates a step, where forward and backward need one each",
-            "open te.autocast once around the step: each autocast that ends, also inside te.checkpoint, updates all scales",
+            f"{per_step:.0f} updates a step, where forward and backward need one each: every autocast that ends updates all, "
+            "also inside te.checkpoint",
+            "open te.autocast once around the step",
         )
 
 
@@ -329,6 +371,6 @@ def _recompute(breakdown: Breakdown) -> Iterator[Finding]:
 
 
 _LOOKS: tuple[Callable[[Breakdown], Iterator[Finding]], ...] = (
-    _launches, _synchronizations, _communication, _amax_reductions, _quantization, _weight_casts, _outside_fp8,
+    _launches, _synchronizations, _copies, _communication, _amax_reductions, _quantization, _weight_casts, _outside_fp8,
     _unfused_attention, _transposes, _scale_updates, _recompute,
 )  # fmt: skip

@@ -26,6 +26,8 @@ from tetrace.trace.trace import Trace
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from tetrace.breakdown.scope import Scope
+
     Codes = npt.NDArray[np.int32]
     Times = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
@@ -34,6 +36,8 @@ CAUSES = ("host_bound", "synchronization", "launch_latency", "dependency", "grap
 HOST_BOUND, SYNCHRONIZATION, LATENCY, DEPENDENCY, GRAPH, PROFILER, UNEXPLAINED = range(len(CAUSES))
 # Rows of the host's time line that are no ranges.
 _NO_RANGE, _IN_SYNC, _IN_PROFILER = -1, -2, -3
+# A host thread notices the end of the device's work some microseconds later.
+_JITTER_NS = 20_000
 
 
 @dataclass(frozen=True)
@@ -354,3 +358,29 @@ def _stream_waited(attribution: Attribution, gaps: _Gaps, early: npt.NDArray[np.
         previous = np.where(place >= 0, launches[np.maximum(place, 0)], np.iinfo(np.int64).min)
         result[asked] = np.searchsorted(times, launch, side="right") > np.searchsorted(times, previous, side="right")
     return result
+
+
+def drains(scope: Scope) -> tuple[int, int]:
+    """Synchronizing calls of the selected frames, and the idle ns that begin while the host sits in them.
+
+    The device runs dry during such a call, and idles until the host has launched again: more than the call itself.
+    """
+    trace, lanes, frames = scope.trace, scope.lanes, scope.selection.frames
+    rows = _synchronizing_calls(trace)
+    process = trace.column("calls", "process")[rows]
+    start, end = trace.column("calls", "start_ns")[rows], trace.column("calls", "end_ns")[rows]
+    of_frame = lanes.of_windows(frames)
+    calls, drained = 0, 0
+    for lane, first, last in zip(of_frame.tolist(), frames.start.tolist(), frames.end.tolist(), strict=True):
+        mine = np.flatnonzero((process == lanes.process[lane]) & (start >= first) & (start < last))
+        calls += len(mine)
+        if not len(mine):
+            continue
+        busy = slice(*np.searchsorted(lanes.busy_lane, [lane, lane + 1]))
+        begins, ends = lanes.busy_start[busy], lanes.busy_end[busy]
+        # The last busy stretch that ends by the return of a call, if it ends within that call.
+        place = np.searchsorted(ends, end[mine] + _JITTER_NS, side="right") - 1
+        dry = (place >= 0) & (place + 1 < len(begins)) & (ends[np.maximum(place, 0)] >= start[mine])
+        place = np.unique(place[dry])
+        drained += int((np.minimum(begins[place + 1], last) - np.minimum(ends[place], last)).sum())
+    return calls, drained

@@ -62,7 +62,8 @@ def select(
     lane_windows = _is_in_lane(attribution, windows, device, process)
     reason = _reasons(attribution, windows, steps, lane_windows)
     used = np.array([not word for word in reason], np.bool_)
-    if steps == ALL or not trace.rows("activities"):
+    # Steps may be known on the host while nothing was launched in any of them: all that ran is better than nothing.
+    if steps == ALL or not trace.rows("activities") or (steps == STEADY and not len(windows.step)):
         return Selection(ALL, in_lane, windows, lane_windows, reason, _spans(attribution, in_lane), 1)
     if not used.any():
         numbers = attribution.steps.number
@@ -91,7 +92,11 @@ def _lanes(attribution: Attribution, device: int | None, process: int | None) ->
                 f"--device {device}: no activity ran on it; there are devices {np.unique(devices).tolist()}"
             )
     if process is not None:
-        chosen &= trace.column("activities", "process") == _process_index(attribution, process)
+        own = trace.column("activities", "process") == _process_index(attribution, process)
+        if device is not None and not (chosen & own).any():
+            found = np.unique(trace.column("activities", "device")[own]).tolist()
+            raise UsageError(f"--process {process} --device {device}: it ran nothing there; it used devices {found}")
+        chosen &= own
     return chosen
 
 
@@ -157,7 +162,9 @@ def _steady_reasons(attribution: Attribution, windows: Windows) -> list[str]:
 def _steady_reasons_of_lane(wall: Times, closed: Mask, loads: Mask) -> list[str]:
     """Warm-up: far slower than the median and first, or with code loaded. The open last window misses its tail."""
     words = ["" if whole else "last, its end was not recorded" for whole in closed.tolist()]
-    settled = wall[len(wall) // 2 :] if len(wall) > 2 else wall
+    # The open window may be cut short anywhere: a median with it would call whole steps slow.
+    whole = wall[closed] if closed.sum() > 1 else wall
+    settled = whole[len(whole) // 2 :] if len(whole) > 2 else whole
     slow = wall > _WARM_UP_RATIO * float(np.median(settled))
     first = int(np.argmin(slow)) if not slow.all() else 0
     for i in range(len(wall)):

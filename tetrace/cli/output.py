@@ -40,15 +40,21 @@ def check_output(path: Path | None, what: str, one_document: bool, force: bool, 
         if what == "parquet":
             raise UsageError("--format parquet is no text: name a file with -o")
         return
+    refuse_input(path, source)
     if path.exists():
-        if source.exists() and path.samefile(source):
-            raise UsageError(f"{path}: is the input, which is never written to; choose another name")
         if not force:
             raise UsageError(f"{path}: exists; choose another name or pass --force")
         if path.is_dir() and one_document:
             raise UsageError(f"{path}: is a folder, and {what} is written as one file; choose another name")
         if path.is_file() and not one_document:
             raise UsageError(f"{path}: is a file, and {what} is written as a folder; choose another name")
+
+
+def refuse_input(path: Path, source: Path) -> None:
+    """Raise `UsageError` where `path` is the input or lies inside it: a recording may be a folder."""
+    real, recording = path.resolve(), source.resolve()
+    if real == recording or (recording.is_dir() and recording in real.parents):
+        raise UsageError(f"{path}: is the input or inside it, which is never written to; choose another place")
 
 
 def write_output(documents: Mapping[str, str | bytes], path: Path | None, one_document: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def steps_used(breakdown: Breakdown, brief: bool = False) -> str:
     number = steps.number[selection.windows.step].tolist()
     used = {n for n, is_used in zip(number, selection.used.tolist(), strict=True) if is_used}
     plural = "" if len(used) == 1 else "s"
-    line = f"step{plural} {_spans(used)} ({len(used)} of {len(set(number))}), marked by {steps.marked_by()}"
+    line = f"step{plural} {_spans(used)} ({len(used)} of {len(set(number))}), {_marked(breakdown, used)}"
     left_out: dict[str, set[int]] = {}
     for n, reason in zip(number, selection.reason, strict=True):
         if reason and reason not in ("not asked for", "other device or process") and n not in used:
@@ -94,6 +95,15 @@ def steps_used(breakdown: Breakdown, brief: bool = False) -> str:
         reasons = ((reason.partition(",")[0] if brief else reason, numbers) for reason, numbers in left_out.items())
         line += "; left out: " + ", ".join(f"{_spans(numbers)} ({reason})" for reason, numbers in reasons)
     return line
+
+
+def _marked(breakdown: Breakdown, used: set[int]) -> str:
+    """What marked the steps, with the ranges' own texts where their numbers are not those of the report."""
+    steps = breakdown.attribution.steps
+    names = [name for name, number in zip(steps.name, steps.number.tolist(), strict=True) if number in used and name]
+    if not names or re.search(rf"(?<!\d){min(used)}$", names[0]):
+        return f"marked by {steps.marked_by()}"
+    return f"marked by ranges {names[0]} to {names[-1]}"
 
 
 def _plural(number: int, word: str) -> str:
@@ -119,6 +129,11 @@ def notices(breakdown: Breakdown) -> list[str]:
     if trace.metadata.dropped_records:
         lines.append(f"{trace.metadata.dropped_records:,} records were dropped by the recorder: sums are too low")
     lines += _merged(trace.metadata.notices)
+    if breakdown.totals.hidden_ns:
+        share = percent(breakdown.totals.hidden_ns, breakdown.totals.activity_ns)
+        lines.append(
+            f"{share} of GPU activity is inside such graphs: quantization, GEMMs and attention in it are not captured"
+        )
     missing = [name for name in ("calls", "ranges") if not trace.has(name)]
     if "calls" in missing:
         lines.append("API calls were not captured: launch costs and the causes of idle time are not known")
@@ -181,7 +196,15 @@ def facts(breakdown: Breakdown, scale: Scale) -> list[Fact]:
         _communication(breakdown, scale),
         _memory(breakdown, scale),
     ]
-    return [fact for fact in found if fact]
+    known = [fact for fact in found if fact]
+    return [_outside_graphs(fact) for fact in known] if breakdown.totals.hidden_ns else known
+
+
+def _outside_graphs(fact: Fact) -> Fact:
+    """A fact about kernels where some were not captured, because their CUDA graph was recorded whole."""
+    if fact.label not in ("quantization", "FP8 coverage", "attention"):
+        return fact
+    return Fact(fact.label, (f"inside graphs {NOT_CAPTURED}; outside: {fact.lines[0]}", *fact.lines[1:]))
 
 
 def _quantization(breakdown: Breakdown, scale: Scale) -> Fact | None:
@@ -229,10 +252,10 @@ def _launches(breakdown: Breakdown, scale: Scale) -> Fact:
     launch, totals = breakdown.launch, breakdown.totals
     if launch.host_ns < 0:
         return Fact("launches", (f"API calls {NOT_CAPTURED}",))
-    first = f"{scale.count(launch.calls)} calls for {scale.count(launch.activities)} activities{scale.each}"
+    first = f"{scale.count(launch.calls)} calls for {scale.count(totals.activities)} activities{scale.each}"
     unlaunched = totals.activities - launch.activities
     if unlaunched:
-        first += f" (of {scale.count(unlaunched)} the call was {NOT_CAPTURED})"
+        first += f", of {scale.count(unlaunched)} the call was {NOT_CAPTURED}"
     if launch.queue_depth >= 0:
         first += f"; median queue {launch.queue_depth:,} deep"
     if launch.back_pressure_ns:

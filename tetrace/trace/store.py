@@ -6,6 +6,7 @@ It is written beside its final name and renamed, so that a folder that exists is
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import tempfile
@@ -131,12 +132,11 @@ def _write_table(rows: pa.Table, table: Table, folder: Path) -> None:
     (folder / table.name).mkdir()
     process = column_of(rows.column("process"))
     # Rows are sorted by process: each process is one slice.
-    starts = np.flatnonzero(np.diff(process, prepend=-1))
-    ends = [*starts[1:].tolist(), rows.num_rows]
-    for start, end in zip(starts.tolist(), ends, strict=True):
+    starts = np.flatnonzero(np.diff(process, prepend=-1)).tolist()
+    for start, end in itertools.pairwise([*starts, rows.num_rows]):
         part = rows.slice(start, end - start)
         pq.write_table(part, folder / table.name / f"{process[start]}.parquet", **options)
-    if not len(starts):
+    if not starts:
         pq.write_table(rows, folder / table.name / "empty.parquet", **options)
 
 
