@@ -68,7 +68,7 @@ def test_the_report_goes_to_a_pipe_without_colour() -> None:
         (["report", FP8, "--process", "7"], "--process 7: no such process"),
         (["report", FP8, "--format", "csv"], "name it with -o"),
         (["report", FP8, "--format", "parquet", "--by", "kernel"], "name a file with -o"),
-        (["report", FP8, "-o", FP8, "--force"], "is the input, which is never written to"),
+        (["report", FP8, "-o", FP8, "--force"], "which is never written to"),
         (["report", FP8, "-o", DATA / "README.md"], "exists; choose another name or pass --force"),
         (["report", FP8, "-o", DATA, "--force"], "is a folder"),
     ],

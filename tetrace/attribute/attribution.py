@@ -104,6 +104,7 @@ def attribute(trace: Trace) -> Attribution:
     steps, step = find_steps(trace, host, links, is_optimizer, np.isin(categories, ("gemm", "attention")))
     found_modules = modules(host, steps, found_phases.of_range, found_phases.autograd)
     role_of_range = roles(host, found_modules.instance, found_phases.of_range)
+    _activations_of_mlps(trace, host, links, found_modules.instance, classes, kernel_class)
     role = _at(role_of_range, links.range)
     if not host.says("c_call").any() if len(host) else False:
         instance = _at(found_modules.instance, links.range)
@@ -171,6 +172,20 @@ def _classify(trace: Trace, host: Host, links: Links) -> tuple[list[KernelClass]
     ]
     _amax_neighbours(trace, links, classes, kernel_class)
     return classes, kernel_class
+
+
+def _activations_of_mlps(
+    trace: Trace, host: Host, links: Links, instance: Codes, classes: list[KernelClass], kernel_class: Codes
+) -> None:
+    """One kernel casts bias gradients with and without the activation's: without a C range the module decides, in place."""
+    fused = [one.operation == "dbias" and one.family.startswith("cast_transpose_fusion") for one in classes]
+    rows = np.flatnonzero(np.array(fused or [False], np.bool_)[kernel_class]) if len(classes) else np.empty(0, np.int64)
+    if not len(rows) or host.says("c_call").any():
+        return
+    is_mlp = np.array([meaning.begins == "LayerNormMLP" for meaning in host.meanings], np.bool_)
+    begin = _at(instance, links.range[rows])
+    rows = rows[(begin >= 0) & is_mlp[host.word[np.maximum(begin, 0)]]]
+    _reclass(classes, kernel_class, rows, category="activation", operation="backward")
 
 
 def _amax_neighbours(trace: Trace, links: Links, classes: list[KernelClass], kernel_class: Codes) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tetrace.attribute import vocabulary
 from tetrace.attribute.vocabulary import Meaning
+from tetrace.trace.schema import OPERATOR
 from tetrace.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Host:
     words: list[str]
     meanings: list[Meaning]
     sequence: Times
+    operator: Mask
     row: Codes
 
     def __len__(self) -> int:
@@ -77,6 +79,7 @@ def read(trace: Trace) -> Host:
     order = _C.order(thread, start, end)
     thread, start, end = thread[order], start[order], end[order]
     words = list(trace.words("ranges", "name"))
+    operator = np.array([kind == OPERATOR for kind in trace.words("ranges", "kind")], np.bool_)
     return Host(
         thread=thread,
         process=trace.column("ranges", "process")[order],
@@ -87,6 +90,7 @@ def read(trace: Trace) -> Host:
         words=words,
         meanings=[vocabulary.meaning(word) for word in words],
         sequence=trace.column("ranges", "sequence")[order],
+        operator=operator[trace.column("ranges", "kind")[order]],
         row=order,
     )
 

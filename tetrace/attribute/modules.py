@@ -83,7 +83,7 @@ def _scopes(host: Host, instance: Codes, names: dict[str, int]) -> Codes:
         m.module if m.module and not m.operator and m.module[0] != "(" else word if m.scope else ""
         for m, word in zip(host.meanings, host.words, strict=True)
     ]
-    is_scope = np.array([bool(t) for t in text], np.bool_)[host.word] & (instance < 0)
+    is_scope = np.array([bool(t) for t in text], np.bool_)[host.word] & (instance < 0) & ~host.operator
     scope = np.where(is_scope, np.arange(len(host), dtype=np.int32), -1)
     enclosing = np.where(host.parent >= 0, host.inherit(scope)[np.maximum(host.parent, 0)], -1)
     todo = np.flatnonzero(is_scope)

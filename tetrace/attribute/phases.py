@@ -14,7 +14,7 @@ import numpy as np
 
 from tetrace.attribute.host import Host
 from tetrace.attribute.link import Links
-from tetrace.attribute.vocabulary import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, UNATTRIBUTED
+from tetrace.attribute.vocabulary import BACKWARD, FORWARD, OPTIMIZER, OTHER, RECOMPUTE, UNATTRIBUTED
 from tetrace.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def phases(trace: Trace, host: Host, links: Links, is_optimizer: Mask, is_forwar
     autograd = autograd_threads(trace, host)
     of_range = _of_ranges(host, autograd)
     known = _of_rows(of_range, links.range)
+    _beside_marked_phases(trace, host, links, known)
     conflicting = _from_other_threads(trace, host, links, of_range, known)
     missing = (known < 0) & ~conflicting
     _recomputed_between(trace, host, links, of_range, autograd, known)
@@ -127,6 +128,18 @@ def _from_other_threads(trace: Trace, host: Host, links: Links, of_range: Codes,
     result = np.zeros(len(known), np.bool_)
     result[missing] = conflict
     return result
+
+
+def _beside_marked_phases(trace: Trace, host: Host, links: Links, known: Codes) -> None:
+    """Where a thread's phases are marked by its user, what runs in another range of that user is none of them."""
+    if not len(host):
+        return
+    marked = [m.phase >= 0 and not (m.begins or m.part or m.operator or m.c_call) for m in host.meanings]
+    by_user = np.zeros(trace.rows("threads"), np.bool_)
+    by_user[host.thread[np.array(marked, np.bool_)[host.word]]] = True
+    scope = host.inherit(np.where(host.says("scope") & ~host.operator, 0, -1)) == 0
+    inside = (links.range >= 0) & scope[np.maximum(links.range, 0)]
+    known[(known < 0) & inside & (links.thread >= 0) & by_user[np.maximum(links.thread, 0)]] = OTHER
 
 
 def _recomputed_between(trace: Trace, host: Host, links: Links, of_range: Codes, autograd: Mask, known: Codes) -> None:

@@ -71,7 +71,7 @@ _PROFILER_STEP = re.compile(r"^ProfilerStep[#*]?\s*(?P<number>\d+)?$")
 _FSDP = re.compile(r"^FSDP::(?P<what>\w+)(?: \((?P<path>[^)]*)\))?")
 _MODULE = "nn.Module: "
 _OPERATOR = re.compile(
-    r"^(\w+::|nccl[A-Z:]|record_param_comms|\{|##|Torch-Compiled|TorchDynamo|Pregraph|AOTDispatcher|Compiled|Inductor"
+    r"^([\w.]+::|nccl[A-Z:]|record_param_comms|\{|##|Torch-Compiled|TorchDynamo|Pregraph|AOTDispatcher|Compiled|Inductor"
     r"|triton_|cu(da|blas|dnn|sparse|fft|BLAS|DNN)|Memcpy|Memset|DataLoader|enumerate\()"
 )
 _STEP = re.compile(

@@ -128,7 +128,7 @@ def break_down(
     # Asked for once here, so that the threads below do not compute it twice.
     _ = scope.lanes, scope.duration, scope.category, scope.phase, scope.module, scope.exposed_communication
     latency, depth = idle_stream_latency(attribution), queue_depths(attribution)
-    floor_ns = floor(latency[scope.rows])
+    floor_ns = floor(latency, scope.rows)
     with ThreadPoolExecutor(2) as pool:
         # Two threads: nearly all of the work leaves the interpreter's lock, and idle time is the largest piece of it.
         idle_of_windows = pool.submit(idle, attribution, scope.lanes, selection.windows, floor_ns)

@@ -10,6 +10,7 @@ import numpy as np
 from tetrace.attribute.attribution import Attribution
 from tetrace.attribute.classify import attention_backend
 from tetrace.attribute.distinct import counts, distinct, sums
+from tetrace.attribute.vocabulary import BACKWARD
 from tetrace.breakdown.scope import Scope, phase_words, role_words
 from tetrace.breakdown.tables import ATTENTION, GEMMS, Table
 
@@ -97,4 +98,24 @@ def _unfused(scope: Scope) -> np.ndarray:
     """GEMMs and softmax of a DotProductAttention that ran no fused kernel: TE's unfused backend."""
     names = [name.rsplit("/", 1)[-1].startswith("DotProductAttention") for name in scope.attribution.module_names]
     in_attention = np.array([*names, False], np.bool_)[scope.module]
-    return in_attention & scope.in_category("gemm", "softmax_loss")
+    found = in_attention & scope.in_category("gemm", "softmax_loss")
+    return found | _products_around_softmax(scope) if found.any() else found
+
+
+def _products_around_softmax(scope: Scope) -> np.ndarray:
+    """GEMMs of unfused attention's backward, which no range names: two before each softmax backward and two after it."""
+    classes = scope.attribution.classes
+    backward = [
+        one.category == "attention" and one.operation == "backward" and "unfused" in one.family for one in classes
+    ]
+    softmax = np.array(backward or [False], np.bool_)[scope.kernel_class]
+    product = scope.in_category("gemm") & (scope.module < 0) & (scope.phase == BACKWARD)
+    rows = np.flatnonzero(softmax | product)
+    links = scope.attribution.links
+    rows = rows[np.lexsort((links.launch_ns[scope.rows[rows]], links.thread[scope.rows[rows]]))]
+    marks = np.flatnonzero(softmax[rows])
+    near = (marks[:, None] + np.array([-2, -1, 1, 2])).ravel()
+    near = near[(near >= 0) & (near < len(rows))]
+    found = np.zeros(len(scope.rows), np.bool_)
+    found[rows[near]] = product[rows[near]]
+    return found

@@ -6,6 +6,7 @@ below which the thing is not worth a line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,8 +103,20 @@ def _late_rank(breakdown: Breakdown) -> str:
     )
     return (
         f"Held back by one rank: pid {lanes['pid'][late]} on device {lanes['device'][late]} arrives last at collectives, "
-        f"the others wait {longest} for it in {step}; its host leaves it idle "
-        f"{percent(int(lanes['host_bound_ns'][late]), int(wall[late]))} of the time."
+        f"the others wait {longest} for it in {step}; {_why_late(breakdown, late)}."
+    )
+
+
+def _why_late(breakdown: Breakdown, late: int) -> str:
+    """Whether the late rank's GPU works longer than the others', or its host keeps it waiting."""
+    lanes = breakdown.tables["lanes"]
+    works = lanes["busy_ns"] - lanes["exposed_communication_ns"]
+    others = [i for i in range(len(lanes)) if i != late]
+    longer = int(works[late]) - int(works[others].mean())
+    if longer > 0.3 * int(lanes["waiting_ns"][others].mean()):
+        return f"its GPU computes {duration(longer // max(int(lanes['steps'][late]), 1))} longer than theirs"
+    return (
+        f"its host leaves it idle {percent(int(lanes['host_bound_ns'][late]), int(lanes['wall_ns'][late]))} of the time"
     )
 
 
@@ -196,13 +209,18 @@ def _copies(breakdown: Breakdown) -> Iterator[Finding]:
 
 
 def _communication(breakdown: Breakdown) -> Iterator[Finding]:
-    ns, wall = breakdown.totals.exposed_communication_ns, breakdown.totals.wall_ns
+    wall, table = breakdown.totals.wall_ns, breakdown.tables["communication"]
+    # Waiting for a late rank is a finding of its own; where ranks cannot be matched it is in here, and the line says so.
+    known = len(table) > 0 and bool((table["waiting_ns"] >= 0).all())
+    waited = int(table["waiting_ns"].sum()) if known else 0
+    ns = max(breakdown.totals.exposed_communication_ns - waited, 0)
     if ns >= _OF_WALL * wall and ns:
         yield Finding(
             "exposed_communication",
             _per_step(breakdown, ns),
             "communication that nothing hides",
-            f"{percent(ns, wall)} of wall runs communication alone",
+            f"{percent(ns, wall)} of wall runs communication alone"
+            + ("" if known else ", waiting for other ranks included"),
             "larger buckets, overlap with backward, fewer bytes",
         )
     lanes = breakdown.tables["lanes"]
@@ -223,13 +241,15 @@ def _communication(breakdown: Breakdown) -> Iterator[Finding]:
 def _amax_reductions(breakdown: Breakdown) -> Iterator[Finding]:
     table = breakdown.tables["communication"]
     rows = [i for i, operation in enumerate(table["operation"]) if operation == "amax_reduce"]
-    ns, count = int(table["total_ns"][rows].sum()), int(table["count"][rows].sum())
+    waited = int(table["waiting_ns"][rows].clip(min=0).sum())
+    ns, count = int(table["total_ns"][rows].sum()) - waited, int(table["count"][rows].sum())
     if count:
         yield Finding(
             "amax_reduction",
             _per_step(breakdown, ns),
             "amax values are reduced across ranks",
-            f"{count / max(breakdown.totals.steps, 1):.0f} all-reduces {_step_word(breakdown)} of a few bytes each",
+            f"{count / max(breakdown.totals.steps, 1):.0f} all-reduces {_step_word(breakdown)} of a few bytes each, "
+            f"and {duration(_per_step(breakdown, waited))} waiting in them for the last rank",
             "a smaller amax_reduction_group, or current scaling",
         )
 
@@ -257,11 +277,16 @@ def _quantization(breakdown: Breakdown) -> Iterator[Finding]:
         )
 
 
+def _class_of(module: str) -> str:
+    """Class of a module by its name: `Linear.3`, or `TransformerLayer_0/Linear_3` of the PyTorch profiler."""
+    return re.sub(r"[._]\d+$", "", module.rsplit("/", 1)[-1])
+
+
 def _weight_casts(breakdown: Breakdown) -> Iterator[Finding]:
     table = breakdown.tables["quantization"]
     casts: dict[str, list[int]] = {}
     for row in table.rows():
-        kind = row["module"].rsplit("/", 1)[-1].split(".")[0]
+        kind = _class_of(row["module"])
         if (
             row["role"] == "weight"
             and row["operation"] in ("cast", "cast_transpose", "block_cast")
@@ -272,7 +297,7 @@ def _weight_casts(breakdown: Breakdown) -> Iterator[Finding]:
             count_and_time[1] += row["total_ns"]
     again, wasted = 0.0, 0
     for module, (count, ns) in casts.items():
-        once = _WEIGHTS.get(module.rsplit("/", 1)[-1].split(".")[0], 1) * breakdown.totals.steps
+        once = _WEIGHTS.get(_class_of(module), 1) * breakdown.totals.steps
         if breakdown.selection.per_step and count > 1.5 * once:
             again = max(again, count / once)
             wasted += ns * (count - once) // count

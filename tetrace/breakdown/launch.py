@@ -33,6 +33,7 @@ QUANTIZING_RANGE = re.compile(
 # The launch queue holds about a thousand launches; a call that waits with this many before it waits for room.
 _FULL_QUEUE = 512
 _LONG_CALL = 10
+_FEWEST_LAUNCHES = 30
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,12 @@ def idle_stream_latency(attribution: Attribution) -> Times:
     return latency
 
 
-def floor(latency: Times) -> int:
+def floor(latency: Times, rows: npt.NDArray[np.int64]) -> int:
     """The launch latency floor of this machine as the recording shows it: the median on idle streams, 0 if there is none."""
-    known = latency[latency >= 0]
+    known = latency[rows][latency[rows] >= 0]
+    if len(known) < _FEWEST_LAUNCHES:
+        # A busy device is rarely idle at a launch: warm-up and what surrounds the steps tell more of the machine.
+        known = latency[latency >= 0]
     return int(np.median(known)) if len(known) else 0
 
 
