@@ -37,11 +37,18 @@ class Recording:
     thread_names: dict[int, str] = field(default_factory=dict)
 
     def range(
-        self, name: str, start: float, end: float, thread: int = MAIN, process: int = 1, sequence: int = -1
+        self,
+        name: str,
+        start: float,
+        end: float,
+        thread: int = MAIN,
+        process: int = 1,
+        sequence: int = -1,
+        kind: str = "push_pop",
     ) -> Recording:
-        """A push/pop range on a thread."""
+        """A range on a thread."""
         row = {"global_tid": _tid(process, thread), "start_ns": _ns(start), "end_ns": _ns(end)}
-        self.ranges.append({**row, "sequence": sequence, "kind": "push_pop", "name": name})
+        self.ranges.append({**row, "sequence": sequence, "kind": kind, "name": name})
         return self
 
     def call(

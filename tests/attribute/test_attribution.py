@@ -219,3 +219,28 @@ def test_kernels_without_ranges_or_marks_repeat_with_a_period() -> None:
 def test_one_window_when_nothing_repeats() -> None:
     attribution = attribute(Recording().launch("a", (0, 1), (2, 3)).launch("b", (4, 5), (6, 7)).trace())
     assert (len(attribution.steps), attribution.steps.marked_by()) == (1, "one window")
+
+
+def test_a_range_beside_the_phases_of_its_user_is_none_of_them() -> None:
+    recording = (
+        Recording()
+        .range("forward", 0, 50)
+        .launch(ADD, (1, 2), (5, 10))
+        .range("log_metrics", 60, 80)
+        .launch(ADD, (61, 62), (65, 70))
+        .range("backward", 90, 150)
+        .launch(ADD, (91, 92), (95, 99), AUTOGRAD)
+    )
+    assert [phase for _, phase, _, _ in rows(attribute(recording.trace()))] == ["forward", "other", "backward"]
+
+
+def test_operators_of_the_pytorch_profiler_are_no_modules_and_ranges_of_the_user_are() -> None:
+    recording = (
+        Recording()
+        .range("encoder", 0, 50)
+        .range("my_library.fused_op", 1, 20, kind="operator")
+        .launch(ADD, (2, 3), (5, 10))
+        .range("my_library.fused_op", 60, 80, kind="operator")
+        .launch(ADD, (61, 62), (65, 70))
+    )
+    assert [module for _, _, module, _ in rows(attribute(recording.trace()))] == ["encoder", ""]

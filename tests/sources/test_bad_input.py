@@ -270,6 +270,7 @@ class TestWriters:
             f"process {writer} is writing to the export: rows may be missing; read it again when that has ended",
         )
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="who holds a lock is only known on Linux")
     @pytest.mark.parametrize("journal", ["DELETE", "WAL"])
     def test_an_unfinished_transaction_says_so(self, journal: str, export: Path) -> None:
         with locked(export, journal):
@@ -601,6 +602,16 @@ class TestReports:
         trace = load(report)
         assert columns(trace, "activities", "name") == [("gemm",)]
         assert trace.metadata.source == "my run.nsys-rep"
+
+    def test_an_nsys_that_knows_no_parquet(self, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = small().sqlite(tmp_path / "made.sqlite")
+        nsys_that(f"""[ "$3" = sqlite ] && cp {made} "$5" """, tmp_path, monkeypatch)
+        assert columns(load(report), "activities", "name") == [("gemm",)]
+
+    def test_a_report_by_another_name(self, report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(report.parent))
+        renamed = report.rename(report.with_name("run"))
+        assert error_of(renamed).startswith("needs nsys to be read, and none is on PATH; where it was recorded run: ")
 
     @pytest.mark.parametrize(
         ("script", "reason"),

@@ -20,6 +20,7 @@ from tetrace.trace.trace import Trace
 Progress = Callable[[int, int], None]
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
+_REPORT_MAGIC = b"NVIDIA Tegra Profiler Report"
 _GZIP_MAGIC = b"\x1f\x8b"
 _SUPPORTED = (
     "a .tetrace folder, a Nsight Systems .nsys-rep, .sqlite or parquetdir, or a PyTorch profiler .json or .json.gz"
@@ -90,6 +91,10 @@ def _begins(path: Path, magic: bytes) -> bool:
         return file.read(len(magic)) == magic
 
 
+def _is_report(path: Path) -> bool:
+    return path.is_file() and (path.suffix in (".nsys-rep", ".qdrep") or _begins(path, _REPORT_MAGIC))
+
+
 def _is_json(path: Path) -> bool:
     if not path.is_file():
         return False
@@ -125,32 +130,32 @@ def _read_report(path: Path, progress: Progress | None) -> Trace:
     command = f"nsys export --type parquetdir --output {output} {name}"
     if not shutil.which("nsys"):
         raise InputError(f"{path}: needs nsys to be read, and none is on PATH; where it was recorded run: {command}")
+    reasons = []
     with tempfile.TemporaryDirectory(prefix="tetrace-") as folder:
-        export = Path(folder) / "export"
-        said = _export(path, export)
-        try:
-            if said or not export.is_dir():
-                raise InputError(said or "it wrote nothing")
-            trace = _read_parquet(export, progress)
-        except InputError as error:
-            reason = str(error).replace(f"{export}: ", "").replace(f"{export}{os.sep}", "")
-            raise InputError(
-                f"{path}: nsys export failed ({reason}); try it with the nsys that recorded it: {command}"
-            ) from error
-    return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=_name(path)))
+        # Releases before 2023 know no parquetdir; it is the faster one to read.
+        for kind, read in (("parquetdir", _read_parquet), ("sqlite", _read_sqlite)):
+            export = Path(folder) / f"export.{kind}"
+            try:
+                _export(path, kind, export)
+                trace = read(export, progress)
+                return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=_name(path)))
+            except (InputError, OSError) as error:
+                reasons.append(str(error).replace(f"{export}: ", "").replace(f"{folder}{os.sep}", ""))
+    raise InputError(f"{path}: nsys export failed ({reasons[0]}); try it with the nsys that recorded it: {command}")
 
 
-def _export(path: Path, export: Path) -> str:
-    """Export a report as a folder; what nsys says when that fails, else nothing."""
-    arguments = ["nsys", "export", "--type", "parquetdir", "--output", str(export), str(path.resolve())]
+def _export(path: Path, kind: str, export: Path) -> None:
+    """Export a report with nsys. Raises `InputError` with what nsys says when that fails."""
+    arguments = ["nsys", "export", "--type", kind, "--output", str(export), str(path.resolve())]
     try:
         run = subprocess.run(
             arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
         )
     except OSError as error:
-        return error.strerror or str(error)
-    said = " ".join((run.stderr or run.stdout).split())[-300:]
-    return (said or f"exit code {run.returncode}") if run.returncode else ""
+        raise InputError(error.strerror or str(error)) from error
+    if run.returncode or not export.exists():
+        said = " ".join((run.stderr or run.stdout).split())[-300:]
+        raise InputError(said or (f"exit code {run.returncode}" if run.returncode else "it wrote nothing"))
 
 
 def _read_kineto(path: Path, progress: Progress | None) -> Trace:
@@ -163,6 +168,6 @@ READERS: tuple[Reader, ...] = (
     Reader("tetrace", store.is_store, _read_store),
     Reader("nsys sqlite", lambda path: _begins(path, _SQLITE_MAGIC), _read_sqlite),
     Reader("nsys parquetdir", lambda path: path.is_dir() and any(path.glob("*.parquet")), _read_parquet),
-    Reader("nsys report", lambda path: path.suffix == ".nsys-rep" and path.is_file(), _read_report),
+    Reader("nsys report", _is_report, _read_report),
     Reader("kineto", _is_json, _read_kineto),
 )
