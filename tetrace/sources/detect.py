@@ -140,7 +140,7 @@ def _read_report(path: Path, progress: Progress | None) -> Trace:
                 trace = read(export, progress)
                 return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=_name(path)))
             except (InputError, OSError) as error:
-                reasons.append(str(error).replace(f"{export}: ", "").replace(f"{folder}{os.sep}", ""))
+                reasons.append(str(error).replace(f"{export}: ", "").replace(f"{export}{os.sep}", ""))
     raise InputError(f"{path}: nsys export failed ({reasons[0]}); try it with the nsys that recorded it: {command}")
 
 

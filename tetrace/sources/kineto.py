@@ -18,7 +18,7 @@ from tetrace.sources import calls
 from tetrace.sources.kineto_file import AGAIN, Progress, Scan, scan
 from tetrace.sources.kineto_owners import Owners
 from tetrace.sources.rows import Rows, collect
-from tetrace.trace.arrays import numpy_of, text_column
+from tetrace.trace.arrays import numpy_of, taken, text_column
 from tetrace.trace.schema import ANNOTATION, GRAPH_LAUNCH, KERNEL, LAUNCH, MEMCPY, MEMSET, MODULE, OPERATOR, OTHER_CALL
 from tetrace.trace.trace import Metadata, Trace
 
@@ -159,10 +159,8 @@ class _Reader:
 
 
 def _taken(columns: Mapping[str, Any], rows: Mask) -> dict[str, Any]:
-    return {
-        name: values[rows] if isinstance(values, np.ndarray) else values.filter(rows)
-        for name, values in columns.items()
-    }
+    kept = np.flatnonzero(rows)
+    return {name: taken(values, kept) for name, values in columns.items()}
 
 
 def _renamed(
