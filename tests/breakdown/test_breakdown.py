@@ -154,3 +154,23 @@ def test_all_tables_of_a_te_step_sum_to_its_activity() -> None:
 def test_tables_are_pandas_attributes() -> None:
     frame = whole(Recording().launch(GEMM, (0, 1), (2, 10))).kernels
     assert frame.loc[0, ["name", "total_ns"]].tolist() == [GEMM, 8_000]
+
+
+def meeting(first: int, last: int) -> Recording:
+    """Two ranks and three all-reduces, of which the second rank's recording holds some; it comes 30 µs late each time."""
+    recording = Recording()
+    for process, late in ((1, 0), (2, 30)):
+        for i in range(3) if process == 1 else range(first, last):
+            at = 100 * i + late
+            recording.launch(
+                "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(A)",
+                (at + 1, at + 2),
+                (at + 10, 100 * i + 50),
+                process=process,
+            )
+    return recording
+
+
+def test_ranks_are_not_matched_where_one_recording_begins_later() -> None:
+    assert whole(meeting(0, 3)).tables["lanes"]["waiting_ns"].tolist() == [90_000, 0]
+    assert whole(meeting(1, 3)).tables["lanes"]["waiting_ns"].tolist() == [-1, -1]
