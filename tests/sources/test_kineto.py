@@ -88,6 +88,7 @@ def test_a_step_becomes_the_whole_trace(tmp_path):
         event("cuda_sync", "Context Sync", 70, 9, **{**on_gpu(-1), "stream": 4294967295}, correlation=0),
         event("overhead", "Activity Buffer Request", 4, 1, pid=-1, tid=0),
         event("overhead", "Command Buffer Full", 5, 1, pid=-1, tid=0),
+        event("overhead", "Lazy Function Loading", 7, 1, pid=-1, tid=0),
         deviceProperties=[H200],
         distributedInfo={"backend": "nccl", "rank": 3, "world_size": 8},
         baseTimeNanoseconds=1_000_000,
@@ -120,6 +121,7 @@ def test_a_step_becomes_the_whole_trace(tmp_path):
     assert table(trace, "overheads") == [
         (0, 2, 1_004_000, 1_005_000, "profiler", "Activity Buffer Request"),
         (0, 2, 1_005_000, 1_006_000, "back_pressure", "Command Buffer Full"),
+        (0, 2, 1_007_000, 1_008_000, "driver", "Lazy Function Loading"),
     ]
     assert not trace.has("graph_nodes")
     metadata = trace.metadata

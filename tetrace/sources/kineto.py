@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 _ACTIVITIES = {"kernel": KERNEL, "gpu_memcpy": MEMCPY, "gpu_memset": MEMSET}
 _RANGES = {"cpu_op": OPERATOR, "user_annotation": ANNOTATION, "python_function": MODULE}
+# What costs without a profiler too, by the words of Kineto for CUpti_ActivityOverheadKind; the rest is the profiler's own.
+_OVERHEADS = {
+    "Command Buffer Full": "back_pressure",
+    "Driver Compiler": "driver",
+    "Lazy Function Loading": "driver",
+    "Runtime Triggered Module Loading": "driver",
+}
 _SYNCHRONIZATIONS = {
     "Event Sync": "event", "Stream Wait Event": "stream_wait", "Stream Sync": "stream", "Context Sync": "context",
 }  # fmt: skip
@@ -224,7 +231,7 @@ def _overhead(reader: _Reader) -> dict[str, Any] | None:
     columns = reader.read("overhead")
     if columns:
         words = columns["name"].dictionary.to_pylist()
-        kinds = ["back_pressure" if word == "Command Buffer Full" else "profiler" for word in words]
+        kinds = [_OVERHEADS.get(word, "profiler") for word in words]
         columns["kind"] = text_column(*_renamed(numpy_of(columns["name"]), kinds, str))
     return columns
 
