@@ -4,11 +4,15 @@
 #include "intervals/bind.h"
 #include "kineto/bind.h"
 #include "names/bind.h"
+#include "ranges/bind.h"
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "What tetrace does in C++: intervals, names of ranges, and reading what the PyTorch profiler writes.";
+  module.doc() =
+      "What tetrace does in C++: intervals, names of ranges, the ranges of a running script, and reading what the "
+      "PyTorch profiler writes.";
   tetrace::distinct::bind(module);
   tetrace::intervals::bind(module);
   tetrace::kineto::bind(module);
   tetrace::names::bind(module);
+  tetrace::ranges::bind(module);
 }

@@ -33,10 +33,11 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 
-# Path prefixes under tetrace/ that may import a package of the GPU machine.
+# Path prefixes under tetrace/ that may import a package of the GPU machine. What asks TE what it supports here is a file
+# of its own, since only a child process of `tetrace doctor` loads it: a TE that does not import must not break doctor.
 ONLY_IN = {
     "torch": ("instrument/", "record/", "fp8/tensor_stats.py", "fp8/reference.py"),
-    "transformer_engine": ("instrument/transformer_engine.py",),
+    "transformer_engine": ("instrument/transformer_engine.py", "instrument/te_probe.py"),
 }
 
 # `tetrace --help` and a small report must start fast: these load inside the functions that need them.

@@ -12,11 +12,13 @@ trace = (
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tetrace.sources.rows import Rows, collect
+from tetrace.sources.sites import Process, Sites
 from tetrace.trace.arrays import text_column
 from tetrace.trace.trace import Metadata, Trace, make_table
 
@@ -35,6 +37,26 @@ class Recording:
     overheads: list[dict[str, Any]] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     thread_names: dict[int, str] = field(default_factory=dict)
+    sites: list[dict[str, Any]] = field(default_factory=list)
+
+    def site(
+        self,
+        kind: str,
+        name: str,
+        start: float,
+        end: float,
+        thread: int = MAIN,
+        process: int = 1,
+        step: int = 0,
+        **attributes: Any,
+    ) -> Recording:
+        """A range of tetrace's instrumentation: `attributes` are phase, module, role, ... of its site."""
+        described = {"kind": kind, "name": name, **attributes}
+        if described not in self.sites:
+            self.sites.append(described)
+        self.range(name, start, end, thread, process, sequence=step)
+        self.ranges[-1]["site"] = self.sites.index(described)
+        return self
 
     def range(
         self,
@@ -48,7 +70,7 @@ class Recording:
     ) -> Recording:
         """A range on a thread."""
         row = {"global_tid": _tid(process, thread), "start_ns": _ns(start), "end_ns": _ns(end)}
-        self.ranges.append({**row, "sequence": sequence, "kind": kind, "name": name})
+        self.ranges.append({**row, "sequence": sequence, "site": -1, "kind": kind, "name": name})
         return self
 
     def call(
@@ -161,6 +183,9 @@ class Recording:
         parts = [Rows(table, [_columns(entries)]) for table, entries in rows.items() if entries]
         tables, notices = collect(parts, self.thread_names, {})
         tables["devices"] = make_table("devices", _devices(), 1)
+        if self.sites:
+            numbered = [{"site": number, **site} for number, site in enumerate(self.sites)]
+            tables["sites"] = Sites([Process(Path(), {"pid": 1}, numbered)]).table({1: 0})
         return Trace(Metadata(source="made", source_format="test", notices=tuple(notices)), tables)
 
 
@@ -180,7 +205,7 @@ def _columns(entries: list[dict[str, Any]]) -> dict[str, Any]:
             words = list(dict.fromkeys(values))
             columns[name] = text_column(np.array([words.index(value) for value in values], np.int32), words)
         else:
-            columns[name] = np.array(values, np.int32 if name == "device" else np.int64)
+            columns[name] = np.array(values, np.int32 if name in ("device", "site") else np.int64)
     return columns
 
 

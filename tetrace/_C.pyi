@@ -1,4 +1,5 @@
-"""What tetrace does in C++ (csrc/): interval arithmetic over the columns of a trace, and the names of ranges.
+"""What tetrace does in C++ (csrc/): interval arithmetic over the columns of a trace, the names of ranges, and the ranges
+of a running script.
 
 A row is a half-open interval [start, end) in a group (a thread, a device, a process). Times are integer
 nanoseconds; groups are any int32. A row of no length is allowed and never open.
@@ -13,13 +14,17 @@ columns of one table differ in length, when a row ends before it starts, and whe
 n, m, w, a and b stand for numbers of rows. The work is linear in them where the input is sorted.
 """
 
-from typing import Any
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
 
 _Int32 = npt.NDArray[np.int32]
 _Int64 = npt.NDArray[np.int64]
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 def order(group: _Int32, start: _Int64, end: _Int64) -> _Int32:
     """The stable permutation, shape (n,), that puts rows in order. Already sorted groups are not sorted again."""
@@ -112,3 +117,90 @@ class KinetoScanner:
         Numbers that the file gives in microseconds with decimals are integer nanoseconds, rounded half up.
         `ValueError` when the text does not end where a trace ends.
         """
+
+# Ranges of the running script (csrc/ranges). A site is a number that `site` returned; a thread has a stack of open
+# ranges and a file of rows. While ranges are off, functions that open or close them do nothing. A forked child has them
+# off, whatever its parent does.
+
+def ranges_open(folder: str, bytes_per_thread: int) -> None:
+    """Switches ranges on; each thread makes `ranges-<tid>.bin` in `folder` when it opens its first.
+
+    A file takes at most `bytes_per_thread` (8192 or more), then new rows replace the oldest. Where a file of that name
+    is there already, `-1` and so on is put before the suffix. What was open is closed first. `ValueError` when `folder`
+    is not a folder that can be written to.
+    """
+
+def ranges_close() -> None:
+    """Switches ranges off; those still open stay without an end. Files are cut to what was used."""
+
+def ranges_on() -> bool:
+    """Whether ranges are on in this process."""
+
+def site(name: str, category: int, kind: int) -> int:
+    """A new site, also for a name that is known. `category` is NVTX's.
+
+    `kind`: 1 for a module's forward, also when it runs again in the backward, 2 for its backward, 0 for all else;
+    `ValueError` for another.
+    """
+
+def push(site: int) -> None:
+    """Opens a range on this thread. `ValueError` when there is no such site."""
+
+def pop() -> None:
+    """Closes this thread's innermost range; nothing when none is open."""
+
+def depth() -> int:
+    """How many ranges are open on this thread."""
+
+def unwind(depth: int) -> None:
+    """Closes this thread's ranges until `depth` are open."""
+
+def current_module() -> int:
+    """The site of kind 1 or 2 that is innermost on this thread, or -1."""
+
+def start(site: int) -> int:
+    """Opens a range that `end` closes, on this thread or another; 0 when ranges are off or there is no such site."""
+
+def end(handle: int) -> None:
+    """Closes a range that `start` opened; nothing when it is closed already."""
+
+def set_step(step: int) -> None:
+    """The number that ranges opened from here on carry, on all threads; -1 before the first step."""
+
+@final
+class annotate:
+    """A range of this name, as a context manager or a decorator. `TypeError` when `name` is no text.
+
+    Does nothing while ranges are off. One object may be entered again while it is open, and on several threads.
+    """
+
+    @property
+    def name(self) -> str:
+        """As given."""
+
+    def __init__(self, name: str) -> None: ...
+    def __enter__(self) -> annotate: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    def __call__(self, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        """`function` with a range around each call; coroutines and generators as they are."""
+
+def set_backward_site(forward_site: int, backward_site: int) -> None:
+    """Which site the backward of a module's nodes is put under. `ValueError` when there is no such forward site."""
+
+def set_loss_site(site: int) -> None:
+    """Which site the backward of nodes that were made outside every module is put under; -1 for none."""
+
+def autograd_capsule() -> object:
+    """C functions for an observer of autograd: the struct `Autograd` of csrc/ranges/autograd.h."""
+
+def read_ring(path: str) -> dict[str, Any]:
+    """The rows of one thread's file, by start; also of one that is still written, or was cut off anywhere.
+
+    Of the thread: `process` and `thread` as the kernel numbers them (-1 when cut within the header), `name`, `dropped`
+    (rows replaced by newer ones), `closed` (False when the process was killed). Arrays of shape (n,): `start_ns` and
+    `end_ns` (wall clock; 0 for a range that was never closed), `value` (sequence number of the autograd node that it was
+    opened for, or -1), all int64; `site`, `step`, `depth` (ranges open around it; -1 if opened by `start`), int32.
+    `ValueError` when it cannot be read, is another kind of file, or of another version.
+    """

@@ -1,6 +1,7 @@
 """tetrace: where a Transformer Engine training step spends its time.
 
-`load(path)` reads a recording, `analyze(trace)` breaks it down. Nothing heavy is imported before it is used.
+`load(path)` reads a recording, `analyze(trace)` breaks it down. In a training script, `annotate(name)` names a piece of
+it, `step()` ends a step, and `instrument()` records under another profiler. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
     from tetrace.errors import InputError, TetraceError, UsageError
+    from tetrace.instrument.ranges import annotate
+    from tetrace.instrument.start import instrument
+    from tetrace.instrument.user_steps import step
     from tetrace.sources.detect import load
     from tetrace.trace.trace import Trace
 
@@ -22,9 +26,23 @@ _PUBLIC = {
     "TetraceError": "tetrace.errors",
     "InputError": "tetrace.errors",
     "UsageError": "tetrace.errors",
+    "annotate": "tetrace.instrument.ranges",
+    "step": "tetrace.instrument.user_steps",
+    "instrument": "tetrace.instrument",  # the package, which can be called
 }
 
-__all__ = ["Breakdown", "InputError", "TetraceError", "Trace", "UsageError", "analyze", "load"]
+__all__ = [
+    "Breakdown",
+    "InputError",
+    "TetraceError",
+    "Trace",
+    "UsageError",
+    "analyze",
+    "annotate",
+    "instrument",
+    "load",
+    "step",
+]
 
 
 def analyze(
@@ -47,4 +65,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tetrace' has no attribute '{name}'")
     import importlib
 
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    module = importlib.import_module(_PUBLIC[name])
+    return module if name == "instrument" else getattr(module, name)

@@ -68,7 +68,8 @@ def test_parquet_keeps_types_and_units() -> None:
         read = pq.read_table(io.BytesIO(content))
         assert read.to_pylist() == breakdown.tables[name.removesuffix(".parquet")].rows()
         assert {str(field.type) for field in read.schema} <= {"int64", "string"}
-    assert read.schema.field("wall_ns").metadata[b"unit"] == b"ns"
+        if name == "lanes.parquet":
+            assert read.schema.field("wall_ns").metadata[b"unit"] == b"ns"
 
 
 def test_markdown_tables_are_whole() -> None:

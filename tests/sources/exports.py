@@ -35,7 +35,7 @@ TABLES = {
     "CUPTI_ACTIVITY_KIND_MEMSET": f"{_ACTIVITY} bytes graphNodeId",
     "CUPTI_ACTIVITY_KIND_GRAPH_TRACE": f"{_ACTIVITY} graphId graphExecId",
     "CUPTI_ACTIVITY_KIND_RUNTIME": "start end eventClass globalTid correlationId nameId returnValue callchainId",
-    "NVTX_EVENTS": "start end eventType rangeId text globalTid endGlobalTid textId domainId",
+    "NVTX_EVENTS": "start end eventType rangeId text globalTid endGlobalTid textId domainId uint64Value",
     "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION": f"{_ACTIVITY} syncType eventId",
     "CUPTI_ACTIVITY_KIND_OVERHEAD": "start end globalTid correlationId nameId overheadType",
     "PROFILER_OVERHEAD": "start end globalTid nameId returnValue",

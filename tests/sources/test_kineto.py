@@ -109,10 +109,10 @@ def test_a_step_becomes_the_whole_trace(tmp_path):
         (0, 0, 1_050_000, 1_060_000, 15, "synchronize", "cudaStreamSynchronize"),
     ]
     assert table(trace, "ranges") == [
-        (0, 0, 1_000_000, 1_100_000, -1, "annotation", "ProfilerStep#6"),
-        (0, 0, 1_001_000, 1_021_000, -1, "module", "nn.Module: LayerNormLinear_3"),
-        (0, 0, 1_002_000, 1_011_000, 41, "operator", "aten::mm"),
-        (0, 1, 1_030_000, 1_039_000, 41, "operator", "MmBackward0"),
+        (0, 0, 1_000_000, 1_100_000, -1, -1, "annotation", "ProfilerStep#6"),
+        (0, 0, 1_001_000, 1_021_000, -1, -1, "module", "nn.Module: LayerNormLinear_3"),
+        (0, 0, 1_002_000, 1_011_000, 41, -1, "operator", "aten::mm"),
+        (0, 1, 1_030_000, 1_039_000, 41, -1, "operator", "MmBackward0"),
     ]
     assert table(trace, "synchronizations") == [
         (0, 1_050_000, 1_059_000, 0, 7, 15, "stream"),

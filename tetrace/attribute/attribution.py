@@ -16,6 +16,7 @@ from tetrace.attribute.distinct import distinct
 from tetrace.attribute.host import Host
 from tetrace.attribute.link import Links, link
 from tetrace.attribute.modules import modules
+from tetrace.attribute.outside import name_outside
 from tetrace.attribute.phases import Phases, phases
 from tetrace.attribute.roles import DGRAD, FPROP, WGRAD, roles, roles_of_kernels
 from tetrace.attribute.steps import Steps, Windows, find_steps, find_windows
@@ -111,10 +112,13 @@ def attribute(trace: Trace) -> Attribution:
         call = np.array([_CALLS.index(_call_of(one)) if _call_of(one) else -1 for one in classes], np.int32)[
             kernel_class
         ]
-        role = roles_of_kernels(host, instance, found_phases.of_range, links.origin_ns, call, list(_CALLS))
+        by_order = roles_of_kernels(host, instance, found_phases.of_range, links.origin_ns, call, list(_CALLS))
+        role = np.where(role >= 0, role, by_order).astype(np.int32)
     names = list(found_modules.names)
     module = _at(found_modules.of_range, links.range)
     _pseudo_modules(module, names, classes, kernel_class, found_phases.of_activity)
+    is_communication = categories == "communication"
+    name_outside(host, links, found_phases.of_activity, found_phases.of_range, is_communication, names, module)
     return Attribution(
         trace=trace,
         host=host,

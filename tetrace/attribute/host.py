@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tetrace.attribute import vocabulary
+from tetrace.attribute import sites, vocabulary
 from tetrace.attribute.vocabulary import Meaning
 from tetrace.trace.schema import OPERATOR
 from tetrace.trace.trace import Trace
@@ -27,7 +27,8 @@ _JITTER_NS = 1_000
 class Host:
     """Ranges in the order (thread, start, -end), shape (ranges,), and their parents as rows of the same order.
 
-    `word` is the code of a range's name in `words`, `meanings` has one entry a word, `row` the range's row in the trace.
+    `word` is the code of a range's name in `words`, `meanings` has one entry a word, `row` the range's row in the trace,
+    `site` its row in table `sites` (-1 none).
     """
 
     thread: Codes
@@ -41,6 +42,7 @@ class Host:
     sequence: Times
     operator: Mask
     row: Codes
+    site: Codes
 
     def __len__(self) -> int:
         return len(self.start)
@@ -53,6 +55,10 @@ class Host:
     def says(self, what: str) -> Mask:
         """Whether the attribute of each range's meaning is set, shape (ranges,)."""
         return np.array([bool(getattr(meaning, what)) for meaning in self.meanings], np.bool_)[self.word]
+
+    def is_kind(self, *kinds: str) -> Mask:
+        """Whether each range has a site of one of these kinds, shape (ranges,)."""
+        return np.array([meaning.kind in kinds for meaning in self.meanings] or [False], np.bool_)[self.word]
 
     def inherit(self, own: Codes) -> Codes:
         """`own` where it is known (>= 0), else that of the nearest range around, shape (ranges,)."""
@@ -79,6 +85,14 @@ def read(trace: Trace) -> Host:
     order = _C.order(thread, start, end)
     thread, start, end = thread[order], start[order], end[order]
     words = list(trace.words("ranges", "name"))
+    meanings = [vocabulary.meaning(word) for word in words]
+    word, site = trace.column("ranges", "name")[order], trace.column("ranges", "site")[order]
+    if trace.rows("sites"):
+        # A range with a site means what the site says: its word is one of its own behind those of the names.
+        word = np.where(site >= 0, site + len(words), word).astype(np.int32)
+        meanings += sites.meanings(trace)
+        names = trace.words("sites", "name")
+        words += [names[code] for code in trace.column("sites", "name").tolist()]
     operator = np.array([kind == OPERATOR for kind in trace.words("ranges", "kind")], np.bool_)
     return Host(
         thread=thread,
@@ -86,12 +100,13 @@ def read(trace: Trace) -> Host:
         start=start,
         end=end,
         parent=_containing(_C.nest(thread, start, end), end),
-        word=trace.column("ranges", "name")[order],
+        word=word,
         words=words,
-        meanings=[vocabulary.meaning(word) for word in words],
+        meanings=meanings,
         sequence=trace.column("ranges", "sequence")[order],
         operator=operator[trace.column("ranges", "kind")[order]],
         row=order,
+        site=site,
     )
 
 

@@ -51,7 +51,15 @@ def modules(host: Host, steps: Steps, phase: Codes, autograd: Mask) -> Modules:
         of_range = host.inherit(np.where(linked >= 0, linked, own))
         # What sits inside a linked op keeps to it: the order of instances is only a guess beside it.
         of_range = np.where(host.inherit(linked) >= 0, host.inherit(linked), of_range)
-    return Modules(list(names), of_range, instance)
+    exact = host.inherit(_exact(host, names))
+    return Modules(list(names), np.where(exact >= 0, exact, of_range).astype(np.int32), instance)
+
+
+def _exact(host: Host, names: dict[str, int]) -> Codes:
+    """Own module of ranges whose site says its path; nothing that is only read from names goes before it."""
+    if not len(host):
+        return np.empty(0, np.int32)
+    return np.array([_code(names, m.path) if m.path else -1 for m in host.meanings], np.int32)[host.word]
 
 
 def _instances(host: Host) -> Mask:
@@ -211,7 +219,8 @@ def _joined(prefix: str, name: str, number: int) -> str:
 def _by_sequence(host: Host, phase: Codes, autograd: Mask, of_range: Codes) -> Codes:
     """Module of backward ops by the sequence number of their forward op, shape (ranges,); -1 where there is none."""
     linked = np.full(len(host), -1, np.int32)
-    numbered = host.sequence >= 0
+    # A sequence of a range with a site is the number of its step.
+    numbered = (host.sequence >= 0) & ~host.says("kind")
     if not numbered.any():
         return linked
     backward = numbered & ((phase == BACKWARD) | (phase == RECOMPUTE) | autograd[host.thread])

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     Codes = npt.NDArray[np.int32]
 
 INPUT, WEIGHT, GRAD_OUTPUT, FPROP, DGRAD, WGRAD = range(6)
-ROLES = ("input", "weight", "grad_output", "fprop", "dgrad", "wgrad")
+# Those behind the first six are only known where tetrace's instrumentation recorded the call.
+ROLES = (
+    "input", "weight", "grad_output", "fprop", "dgrad", "wgrad",
+    "output", "grad_input", "qkv", "o", "s", "do", "dp", "dqkv",
+)  # fmt: skip
 NONE = -1
 
 Call = tuple[str, str]  # name of the C range, name of the Python part it is in
@@ -48,7 +52,15 @@ def roles(host: Host, instance: Codes, phase: Codes) -> Codes:
     outermost = calls & (instance >= 0) & ~((host.parent >= 0) & calls[np.maximum(host.parent, 0)])
     rows = np.flatnonzero(outermost)
     own[rows] = _roles_in_order(host, instance[rows], phase, host.word[rows], host.words, _parts(host)[rows])
-    return host.inherit(own)
+    exact = host.inherit(_exact(host))
+    return np.where(exact >= 0, exact, host.inherit(own)).astype(np.int32)
+
+
+def _exact(host: Host) -> Codes:
+    """Own role of ranges whose site says it: quantize calls and GEMMs that tetrace's instrumentation recorded."""
+    if not len(host):
+        return np.empty(0, np.int32)
+    return np.array([ROLES.index(m.role) if m.role in ROLES else NONE for m in host.meanings], np.int32)[host.word]
 
 
 def roles_of_kernels(

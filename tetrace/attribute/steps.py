@@ -139,7 +139,7 @@ def windows_of_rows(rows: Sequence[Sequence[int]]) -> Windows:
 def _steps_of_process(
     trace: Trace, host: Host, links: Links, process: int, mine: Codes, is_optimizer: Mask, is_heavy: Mask
 ) -> Steps | None:
-    ranges = _from_ranges(host, process)
+    ranges = _from_sites(host, process) or _from_ranges(host, process)
     if ranges is not None and len(ranges) > 1:
         return ranges
     if not len(mine):
@@ -150,6 +150,26 @@ def _steps_of_process(
     if ranges is not None and (found is None or len(found) < 2):
         return ranges
     return found or _from_period(trace, process, mine, times) or _one_window(process, times)
+
+
+def _from_sites(host: Host, process: int) -> Steps | None:
+    """Steps that tetrace's instrumentation marked, by their own numbers."""
+    if not len(host):
+        return None
+    rows = np.flatnonzero(host.is_kind("step") & (host.process == process))
+    rows = rows[np.argsort(host.start[rows], kind="stable")]
+    if not len(rows):
+        return None
+    number = host.sequence[rows]
+    return Steps(
+        process=np.full(len(rows), process, np.int32),
+        index=np.arange(len(rows), dtype=np.int32),
+        number=number,
+        name=tuple(f"step {one}" for one in number.tolist()),
+        start=host.start[rows],
+        end=np.append(host.start[rows][1:], host.end[rows[-1]]),
+        source=("ranges",) * len(rows),
+    )
 
 
 def _from_ranges(host: Host, process: int) -> Steps | None:

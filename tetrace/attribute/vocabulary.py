@@ -30,7 +30,8 @@ class Meaning:
     `phase` is an index of PHASES or -1. `step` is the number in the name, None when the range is no step, and -1 with
     `numbered` false when it is one without a number. `begins` names the module class whose forward or backward this
     range is, `part` the piece of it, `module` a module path. `c_call` marks Transformer Engine's C ranges, `operator`
-    what frameworks name by operation; what is neither, and says nothing else, is a scope the user named.
+    what frameworks name by operation; what is neither, and says nothing else, is a scope the user named. `kind` is that
+    of a site of tetrace's instrumentation, `path` the module it says exactly, `role` the tensor or GEMM.
     """
 
     phase: int = -1
@@ -42,6 +43,9 @@ class Meaning:
     c_call: bool = False
     operator: bool = False
     scope: bool = False
+    kind: str = ""
+    path: str = ""
+    role: str = ""
 
 
 _TE_CLASSES = {

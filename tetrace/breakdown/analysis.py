@@ -24,6 +24,7 @@ from tetrace.breakdown.launch import (
     queue_depths,
 )
 from tetrace.breakdown.quantization import Bounds, bounds, quantization_table
+from tetrace.breakdown.recorded import recorded_tables
 from tetrace.breakdown.scope import Scope
 from tetrace.breakdown.selection import STEADY, Selection, select
 from tetrace.breakdown.step_time import lanes_table, steps_table
@@ -174,6 +175,7 @@ def _tables_without_idle(scope: Scope, depth: Times) -> list[Table]:
         attention_table(scope),
         communication_table(scope),
         memory_table(scope),
+        *recorded_tables(scope),
     ]
 
 

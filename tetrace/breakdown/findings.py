@@ -51,6 +51,8 @@ def verdict(breakdown: Breakdown) -> str:
     """One sentence with its numbers: what the step is bound by."""
     totals = breakdown.totals
     if not totals.activities:
+        if len(breakdown.tables["host_modules"]):
+            return "No GPU was captured: what follows is the time of the host."
         return "No GPU activity was captured, so there is nothing to break down."
     works = f"the GPU works {duration(_per_step(breakdown, totals.busy_ns))} of {_span(breakdown)}"
     idles = f"and idles {percent(totals.all_idle_ns, totals.wall_ns)}"

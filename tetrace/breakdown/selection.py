@@ -156,7 +156,15 @@ def _steady_reasons(attribution: Attribution, windows: Windows) -> list[str]:
             rows.tolist(), _steady_reasons_of_lane(wall, windows.closed[rows], loads[rows]), strict=True
         ):
             words[row] = word
-    return words
+    return _without_declared_warm_up(attribution, windows, words)
+
+
+def _without_declared_warm_up(attribution: Attribution, windows: Windows, words: list[str]) -> list[str]:
+    """Steps that `tetrace record --warmup` named, unless nothing would be left."""
+    first = int(attribution.trace.metadata.facts.get("options", {}).get("warmup") or 0)
+    warming = attribution.steps.number[windows.step] < first
+    found = [word or ("warm-up" if early else "") for word, early in zip(words, warming.tolist(), strict=True)]
+    return found if not all(found) else words
 
 
 def _steady_reasons_of_lane(wall: Times, closed: Mask, loads: Mask) -> list[str]:

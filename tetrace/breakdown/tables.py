@@ -246,6 +246,69 @@ LANES = Declaration(
     ),
 )  # fmt: skip
 
+HOST_STEPS = Declaration(
+    "host_steps", "One row a step of a process, by the host's clock, where tetrace's instrumentation marked it.",
+    (
+        _PROCESS, _count("step", "Number of the step."), _count("used", "1 when the step is counted, else 0."),
+        _ns("wall_ns", "From the end of the optimizer's step before to the end of its own."),
+        _ns("forward_ns", "Host time in the outermost forward ranges."), _ns("backward_ns", "Host time in calls of backward."),
+        _ns("optimizer_ns", "Host time in the optimizer, zero_grad and gradient clipping."),
+        _count("backwards", "Calls of backward: micro-batches, with gradient accumulation."),
+    ),
+)  # fmt: skip
+HOST_MODULES = Declaration(
+    "host_modules", "One row a module and phase: host time of the ranges that tetrace's instrumentation opened.",
+    (
+        _MODULE, _PHASE, _count("calls", "Ranges of the module itself; in backward, autograd's nodes."),
+        _ns("total_ns", "Host time in them, with modules inside; modules inside count again in their own row."),
+        _ns("self_ns", "Host time in the module and not in modules inside it: these add up."),
+    ),
+)  # fmt: skip
+RECORDED_CALLS = Declaration(
+    "recorded_calls", "One row a distinct call that tetrace's instrumentation recorded: quantize calls, scale updates, GEMMs.",
+    (
+        _text("kind", "quantize, scale_update or gemm."), _MODULE, _PHASE,
+        _text("role", "Tensor (input, weight, grad_output, ...) or GEMM (fprop, dgrad, wgrad)."),
+        _text("call", "Function called; `(not recorded)` for kernels of the kind that no recorded call launched."),
+        _text("format", "Format it quantizes to; of a GEMM the operands'."),
+        _text("shape", "Dimensions; of a GEMM M x N x K."), _text("dtype", "Type before quantization; of a GEMM's result."),
+        _count("count", "Calls; in replayed graphs the captured calls times the replays."),
+        _count("activities", "Activities they launched."), _TOTAL,
+    ),
+)  # fmt: skip
+ATTENTION_BACKENDS = Declaration(
+    "attention_backends", "One row a module and attention backend, as Transformer Engine selected it.",
+    (
+        _PROCESS, _text("module", "Path of the DotProductAttention."), _text("backend", "Backend that ran."),
+        _text("sub_backend", "Sub-backend or version."), _text("kernels", "Backends by the names of the kernels that ran."),
+        _text("refused", "`backend: reason` of the others."),
+        _count("selections", "Selections in the process; more than modules means that shapes alternate."),
+        _count("calls", "Attention calls in the process."),
+    ),
+)  # fmt: skip
+MODULE_MEMORY = Declaration(
+    "module_memory", "One row a module with parameters: what it holds in memory, counted once in the recording.",
+    (
+        _PROCESS, _text("module", "Path of the module."), _text("class", "Its class."),
+        _count("parameters", "Elements of its own parameters."),
+        *(
+            Column(f"{what}_bytes", "bytes", f"{said}; -1 not captured.")
+            for what, said in (
+                ("parameter", "Its own parameters"), ("fp8", "FP8 copies of weights"), ("transpose", "their transposes"),
+                ("master", "Masters of the parameters"), ("optimizer", "State of the optimizer"),
+            )
+        ),
+    ),
+)  # fmt: skip
+MEMORY_PEAKS = Declaration(
+    "memory_peaks", "One row a phase that raised the allocator's peak.",
+    (
+        _PROCESS, _text("phase", "Phase that reached it."), _count("step", "Step in which it did."),
+        Column("allocated_bytes", "bytes", "Allocated blocks."), Column("reserved_bytes", "bytes", "Held by the allocator."),
+    ),
+)  # fmt: skip
+
 DECLARATIONS = (
     STEPS, PHASES, KERNELS, MODULES, QUANTIZATION, HOST_RANGES, LAUNCHES, GEMMS, ATTENTION, COMMUNICATION, MEMORY, LANES,
+    HOST_STEPS, HOST_MODULES, RECORDED_CALLS, ATTENTION_BACKENDS, MODULE_MEMORY, MEMORY_PEAKS,
 )  # fmt: skip

@@ -14,7 +14,7 @@ from tetrace import __version__
 from tetrace.errors import TetraceError
 
 # Name of each command and the module that defines it; imported when it is called or listed.
-COMMANDS = {"report": "tetrace.cli.report"}
+COMMANDS = {"record": "tetrace.cli.record", "report": "tetrace.cli.report", "doctor": "tetrace.cli.doctor"}
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _DEFECT = 70

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tetrace.breakdown.launch import NO_RANGE, STEP_RANGE
 from tetrace.report.grid import Column, Grid, printable
 from tetrace.report.scale import NOT_CAPTURED, Scale, has_steps
-from tetrace.trace.schema import TABLES
+from tetrace.trace.schema import INSTRUMENTED, TABLES
 from tetrace.units import byte_count, duration, milliseconds, percent
 
 if TYPE_CHECKING:
@@ -106,6 +106,19 @@ def _marked(breakdown: Breakdown, used: set[int]) -> str:
     return f"marked by ranges {names[0]} to {names[-1]}"
 
 
+def plain_step(breakdown: Breakdown) -> str:
+    """What recording cost, where the run went on after the recorded steps; empty where it did not."""
+    facts = breakdown.attribution.trace.metadata.facts
+    plain, recorded = facts.get("plain_step_median_ns"), facts.get("recorded_step_median_ns")
+    if not plain or not recorded:
+        return ""
+    with_it, without = milliseconds(recorded), milliseconds(plain)
+    return (
+        f"recording: a step took the host {with_it} ms with it, {without} ms in the {facts['plain_steps']} steps after "
+        f"it ({recorded / plain:.2f}×)"
+    )
+
+
 def _plural(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
@@ -134,7 +147,8 @@ def notices(breakdown: Breakdown) -> list[str]:
         lines.append(
             f"{share} of GPU activity is inside such graphs: quantization, GEMMs and attention in it are not captured"
         )
-    missing = [name for name in ("calls", "ranges") if not trace.has(name)]
+    on_gpu = trace.has("activities") or not len(breakdown.tables["host_modules"])
+    missing = [name for name in ("calls", "ranges") if on_gpu and not trace.has(name)]
     if "calls" in missing:
         lines.append("API calls were not captured: launch costs and the causes of idle time are not known")
     if "ranges" in missing:
@@ -284,7 +298,26 @@ def _attention(breakdown: Breakdown, scale: Scale) -> Fact | None:
         formats = [f for f, b in zip(table["formats"], table["backend"], strict=True) if b == backend and f]
         parts.append(f"{' '.join([backend, *list(dict.fromkeys(formats))[:1]])} {duration(ns / scale.steps)}")
     share = percent(int(table["total_ns"].sum()), breakdown.totals.activity_ns)
-    return Fact("attention", (f"{', '.join(parts[:3])}: {share} of GPU activity",))
+    return Fact("attention", (f"{', '.join(parts[:3])}: {share} of GPU activity", *_selected(breakdown)))
+
+
+def _selected(breakdown: Breakdown) -> list[str]:
+    """The backends that Transformer Engine selected and the first reason for each it refused."""
+    table = breakdown.tables["attention_backends"]
+    if not len(table):
+        return []
+    modules: dict[str, int] = {}
+    for backend, sub in zip(table["backend"], table["sub_backend"], strict=True):
+        name = f"{backend} ({sub})" if sub else backend
+        modules[name] = modules.get(name, 0) + 1
+    reasons: dict[str, str] = {}
+    for refused in table["refused"]:
+        for one in refused.split("; "):
+            backend, _, reason = one.partition(": ")
+            if reason:
+                reasons.setdefault(backend, reason)
+    lines = ["selected " + ", ".join(f"{name} in {_plural(n, 'module')}" for name, n in modules.items())]
+    return lines + [f"{backend} refused: {reason}" for backend, reason in list(reasons.items())[:2]]
 
 
 def _communication(breakdown: Breakdown, scale: Scale) -> Fact | None:
@@ -366,7 +399,11 @@ def without_activities(breakdown: Breakdown) -> list[str]:
     """The report of a recording without GPU activity: what it holds, and what it does not."""
     trace = breakdown.attribution.trace
     held = [f"{_plural(trace.rows(table.name), 'row')} of {table.name}" for table in TABLES if trace.rows(table.name)]
-    missing = [table.name for table in TABLES if not trace.has(table.name)]
+    missing = [table.name for table in TABLES if not trace.has(table.name) and table.name not in INSTRUMENTED]
+    if len(breakdown.tables["host_modules"]):
+        return [
+            "times are the host's, by the ranges of steps and modules; a module's self time leaves modules inside out"
+        ]
     lines = [f"captured: {', '.join(held) or 'nothing'}"]
     if missing:
         lines.append(f"{NOT_CAPTURED}: {', '.join(missing)}")

@@ -39,6 +39,9 @@ class Scale:
 def scale_of(breakdown: Breakdown) -> Scale:
     """Averages per step where steps were found and chosen; otherwise the file as it is."""
     totals = breakdown.totals
+    on_host = int(breakdown.tables["host_steps"]["used"].sum())
+    if not totals.activities and on_host:
+        return Scale(on_host, " per step")
     if breakdown.selection.per_step and has_steps(breakdown):
         return Scale(max(totals.steps, 1), " per step")
     return Scale(max(totals.steps, 1), " per lane" if totals.steps > 1 else "")

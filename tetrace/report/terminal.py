@@ -66,6 +66,7 @@ class Terminal:
         if not breakdown.totals.activities:
             yield from self._verdict(breakdown)
             yield from self._wrapped(content.without_activities(breakdown), "")
+            yield from self._host_tables(breakdown)
         elif options.kernel:
             yield []
             yield from self._table(matches_grid(breakdown, options.kernel, self._top, self._wide))
@@ -76,6 +77,14 @@ class Terminal:
             yield from self._first_screen(breakdown)
             if options.full:
                 yield from self._all_tables(breakdown)
+
+    def _host_tables(self, breakdown: Breakdown) -> Iterator[Line]:
+        """What is known without a GPU: steps and modules by the host's clock, or the table that was asked for."""
+        asked = [BY_NAME[self._options.by]] if self._options.by else [BY_NAME["host-step"], BY_NAME["host-module"]]
+        for view in asked:
+            if len(breakdown.tables[view.table]):
+                yield []
+                yield from self._table(grid_of(breakdown, view, self._top, self._wide))
 
     @property
     def _top(self) -> int:
@@ -90,7 +99,8 @@ class Terminal:
         if breakdown.totals.activities:
             used = content.steps_used(breakdown)
             used = used if cells(used) <= self._width else content.steps_used(breakdown, brief=True)
-            yield from self._wrapped([used], _FAINT)
+            plain = content.plain_step(breakdown)
+            yield from self._wrapped([used, *([plain] if plain else [])], _FAINT)
         yield from self._wrapped([f"! {line}" for line in content.notices(breakdown)], _WARNING)
 
     def _wrapped(self, texts: list[str], style: str) -> Iterator[Line]:

@@ -279,6 +279,86 @@ def _lanes(breakdown: Breakdown, _scale: Scale) -> list[Field]:
     ]
 
 
+def _host_modules(_breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        text("module", code=True),
+        text("phase"),
+        count(scale, "calls", "calls", 1),
+        ms(scale, "self_ns", f"self {scale.head}"),
+        ms(scale, "total_ns", "with inner", 2),
+    ]
+
+
+def _host_steps(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
+    one = Scale(1, "")
+    return [
+        number("process", keep=3),
+        number("step"),
+        ms(one, "wall_ns", "wall ms"),
+        ms(one, "forward_ns", "forward"),
+        ms(one, "backward_ns", "backward"),
+        ms(one, "optimizer_ns", "optimizer"),
+        number("backwards", "micro-batches", 1),
+        Field(Column("", False, 2), "used", lambda row: "" if row["used"] else "left out", always=True),
+    ]
+
+
+def _recorded_calls(breakdown: Breakdown, scale: Scale) -> list[Field]:
+    return [
+        ms(scale, "total_ns"),
+        count(scale, "count", "calls", 1),
+        count(scale, "activities", "activities", 4),
+        text("kind", keep=5),
+        text("role", keep=1),
+        text("phase", keep=3),
+        text("format", keep=2),
+        text("shape", keep=2),
+        text("dtype", keep=6),
+        text("call", keep=5, code=True),
+        text("module", code=True),
+    ]
+
+
+def _backends(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
+    return [
+        text("module", code=True),
+        text("backend"),
+        text("sub_backend", "sub-backend", keep=3),
+        text("kernels", "by the kernels", keep=2),
+        number("selections", keep=4),
+        number("calls", keep=5),
+        text("refused", keep=1),
+    ]
+
+
+def _module_memory(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
+    def size(source: str, head: str, keep: int) -> Field:
+        return Field(
+            Column(head, keep=keep), source, lambda row: NOT_CAPTURED if row[source] < 0 else byte_count(row[source])
+        )
+
+    return [
+        text("module", code=True),
+        text("class", keep=6),
+        number("parameters", keep=2),
+        size("parameter_bytes", "weights", 0),
+        size("fp8_bytes", "FP8", 1),
+        size("transpose_bytes", "transposes", 3),
+        size("master_bytes", "masters", 4),
+        size("optimizer_bytes", "optimizer", 1),
+    ]
+
+
+def _memory_peaks(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
+    return [
+        number("process", keep=2),
+        text("phase"),
+        number("step"),
+        Field(Column("allocated"), "allocated_bytes", lambda row: byte_count(row["allocated_bytes"])),
+        Field(Column("reserved"), "reserved_bytes", lambda row: byte_count(row["reserved_bytes"])),
+    ]
+
+
 VIEWS = (
     View("module", "modules", "Modules", _modules),
     View("kernel", "kernels", "Kernels", _kernels),
@@ -293,5 +373,11 @@ VIEWS = (
     View("memory", "memory", "Copies and memsets", _memory),
     View("step", "steps", "Steps", _steps, whole=False),
     View("lane", "lanes", "Lanes (process × device), each on its own", _lanes, whole=False),
+    View("host-module", "host_modules", "Host time by module", _host_modules),
+    View("host-step", "host_steps", "Steps on the host", _host_steps, whole=False),
+    View("call", "recorded_calls", "Recorded calls: quantization, scale updates, GEMMs", _recorded_calls),
+    View("backend", "attention_backends", "Attention backends as selected", _backends, whole=False),
+    View("module-memory", "module_memory", "Memory by module", _module_memory, whole=False),
+    View("memory-peak", "memory_peaks", "Peaks of allocated memory", _memory_peaks, whole=False),
 )
 BY_NAME = {view.name: view for view in VIEWS}

@@ -164,7 +164,18 @@ def _read_kineto(path: Path, progress: Progress | None) -> Trace:
     return kineto.read(path, progress)
 
 
+def _is_recording(path: Path) -> bool:
+    return path.is_dir() and ((path / "run.json").is_file() or any(path.glob("process-*/process.json")))
+
+
+def _read_recording(path: Path, progress: Progress | None) -> Trace:
+    from tetrace.sources import sidecar
+
+    return sidecar.read(path, progress)
+
+
 READERS: tuple[Reader, ...] = (
+    Reader("tetrace recording", _is_recording, _read_recording),
     Reader("tetrace", store.is_store, _read_store),
     Reader("nsys sqlite", lambda path: _begins(path, _SQLITE_MAGIC), _read_sqlite),
     Reader("nsys parquetdir", lambda path: path.is_dir() and any(path.glob("*.parquet")), _read_parquet),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from tetrace.sources.sites import Sites
+
     Integers = npt.NDArray[np.int64]
 
 Progress = Callable[[int, int], None]
@@ -51,13 +53,16 @@ _KERNEL_GEOMETRY = {
 }  # fmt: skip
 
 
-def read(raw: RawTables, source: str, source_format: str, progress: Progress | None = None) -> Trace:
+def read(
+    raw: RawTables, source: str, source_format: str, progress: Progress | None = None, sites: Sites | None = None
+) -> Trace:
     """The trace of a Nsight Systems export.
 
-    `source` is the file's name without its folder. `progress` is told (steps done, steps in all).
+    `source` is the file's name without its folder. `progress` is told (steps done, steps in all). `sites` are those of
+    the instrumented processes; the trace's `sites` table is theirs.
     Raises `InputError` when it is no such export or lacks what nothing can be read without.
     """
-    export = open_export(raw)
+    export = open_export(raw, sites)
     parts = _read_tables(export, progress)
     tables, notices = collect(parts, nsys_facts.thread_names(export), nsys_facts.process_names(export))
     tables["devices"] = nsys_facts.devices(export, tables)
@@ -93,7 +98,7 @@ def _broken_names(tables: Mapping[str, pa.Table]) -> list[str]:
 
 def _read_tables(export: Export, progress: Progress | None) -> list[Rows]:
     """The tables of the trace that hold rows of this export, several read at a time; notices in the order of tables."""
-    own = [Export(export.raw, export.strings) for _ in _TABLES]
+    own = [Export(export.raw, export.strings, export.sites) for _ in _TABLES]
     done = 0
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(read_table, part) for read_table, part in zip(_TABLES, own, strict=True)]
@@ -248,7 +253,9 @@ def _calls(export: Export) -> Rows | None:
 
 def _ranges(export: Export) -> Rows | None:
     table = "NVTX_EVENTS"
-    optional = {"end": _OPEN_NS, "textId": -1, "eventType": 59}
+    optional = {"end": _OPEN_NS, "textId": -1, "eventType": 59, "domainId": 0, "uint64Value": -1}
+    if export.sites is None:
+        optional = {name: optional[name] for name in ("end", "textId", "eventType")}
     only = ("eventType", list(_NVTX_KINDS)) if "eventType" in export.raw.columns(table) else None
     columns = export.read(table, {"start": _UNKNOWN_NS, "globalTid": UNKNOWN}, optional, texts=["text"], only=only)
     if columns is None:
@@ -262,6 +269,11 @@ def _ranges(export: Export) -> Rows | None:
         "kind": labelled(columns["eventType"], _NVTX_KINDS, "event type"),
         "name": name,
     }
+    if export.sites is not None:
+        # Only a domain of its own carries our payloads; the default one is domain 0.
+        payload = np.where(columns["domainId"] > 0, columns["uint64Value"], -1)
+        part["site"], step = export.sites.match(columns["globalTid"] // 0x1000000 % 0x1000000, payload, name)
+        part["sequence"] = np.where(part["site"] >= 0, step, sequence)
     return Rows("ranges", [part])
 
 

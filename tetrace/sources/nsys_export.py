@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from tetrace.sources.sites import Sites
+
     Integers = npt.NDArray[np.int64]
 
 _AGAIN = "export the report again with the nsys that recorded it"
@@ -27,6 +29,7 @@ class Export:
 
     raw: RawTables
     strings: Mapping[int, str]
+    sites: Sites | None = None
     notices: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -65,15 +68,19 @@ class Export:
         return distinct_words(codes, words)
 
 
-def open_export(raw: RawTables) -> Export:
-    """The export behind `raw`, its strings read. Raises `InputError` when it has none."""
+def open_export(raw: RawTables, sites: Sites | None = None) -> Export:
+    """The export behind `raw`, its strings read; `sites` are those of instrumented processes.
+
+    Raises `InputError` when it has no strings.
+    """
     if not {"id", "value"} <= raw.columns("StringIds"):
         raise InputError(
             f"{raw.path}: no table StringIds, so nothing in it has a name; it is not a whole Nsight Systems export: "
             "export again with nsys export --type sqlite (or parquetdir) REPORT.nsys-rep"
         )
     rows = raw.read("StringIds", {"id": -1}, ["value"])
-    return Export(raw, dict(zip(integers(rows, "id").tolist(), decoded(rows.column("value")), strict=True)))
+    strings = dict(zip(integers(rows, "id").tolist(), decoded(rows.column("value")), strict=True))
+    return Export(raw, strings, sites)
 
 
 def decoded(column: pa.ChunkedArray) -> list[str]:

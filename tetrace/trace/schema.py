@@ -150,7 +150,14 @@ TABLES: tuple[Table, ...] = (
             _START,
             _END,
             Column(
-                "sequence", "int64", "number", "Autograd sequence number, shared by a forward op and its backward.", -1
+                "sequence",
+                "int64",
+                "number",
+                "Autograd sequence number, shared by a forward op and its backward; of ranges with a site their step.",
+                -1,
+            ),
+            Column(
+                "site", "int32", "index", "Row of `sites` that says what the range is; -1 for ranges of others.", -1
             ),
             Column("kind", "text", "", "push_pop, start_end, operator, annotation, or module."),
             Column("name", "text", "", "Text of the range, without `seq =`, `op_id =`, sizes and input ids."),
@@ -198,6 +205,72 @@ TABLES: tuple[Table, ...] = (
             Column("original_node", "int64", "id", "The node it was cloned from; 0 when it is no clone.", 0),
         ),
     ),
+    Table(
+        "sites",
+        "What tetrace's own instrumentation says of its ranges: one row a distinct meaning in a process.",
+        (
+            _PROCESS,
+            Column("local", "int32", "index", "Number of the site in its process."),
+            Column("kind", "text", "", "module, backward, step, optimizer, autocast, quantize, gemm, attention, ..."),
+            Column("name", "text", "", "Text of its ranges."),
+            Column("phase", "text", "", "forward, recompute, backward, optimizer; empty: that of the range around."),
+            Column(
+                "module", "text", "", "Path in `named_modules()`, or a pseudo-module; empty: that of the range around."
+            ),
+            Column("class", "text", "", "Class of the module, recipe, optimizer or attention backend."),
+            Column("role", "text", "", "Tensor (input, weight, grad_output, ...) or GEMM (fprop, dgrad, wgrad)."),
+            Column("format", "text", "", "Number format of what is quantized, or of a GEMM's operands."),
+            Column("shape", "text", "", "Dimensions, as `4096x1024`; of a GEMM `M x N x K`."),
+            Column("dtype", "text", "", "Type of the tensor before it is quantized, or of a GEMM's result."),
+            Column("detail", "text", "", "The other attributes, as a JSON object; empty when there are none."),
+        ),
+        by_process=False,
+    ),
+    Table(
+        "module_memory",
+        "Memory that modules hold, once a recording, from the tensors' own sizes.",
+        (
+            _PROCESS,
+            Column("module", "text", "", "Path of the module whose own parameters are counted."),
+            Column("class", "text", "", "Class of the module."),
+            Column("parameters", "int64", "count", "Elements of its own parameters.", -1),
+            Column("parameter_bytes", "int64", "bytes", "Its own parameters.", -1),
+            Column("fp8_bytes", "int64", "bytes", "FP8 copies of weights.", -1),
+            Column("transpose_bytes", "int64", "bytes", "Their transposes.", -1),
+            Column("master_bytes", "int64", "bytes", "High-precision masters of the parameters.", -1),
+            Column("optimizer_bytes", "int64", "bytes", "The optimizer's state.", -1),
+        ),
+        by_process=False,
+    ),
+    Table(
+        "memory_peaks",
+        "The allocator's peak by phase, where that phase raised it.",
+        (
+            _PROCESS,
+            Column("phase", "text", "", "Phase in which the peak was reached."),
+            Column("step", "int64", "number", "Step in which it was.", -1),
+            Column("allocated_bytes", "int64", "bytes", "Largest sum of allocated blocks.", -1),
+            Column("reserved_bytes", "int64", "bytes", "Largest sum of what the allocator holds.", -1),
+        ),
+        by_process=False,
+    ),
+    Table(
+        "attention_backends",
+        "Which attention backend ran in a module, and why the others did not.",
+        (
+            _PROCESS,
+            Column("module", "text", "", "Path of the DotProductAttention."),
+            Column("backend", "text", "", "FlashAttention, FusedAttention or UnfusedDotProductAttention."),
+            Column("sub_backend", "text", "", "Sub-backend or version."),
+            Column("refused", "text", "", "`backend: reason` of the others, joined by `; `."),
+            Column("selections", "int64", "count", "How often the process selected a backend.", -1),
+            Column("calls", "int64", "count", "How often it called attention.", -1),
+        ),
+        by_process=False,
+    ),
 )
+
+# What only tetrace's own instrumentation captures: its absence from a recording of others is no gap.
+INSTRUMENTED = ("sites", "module_memory", "memory_peaks", "attention_backends")
 
 BY_NAME = {table.name: table for table in TABLES}

@@ -153,13 +153,27 @@ def _read_table(folder: Path, table: Table) -> pa.Table | None:
     return pa.concat_tables([_read_file(file, table) for file in files]).unify_dictionaries()
 
 
+def _with_new_columns(rows: pa.Table, table: Table) -> pa.Table:
+    """Rows of an older `.tetrace`, with columns it does not have yet as "not recorded", in declared order."""
+    import numpy as np
+
+    from tetrace.trace.arrays import integers
+
+    kept = [c for c in table.columns if c.name in rows.column_names or c.missing is not None]
+    for place, (column, field) in enumerate(zip(table.columns, table.arrow(), strict=True)):
+        if column in kept and column.name not in rows.column_names:
+            missing = integers(np.full(rows.num_rows, column.missing), field.type)
+            rows = rows.add_column(min(place, rows.num_columns), field, missing)
+    return rows
+
+
 def _read_file(file: Path, table: Table) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            return parquet.read().cast(table.arrow())
+            return _with_new_columns(parquet.read(), table).cast(table.arrow())
     except PermissionError as error:
         raise InputError(f"{file}: not readable by this user; change its permissions") from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:

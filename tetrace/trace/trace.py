@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metadata:
-    """Where a trace comes from. Nothing here holds the environment of the recorded process.
+    """Where a trace comes from. Of the recorded process's environment only an allow-list is here.
 
     `source` is the file's name without its folder; `recorder` the program that recorded, with its version;
     `notices` are one-line facts that the report shows on its first screen (dropped records, open ranges);
-    `graph_mode` says how CUDA graphs were recorded: `node`, `graph`, or empty when it is not known.
+    `graph_mode` says how CUDA graphs were recorded: `node`, `graph`, or empty when it is not known. `facts` are what
+    `tetrace record` noted of the run: command, versions, variables by allow-list, how it ended, step times outside the
+    window, calibration of the GPU.
     """
 
     source: str
@@ -31,6 +33,7 @@ class Metadata:
     notices: tuple[str, ...] = ()
     dropped_records: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

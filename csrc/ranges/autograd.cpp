@@ -1,0 +1,82 @@
+#include "ranges/autograd.h"
+
+#include <algorithm>
+#include <memory>
+#include <unordered_map>
+
+namespace tetrace::ranges {
+namespace {
+
+// Entries kept for one thread, 16 bytes each. A step of a large model has some ten thousand.
+constexpr std::size_t most_transitions = std::size_t{1} << 20;
+
+struct Lists {
+  std::mutex mutex;
+  std::unordered_map<std::uint64_t, std::unique_ptr<Transitions>> of_thread;
+};
+
+// Never destroyed: autograd's threads may still run while the process ends.
+std::atomic<Lists*> current{new Lists};
+
+Lists& lists() { return *current.load(std::memory_order_acquire); }
+
+}  // namespace
+
+std::atomic<Peek> peek_sequence{nullptr};
+std::atomic<Peek> autograd_thread{nullptr};
+
+void set_sequence(Peek peek, Peek thread_id) {
+  autograd_thread.store(thread_id);
+  peek_sequence.store(thread_id == nullptr ? nullptr : peek);
+}
+
+void Transitions::note(std::int64_t sequence, std::int32_t site) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  // Numbers that run backward were started anew; what they said before is void.
+  if (!list_.empty() && sequence < list_.back().sequence) list_.clear();
+  // No node was made since the last note: it never mattered.
+  if (!list_.empty() && sequence == list_.back().sequence) list_.pop_back();
+  if (!list_.empty() && site == list_.back().site) return;
+  if (list_.size() == most_transitions) {
+    list_.erase(list_.begin(), list_.begin() + most_transitions / 2);
+    forgot_ = true;
+  }
+  list_.push_back({sequence, site});
+}
+
+std::int32_t Transitions::find(std::int64_t sequence) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (list_.empty()) return unknown;
+  const auto after = std::upper_bound(list_.begin(), list_.end(), sequence,
+                                      [](std::int64_t at, const Transition& row) { return at < row.sequence; });
+  if (after == list_.begin()) return forgot_ ? unknown : outside;
+  return (after - 1)->site;
+}
+
+void Transitions::clear() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  list_.clear();
+  forgot_ = false;
+}
+
+Transitions* transitions_of(std::uint64_t thread, bool make) {
+  Lists& all = lists();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  if (!make) {
+    const auto found = all.of_thread.find(thread);
+    return found == all.of_thread.end() ? nullptr : found->second.get();
+  }
+  std::unique_ptr<Transitions>& list = all.of_thread[thread];
+  if (!list) list = std::make_unique<Transitions>();
+  return list.get();
+}
+
+void forget_transitions() {
+  Lists& all = lists();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  for (auto& [thread, list] : all.of_thread) list->clear();
+}
+
+void abandon_transitions() { current.store(new Lists, std::memory_order_release); }
+
+}  // namespace tetrace::ranges

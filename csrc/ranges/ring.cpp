@@ -1,0 +1,189 @@
+#include "ranges/ring.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+namespace tetrace::ranges {
+namespace {
+
+constexpr std::size_t chunk_bytes = std::size_t{1} << 20;
+// What a thread can write between the moment when ranges go off and the moment when it sees that: a few rows.
+constexpr std::size_t slack_bytes = std::size_t{1} << 16;
+
+class File {
+ public:
+  // No file stays open between calls: a script may close every descriptor that it does not know, and another file
+  // would then get ours.
+  File(const std::string& path, int flags) : descriptor_(open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
+  ~File() {
+    if (descriptor_ >= 0) close(descriptor_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  operator int() const { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
+// Blocks on the disk, not only a larger size: writing to a mapped hole of a full disk would kill the process.
+bool extend(int file, std::size_t from, std::size_t to) {
+#if defined(__linux__)
+  return posix_fallocate(file, static_cast<off_t>(from), static_cast<off_t>(to - from)) == 0;
+#else
+  static const char zeros[1 << 16] = {};
+  for (std::size_t at = from; at < to;) {
+    const ssize_t wrote = pwrite(file, zeros, std::min(sizeof zeros, to - at), static_cast<off_t>(at));
+    if (wrote <= 0) return false;
+    at += static_cast<std::size_t>(wrote);
+  }
+  return true;
+#endif
+}
+
+// All pages of a chunk at once: a fault in every hundredth range would cost several times what the range does. Kernels
+// before 5.14 refuse, and fault as they go.
+void fault_in(char* from, std::size_t bytes) {
+#if defined(MADV_POPULATE_WRITE)
+  const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  char* const aligned = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(from) / page * page);
+  madvise(aligned, bytes + static_cast<std::size_t>(from - aligned), MADV_POPULATE_WRITE);
+#else
+  static_cast<void>(from), static_cast<void>(bytes);
+#endif
+}
+
+std::string free_path(const std::string& folder) {
+  const std::string stem = folder + "/ranges-" + std::to_string(thread_number());
+  for (int copy = 0; copy < 10'000; ++copy) {
+    const std::string path = stem + (copy == 0 ? "" : "-" + std::to_string(copy)) + ".bin";
+    const File file(path, O_RDWR | O_CREAT | O_EXCL);
+    if (file >= 0) return path;
+    if (errno != EEXIST) break;
+  }
+  return "";
+}
+
+}  // namespace
+
+std::int64_t thread_number() {
+#if defined(__linux__)
+  return syscall(SYS_gettid);
+#else
+  std::uint64_t number = 0;
+  pthread_threadid_np(nullptr, &number);
+  return static_cast<std::int64_t>(number);
+#endif
+}
+
+Ring::Ring(std::string path, std::size_t limit_bytes) : path_(std::move(path)), limit_bytes_(limit_bytes) {}
+
+Ring::~Ring() {
+  if (header_ != nullptr) munmap(header_, limit_bytes_);
+}
+
+std::unique_ptr<Ring> Ring::create(const std::string& folder, std::size_t limit_bytes, double ticks_per_second) {
+  std::string path = free_path(folder);
+  if (path.empty()) return nullptr;
+  std::unique_ptr<Ring> ring(new Ring(std::move(path), limit_bytes));
+  if (!ring->map()) return nullptr;
+  ring->fill_header(ticks_per_second);
+  return ring->grow() ? std::move(ring) : nullptr;
+}
+
+// All of the room at once: pages behind the end of the file cost nothing until the file reaches them.
+bool Ring::map() {
+  const File file(path_, O_RDWR);
+  if (file < 0 || !extend(file, 0, header_bytes)) return false;
+  void* memory = mmap(nullptr, limit_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (memory == MAP_FAILED) return false;
+  header_ = static_cast<Header*>(memory);
+  rows_ = reinterpret_cast<Row*>(static_cast<char*>(memory) + header_bytes);
+  return true;
+}
+
+void Ring::fill_header(double ticks_per_second) {
+  header_->version = ring_version;
+  header_->row_bytes = sizeof(Row);
+  header_->process = getpid();
+  header_->thread = thread_number();
+  pthread_getname_np(pthread_self(), header_->name, sizeof header_->name);
+  header_->ticks_per_second = ticks_per_second;
+  // A thousandth of a second first; twice as long each time that the list is full.
+  anchor_interval_ = static_cast<std::uint64_t>(ticks_per_second / 1000);
+  note_anchor();
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  std::memcpy(header_->magic, ring_magic, sizeof ring_magic);
+}
+
+bool Ring::grow() {
+  const std::size_t target = std::min(limit_bytes_, file_bytes_ + chunk_bytes);
+  if ((target - header_bytes) / sizeof(Row) <= room_) return false;
+  const File file(path_, O_RDWR);
+  if (file < 0 || !extend(file, file_bytes_, target)) return false;
+  fault_in(reinterpret_cast<char*>(header_) + file_bytes_, target - file_bytes_);
+  file_bytes_ = target;
+  room_ = (target - header_bytes) / sizeof(Row);
+  __atomic_store_n(&header_->room, room_, __ATOMIC_RELAXED);
+  return true;
+}
+
+// The slots are used up: more of them, or over the oldest rows. Once it turned, the file stays as it is, because slots
+// behind the newest row hold the oldest ones.
+void Ring::turn() {
+  const bool turned = written_ > room_;
+  note_anchor();
+  if (turned || !grow()) slot_ = 0;
+}
+
+void Ring::note_anchor() {
+  std::uint32_t count = header_->anchors;
+  if (count == most_anchors) {
+    // Every second one stays. An anchor counts while its ns is not 0, so that no torn one is ever read.
+    for (std::uint32_t kept = 1; kept < most_anchors / 2; ++kept) {
+      header_->anchor[kept].ns = 0;
+      std::atomic_signal_fence(std::memory_order_seq_cst);
+      header_->anchor[kept].ticks = header_->anchor[2 * kept].ticks;
+      std::atomic_signal_fence(std::memory_order_seq_cst);
+      header_->anchor[kept].ns = header_->anchor[2 * kept].ns;
+    }
+    count = most_anchors / 2;
+    anchor_interval_ *= 2;
+  }
+  const Anchor now = anchor();
+  header_->anchor[count] = now;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  header_->anchors = count + 1;
+  next_anchor_ = now.ticks + anchor_interval_;
+}
+
+void Ring::close(bool by_owner) {
+  header_->closing = anchor();
+  const std::uint64_t written = __atomic_load_n(&header_->written, __ATOMIC_RELAXED);
+  const std::uint64_t rows = std::min(written, __atomic_load_n(&header_->room, __ATOMIC_RELAXED));
+  const std::size_t used = header_bytes + rows * sizeof(Row) + (by_owner ? 0 : slack_bytes);
+  if (used < file_bytes_ && truncate(path_.c_str(), static_cast<off_t>(used)) != 0) return;  // then it is only longer
+}
+
+bool end_row_in_file(const std::string& path, Place place, std::uint64_t end) {
+  const File file(path, O_RDWR);
+  Header header{};
+  if (file < 0 || pread(file, &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) return false;
+  if (header.written - place.number > header.room) return false;
+  const std::size_t at = header_bytes + place.slot * sizeof(Row) + offsetof(Row, end);
+  return pwrite(file, &end, sizeof end, static_cast<off_t>(at)) == static_cast<ssize_t>(sizeof end);
+}
+
+}  // namespace tetrace::ranges

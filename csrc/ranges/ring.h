@@ -1,0 +1,128 @@
+// The file of one thread's ranges, memory-mapped, so that a killed process leaves what it wrote.
+//
+// A page of header, then rows of a fixed size. A row is written when its range opens, with end 0, and its end when the
+// range closes. The file grows in chunks up to a limit; then new rows take the place of the oldest.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "ranges/clock.h"
+
+namespace tetrace::ranges {
+
+constexpr char ring_magic[8] = {'T', 'E', 'T', 'R', 'I', 'N', 'G', '\0'};
+constexpr std::uint32_t ring_version = 1;
+constexpr std::size_t header_bytes = 4096;
+constexpr std::uint32_t most_anchors = 240;
+
+struct Row {
+  std::uint64_t start;  // ticks; 0: no row here
+  std::uint64_t end;    // ticks; 0: still open
+  std::int64_t value;   // sequence number of the autograd node that a backward range is for, or -1
+  std::int32_t site;
+  std::int32_t step;
+  std::int32_t depth;  // ranges open around it on its thread; -1 for a start/end range
+  std::int32_t unused;
+};
+static_assert(sizeof(Row) == 40);
+
+struct Header {
+  char magic[8];
+  std::uint32_t version;
+  std::uint32_t row_bytes;
+  std::int64_t process;
+  std::int64_t thread;
+  char name[32];  // the thread's, as the kernel knows it
+  double ticks_per_second;
+  std::uint64_t written;  // rows ever written
+  std::uint64_t dropped;  // rows overwritten by newer ones
+  std::uint64_t room;     // rows that fit, as the file is now
+  Anchor closing;         // written by whoever closes the ring; ns 0: it was not closed
+  std::uint32_t anchors;
+  std::uint32_t unused;
+  Anchor anchor[most_anchors];
+};
+static_assert(sizeof(Header) <= header_bytes);
+
+// Where a row is: its number of all rows written, and its slot in the file.
+struct Place {
+  std::uint64_t number;
+  std::uint64_t slot;
+};
+
+// Written by its own thread only, but for `close`.
+class Ring {
+ public:
+  // Makes FOLDER/ranges-THREAD.bin; with -1, -2 and so on where a file of that name is there already, since
+  // the kernel gives a thread's number to another one later. Null when the file cannot be made.
+  static std::unique_ptr<Ring> create(const std::string& folder, std::size_t limit_bytes, double ticks_per_second);
+  ~Ring();
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+
+  Place append(const Row& row) {
+    if (row.start >= next_anchor_) note_anchor();
+    if (slot_ == room_) turn();
+    const Place place{written_, slot_++};
+    Row& here = rows_[place.slot];
+    // The process may be killed between any two stores: a row counts once its start is there.
+    here.start = 0;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    here.end = row.end;
+    here.value = row.value;
+    here.site = row.site;
+    here.step = row.step;
+    here.depth = row.depth;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    here.start = row.start;
+    __atomic_store_n(&header_->written, ++written_, __ATOMIC_RELAXED);  // `close` reads it on another thread
+    if (written_ > room_) ++header_->dropped;
+    return place;
+  }
+
+  void end_row(Place place, const Row& row) {
+    if (written_ - place.number <= room_) {
+      rows_[place.slot].end = row.end;
+    } else {
+      append(row);  // overwritten meanwhile: written once more, whole
+      --header_->dropped;
+    }
+  }
+
+  // The last anchor, and the file cut behind its last row. Where its own thread may still be writing a row, `by_owner`
+  // is false and some room is left, because a write behind the end of a mapped file kills the process.
+  void close(bool by_owner);
+
+  const std::string& path() const { return path_; }
+
+ private:
+  Ring(std::string path, std::size_t limit_bytes);
+  bool map();
+  void fill_header(double ticks_per_second);
+  bool grow();
+  void turn();
+  void note_anchor();
+
+  std::string path_;
+  std::size_t limit_bytes_;
+  std::size_t file_bytes_ = header_bytes;
+  Header* header_ = nullptr;
+  Row* rows_ = nullptr;
+  std::uint64_t written_ = 0;
+  std::uint64_t slot_ = 0;
+  std::uint64_t room_ = 0;
+  std::uint64_t next_anchor_ = 0;
+  std::uint64_t anchor_interval_ = 0;
+};
+
+// Writes the end of a row from a thread that does not own the ring, through the file. False when it is not there any
+// more.
+bool end_row_in_file(const std::string& path, Place place, std::uint64_t end);
+
+std::int64_t thread_number();
+
+}  // namespace tetrace::ranges

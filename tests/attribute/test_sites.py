@@ -1,0 +1,114 @@
+"""Attribution of what tetrace's own instrumentation recorded: sites say it exactly."""
+
+from __future__ import annotations
+
+from tests.attribute.test_attribution import ADAM, ADD, CAST, GEMM, rows
+from tests.traces import AUTOGRAD, Recording
+from tetrace.attribute.attribution import attribute
+from tetrace.breakdown.analysis import break_down
+
+ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
+QUANTIZE = {"module": "layers.0.fc", "role": "input", "format": "E4M3", "shape": "64x32", "call": "quantize"}
+
+
+def a_step(recording: Recording, at: float, step: int) -> Recording:
+    """100 µs: a copy, two modules forward with a quantize call, a loss, their backward, an all-reduce, the optimizer."""
+    recording.site("step", "step", at, at + 100, step=step)
+    recording.launch(ADD, (at + 1, at + 2), (at + 2, at + 3))
+    recording.site("module", "GPT", at + 5, at + 30, step=step, phase="forward", module="GPT")
+    recording.site("module", "layers.0.fc", at + 6, at + 20, step=step, phase="forward", module="layers.0.fc")
+    recording.site("quantize", "quantize input", at + 7, at + 9, step=step, **QUANTIZE)
+    recording.launch(CAST, (at + 7.5, at + 8), (at + 9, at + 10))
+    recording.site("gemm", "fprop", at + 10, at + 13, step=step, module="layers.0.fc", role="fprop", shape="64x16x32")
+    recording.launch(GEMM, (at + 11, at + 12), (at + 13, at + 16))
+    recording.launch(ADD, (at + 24, at + 25), (at + 26, at + 27))
+    recording.launch(ADD, (at + 32, at + 33), (at + 34, at + 35))
+    recording.site("backward", "backward", at + 36, at + 70, step=step)
+    recording.launch(ADD, (at + 37, at + 38), (at + 38, at + 39))
+    recording.site("loss", "(loss)", at + 39, at + 41, AUTOGRAD, step=step, phase="backward", module="(loss)")
+    recording.launch(ADD, (at + 39.5, at + 40), (at + 41, at + 42), AUTOGRAD)
+    recording.site(
+        "module", "layers.0.fc", at + 42, at + 52, AUTOGRAD, step=step, phase="backward", module="layers.0.fc"
+    )
+    recording.site("gemm", "wgrad", at + 43, at + 46, AUTOGRAD, step=step, module="layers.0.fc", role="wgrad")
+    recording.launch(GEMM, (at + 44, at + 45), (at + 46, at + 48), AUTOGRAD)
+    # Between two nodes autograd sums gradients, and DDP reduces them.
+    recording.launch(ADD, (at + 53, at + 54), (at + 55, at + 56), AUTOGRAD)
+    recording.launch(ALL_REDUCE, (at + 57, at + 58), (at + 59, at + 62), AUTOGRAD, stream=9)
+    recording.site("optimizer", "AdamW", at + 75, at + 95, step=step)
+    return recording.launch(ADAM, (at + 80, at + 81), (at + 82, at + 90))
+
+
+def three_steps() -> Recording:
+    recording = Recording().named("pt_autograd_0", AUTOGRAD)
+    for step in range(3):
+        a_step(recording, 100 * step, 10 + step)
+    return recording
+
+
+def test_every_activity_has_a_module() -> None:
+    attribution = attribute(three_steps().trace())
+    assert [row for row in rows(attribution) if row[0] == 1] == [
+        (1, "forward", "(input)", ""),
+        (1, "forward", "layers.0.fc", "input"),
+        (1, "forward", "layers.0.fc", "fprop"),
+        (1, "forward", "GPT", ""),
+        (1, "forward", "(loss)", ""),
+        (1, "backward", "(loss)", ""),
+        (1, "backward", "(loss)", ""),
+        (1, "backward", "layers.0.fc", "wgrad"),
+        (1, "backward", "layers.0.fc", ""),
+        (1, "backward", "(gradient_reduce)", ""),
+        (1, "optimizer", "(optimizer)", ""),
+    ]
+
+
+def test_steps_carry_the_numbers_of_the_run() -> None:
+    steps = attribute(three_steps().trace()).steps
+    assert steps.number.tolist() == [10, 11, 12]
+    assert steps.name == ("step 10", "step 11", "step 12")
+
+
+def test_recorded_calls_account_for_their_kernels() -> None:
+    calls = break_down(attribute(three_steps().trace()), steps="all").tables["recorded_calls"]
+    assert [
+        (row["kind"], row["module"], row["phase"], row["role"], row["call"], row["count"], row["activities"])
+        for row in calls.rows()
+    ] == [
+        ("gemm", "layers.0.fc", "forward", "fprop", "gemm", 3, 3),
+        ("gemm", "layers.0.fc", "backward", "wgrad", "gemm", 3, 3),
+        ("quantize", "layers.0.fc", "forward", "input", "quantize", 3, 3),
+    ]
+
+
+def test_a_kernel_without_a_recorded_call_is_told() -> None:
+    recording = three_steps().launch(CAST, (21, 22), (28, 29))
+    calls = break_down(attribute(recording.trace()), steps="all").tables["recorded_calls"]
+    missed = [row for row in calls.rows() if row["call"] == "(not recorded)"]
+    assert [(row["kind"], row["module"], row["activities"], row["total_ns"]) for row in missed] == [
+        ("quantize", "GPT", 1, 1000)
+    ]
+
+
+def test_host_time_adds_up_by_step_and_module() -> None:
+    breakdown = break_down(attribute(three_steps().trace()), steps="all")
+    steps = breakdown.tables["host_steps"].rows()[1]
+    assert steps == {
+        "process": 0, "step": 11, "used": 1, "wall_ns": 100_000, "forward_ns": 25_000, "backward_ns": 34_000,
+        "optimizer_ns": 20_000, "backwards": 1,
+    }  # fmt: skip
+    modules = {(row["module"], row["phase"]): row for row in breakdown.tables["host_modules"].rows()}
+    assert modules["GPT", "forward"]["total_ns"] == 3 * 25_000
+    assert modules["GPT", "forward"]["self_ns"] == 3 * 11_000
+    assert modules["layers.0.fc", "forward"] == {
+        "module": "layers.0.fc", "phase": "forward", "calls": 3, "total_ns": 42_000, "self_ns": 42_000,
+    }  # fmt: skip
+
+
+def test_a_recomputed_module_is_recompute() -> None:
+    recording = three_steps()
+    recording.site("module", "layers.0.fc", 147, 149, AUTOGRAD, step=11, phase="recompute", module="layers.0.fc")
+    recording.launch(GEMM, (148, 148.5), (150, 151), AUTOGRAD)
+    assert (1, "recompute", "layers.0.fc", "") in rows(attribute(recording.trace())) or (
+        1, "recompute", "layers.0.fc", "fprop",
+    ) in rows(attribute(recording.trace()))  # fmt: skip

@@ -1,0 +1,397 @@
+"""What `tetrace doctor` finds in surroundings that are made up, and what it gathers with programs that stand in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tetrace.cli import checkup
+from tetrace.record import probe, trial
+from tetrace.record.doctor import diagnose
+from tetrace.record.finding import Finding, Nsys, Place, Surroundings
+from tetrace.record.nvidia import Driver, Gpu
+from tetrace.record.surroundings import file_system, places
+
+GIB = 1 << 30
+H200 = Gpu(0, "NVIDIA H200", capability="9.0", memory_bytes=141 * GIB, sm_mhz=345, sm_mhz_max=1980, persistence=True)
+PROBE = {
+    "errors": {},
+    "cuda": {"result": 0, "name": "", "devices": 1},
+    "torch": {"version": "2.11.0", "cuda": "13.0", "available": True, "devices": []},
+    "cudnn": 91400,
+    "transformer_engine": {"version": "2.20.2", "packages": {"transformer-engine": "2.20.2"}},
+    "libraries": {"libcudnn": ["/env/nvidia/cudnn/lib/libcudnn.so.9"]},
+    "recipes": [
+        {"name": "DelayedScaling", "supported": True, "reason": ""},
+        {
+            "name": "MXFP8BlockScaling",
+            "supported": False,
+            "reason": "Device compute capability 10.0 or higher required.",
+        },
+    ],
+    "attention": [
+        {
+            "dropout": 0.1,
+            "selected": "FusedAttention (sub-backend 1)",
+            "available": {"FlashAttention": False, "FusedAttention": True, "UnfusedDotProductAttention": True},
+            "refused": [{"backend": "FlashAttention 4", "reason": "for dropout"}],
+            "installed": {"4": "4.0.0b11"},
+        }
+    ],
+    "cupti": {"version": 130001, "result": 0, "path": "/env/nvidia/cu13/lib/libcupti.so.13"},
+}
+WELL = Surroundings(
+    environment={},
+    driver=Driver("580.65", "13.0", (H200,)),
+    nsys=Nsys("/bin/nsys", "2025.3.1", trial="gpu"),
+    probe=PROBE,
+    observer="",
+    places=(Place("recordings", Path("/run"), 900 * GIB, True, "ext4"),),
+    kernel={"perf_event_paranoid": "4\n", "nvidia": "RmProfilingAdminOnly: 1\n", "status": "TracerPid:\t0\n"},
+    calibration={"measured_at": "2026-01-02T03:04:05+00:00"},
+)
+
+
+def found(around: Surroundings, title: str) -> list[Finding]:
+    """The findings under `title`."""
+    return [finding for finding in diagnose(around).findings if finding.title == title]
+
+
+def with_probe(**stages: Any) -> Surroundings:
+    """All well but for these stages of the probe; a stage of None did not come back."""
+    probe_facts = {name: value for name, value in {**PROBE, **stages}.items() if value is not None}
+    return dataclasses.replace(WELL, probe=probe_facts)
+
+
+def test_all_is_well() -> None:
+    diagnosis = diagnose(WELL)
+    assert diagnosis.possible
+    assert diagnosis.collector == "nsys"
+    assert [(f.level, f.title, f.detail) for f in diagnosis.findings] == [
+        ("ok", "nsys", "2025.3.1, recorded and exported a program on this GPU"),
+        ("ok", "Other profilers", "none in the way"),
+        ("ok", "CUPTI", "libcupti.so.13, API 130001, held by no other tool"),
+        (
+            "ok",
+            "Rights",
+            "no special ones needed; perf_event_paranoid 4 does not matter, the CPU is not sampled; "
+            "RmProfilingAdminOnly 1 neither, it guards performance counters and not tracing",
+        ),
+        ("ok", "tetrace's extension", "built with ranges"),
+        ("ok", "Driver", "580.65, runs programs for CUDA 13.0 and older"),
+        ("ok", "GPU", "NVIDIA H200, 141 GiB, compute capability 9.0 (has FP8)"),
+        ("ok", "Calibration", "measured on 2026-01-02, recordings keep it"),
+        ("ok", "torch", "2.11.0, for CUDA 13.0"),
+        ("ok", "cuDNN", "9.14.0 (libcudnn.so.9), loaded once"),
+        ("ok", "Autograd observer", "built for this torch"),
+        ("ok", "Transformer Engine", "2.20.2"),
+        ("ok", "FP8 recipes", "DelayedScaling"),
+        ("absent", "FP8 recipes", "no MXFP8BlockScaling: Device compute capability 10.0 or higher required"),
+        (
+            "ok",
+            "Attention",
+            "BF16, causal, head size 128, dropout 0.1: FusedAttention (sub-backend 1); "
+            "FlashAttention 4 not taken for dropout",
+        ),
+        ("ok", "Folder for recordings", "/run has 900 GiB free"),
+    ]
+
+
+def gpu(**changes: Any) -> dict[str, Any]:
+    """Surroundings with one GPU like no other."""
+    return {"driver": Driver("580.65", "13.0", (dataclasses.replace(H200, **changes),))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "title", "level", "says", "way_out"),
+    [
+        ({"nsys": Nsys(error="nsys is not on PATH; install it")}, "nsys", "fail", "is not on PATH", "install it"),
+        (
+            {"nsys": Nsys("n", "2025.1", stage="import", trial_error="libdw.so.1: no such file")},
+            "nsys",
+            "fail",
+            "could not import its own capture): libdw.so.1",
+            "libdw1",
+        ),
+        ({"nsys": Nsys("n", "2025.1", stage="activity")}, "nsys", "fail", "no GPU activity", "as new as the driver"),
+        ({"nsys": Nsys("n", "2023.1", stage="export")}, "nsys", "warn", "Parquet", "2023.1 or newer"),
+        (
+            {"environment": {"NSYS_PROFILING_SESSION_ID": "7"}},
+            "Other profilers",
+            "fail",
+            "runs under nsys already",
+            "tetrace.instrument()",
+        ),
+        (
+            {"environment": {"CUDA_INJECTION64_PATH": "/opt/secret/libtool.so"}},
+            "Other profilers",
+            "warn",
+            "CUDA_INJECTION64_PATH loads libtool.so",
+            "unset CUDA_INJECTION64_PATH",
+        ),
+        ({"kernel": {"status": "TracerPid:\t42\n"}}, "Other profilers", "warn", "process 42 traces", "without it"),
+        ({"environment": {"CUDA_LAUNCH_BLOCKING": "1"}}, "Variables", "warn", "every launch waits", "unset"),
+        ({"environment": {"NVTE_DEBUG": "1", "NVTE_DEBUG_LEVEL": "2"}}, "Variables", "warn", "synchronizes", "unset"),
+        ({"instrumentation": "ImportError: no _C"}, "tetrace's extension", "fail", "no _C", "install tetrace again"),
+        (gpu(prohibited=True), "GPU 0", "fail", "Prohibited", "nvidia-smi -c DEFAULT"),
+        (gpu(slowed=("temperature",)), "GPU 0", "warn", "temperature; SM clock 345 of 1980 MHz", "cool"),
+        (gpu(processes=(4321,)), "GPU 0", "warn", "process 4321", "wait for them"),
+        (gpu(memory_used_bytes=40 * GIB), "GPU 0", "warn", "40.0 GiB are in use", "outside of this container"),
+        (gpu(mig=True), "GPU 0", "warn", "MIG", "calibrate the slice"),
+        (gpu(persistence=False), "Clocks", "warn", "persistence mode is off on GPU 0", "nvidia-smi -pm 1"),
+        ({"calibration": None}, "Calibration", "absent", "not measured", "--calibrate"),
+        ({"observer": "no C++ compiler; set CXX"}, "Autograd observer", "warn", "by hooks", "set CXX"),
+        (
+            {"places": (Place("recordings", Path("/r"), GIB // 4, True),)},
+            "Folder for recordings",
+            "fail",
+            "256 MiB",
+            "-o",
+        ),
+        (
+            {"places": (Place("recordings", Path("/r"), 2 * GIB, True),)},
+            "Folder for recordings",
+            "warn",
+            "fill it",
+            "-o",
+        ),
+        (
+            {"places": (Place("recordings", Path("/r"), 9 * GIB, False),)},
+            "Folder for recordings",
+            "fail",
+            "written",
+            "-o",
+        ),
+        (
+            {"places": (Place("recordings", Path("/r"), 9 * GIB, True, "nfs4"),)},
+            "Folder for recordings",
+            "warn",
+            "nfs4",
+            "-o",
+        ),
+        (
+            {"places": (Place("cache", Path("/r"), 9 * GIB, False),)},
+            "Folder for cache",
+            "warn",
+            "written",
+            "XDG_CACHE_HOME",
+        ),
+    ],
+)
+def test_what_stops_or_spoils_is_said_with_a_way_out(
+    changes: dict[str, Any], title: str, level: str, says: str, way_out: str
+) -> None:
+    around = dataclasses.replace(WELL, **changes)
+    (finding,) = [finding for finding in found(around, title) if finding.level == level]
+    assert says in finding.detail
+    assert way_out in finding.way_out
+    assert diagnose(around).possible == (level != "fail")
+
+
+@pytest.mark.parametrize(
+    ("stages", "title", "level", "says", "way_out"),
+    [
+        (
+            {"cuda": {"result": 100, "name": "CUDA_ERROR_NO_DEVICE", "devices": 0}},
+            "CUDA",
+            "fail",
+            "NO_DEVICE",
+            "nvidia-smi",
+        ),
+        ({"cupti": {"version": 1, "result": 39, "path": ""}}, "CUPTI", "warn", "another tool", "LD_PRELOAD"),
+        (
+            {"torch": {**PROBE["torch"], "available": False, "why": "driver too old"}},
+            "torch",
+            "fail",
+            "too old",
+            "newer",
+        ),
+        ({"torch": None, "errors": {"torch": "No module named 'torch'"}}, "torch", "absent", "not installed", "pip"),
+        ({"torch": None, "errors": {"torch": "killed by signal 11"}}, "torch", "fail", "signal 11", "reinstall"),
+        (
+            {"libraries": {"libcudnn": ["/env/libcudnn.so.9", "/usr/lib/libcudnn.so.9.10.2"]}},
+            "cuDNN",
+            "warn",
+            "/env/libcudnn.so.9 and /usr/lib/libcudnn.so.9.10.2",
+            "LD_LIBRARY_PATH",
+        ),
+        (
+            {"errors": {"transformer_engine": "ImportError: x.so: undefined symbol: y"}},
+            "Transformer Engine",
+            "fail",
+            "undefined symbol: y",
+            "another torch",
+        ),
+        ({"transformer_engine": {}}, "Transformer Engine", "absent", "not installed", "pip install"),
+        (
+            {"transformer_engine": {"version": "2", "packages": {"te": "2.1", "te-torch": "2.2"}}},
+            "Transformer Engine",
+            "warn",
+            "te 2.1, te-torch 2.2",
+            "one version",
+        ),
+        ({"errors": {"attention": "TypeError: x"}}, "Attention", "warn", "could not say: TypeError: x", "newer"),
+    ],
+)
+def test_what_the_probe_found(stages: dict[str, Any], title: str, level: str, says: str, way_out: str) -> None:
+    (finding,) = [finding for finding in found(with_probe(**stages), title) if finding.level == level]
+    assert says in finding.detail
+    assert way_out in finding.way_out
+
+
+def test_without_a_gpu_the_host_is_recorded() -> None:
+    diagnosis = diagnose(Surroundings(driver=Driver(error="libnvidia-ml.so.1: cannot open shared object file")))
+    assert diagnosis.possible
+    assert diagnosis.collector == "host"
+    assert not any(finding.level == "fail" for finding in diagnosis.findings)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_screen_keeps_its_width(width: int) -> None:
+    around = dataclasses.replace(
+        WELL, nsys=Nsys(error="nsys is not on PATH; install it"), observer="no compiler; set CXX"
+    )
+    lines = checkup.screen(diagnose(around), width, color=False).splitlines()
+    assert lines[0] == "No full recording is possible here: nsys; 1 warning besides"
+    assert "  FAIL nsys: is not on PATH" in lines
+    assert "       → install it" in lines
+    assert max(map(len, lines)) <= min(width, 110)
+    assert "\x1b" in checkup.screen(diagnose(around), width, color=True)
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    """An executable on PATH that is this shell script."""
+    file = folder / name
+    file.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    file.chmod(0o755)
+
+
+NSYS = """
+case "$1" in
+--version) echo "NVIDIA Nsight Systems version {version}";;
+profile) for word; do case "$word" in --output=*) report="${{word#--output=}}";; esac; done; {profile};;
+export) for word; do case "$last" in --output) to="$word";; esac; last="$word"; done; {export};;
+esac
+"""
+WORKS = {"version": "2025.3.1.90-1", "profile": 'touch "$report.nsys-rep"', "export": 'mkdir "$to"'}
+
+
+@pytest.mark.parametrize(
+    ("changes", "uses_gpu", "expected"),
+    [
+        ({}, False, ("2025.3.1.90", "host", "", "")),
+        (
+            {"export": 'mkdir "$to"; touch "$to/CUPTI_ACTIVITY_KIND_MEMSET.parquet"'},
+            True,
+            ("2025.3.1.90", "gpu", "", ""),
+        ),
+        ({}, True, ("2025.3.1.90", "", "activity", "nothing of it was recorded")),
+        (
+            {"profile": "echo error: no rights; exit 3"},
+            False,
+            ("2025.3.1.90", "", "profile", "no rights (exit code 3)"),
+        ),
+        ({"profile": 'touch "$report.qdstrm"; echo lacks libdw'}, False, ("2025.3.1.90", "", "import", "lacks libdw")),
+        ({"export": "echo unknown type >&2; exit 1"}, False, ("2025.3.1.90", "", "export", "unknown type")),
+        ({"version": "2022.4.1"}, False, ("", "", "", "")),
+    ],
+)
+def test_a_trial_recording(
+    tmp_path: Path, changes: dict[str, str], uses_gpu: bool, expected: tuple[str, str, str, str]
+) -> None:
+    program(tmp_path, "nsys", NSYS.format(**{**WORKS, **changes}))
+    result = trial.run({"PATH": f"{tmp_path}:/usr/bin:/bin"}, uses_gpu)
+    version, tried, stage, error = expected
+    assert (result.version, result.trial, result.stage) == (version, tried, stage)
+    assert error in result.trial_error
+    assert bool(result.error) == (not version)
+
+
+def test_a_broken_transformer_engine_does_not_break_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = probed(tmp_path, monkeypatch, "raise ImportError('libte.so: undefined symbol: cudnnX')")
+    assert found["stage"] == "done"
+    assert found["errors"]["transformer_engine"] == "ImportError: libte.so: undefined symbol: cudnnX"
+
+
+def test_a_transformer_engine_that_kills_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = probed(tmp_path, monkeypatch, "import os; os.kill(os.getpid(), 11)")
+    assert found["stage"] == "transformer_engine"
+    assert found["errors"]["transformer_engine"].startswith("killed by signal 11")
+    assert "torch" in {**found, **found["errors"]}
+
+
+def probed(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> dict[str, Any]:
+    """What the probe finds with a `transformer_engine.pytorch` of this source on its path."""
+    package = folder / "transformer_engine" / "pytorch"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").write_text(source, encoding="utf-8")
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{before}" if before else str(folder))
+    return probe.facts()
+
+
+def test_file_systems_are_told_by_their_mount() -> None:
+    mounts = (
+        "overlay / overlay rw 0 0\nserver:/x /data\\040x nfs4 rw 0 0\ntmpfs /data\\040x/local tmpfs rw 0 0\nbroken\n"
+    )
+    assert file_system(Path("/data x/run"), mounts) == "nfs4"
+    assert file_system(Path("/data x/local/run"), mounts) == "tmpfs"
+    assert file_system(Path("/elsewhere"), mounts) == "overlay"
+    assert file_system(Path("/elsewhere"), "") == ""
+
+
+def test_a_folder_that_is_not_there_yet_is_judged_by_the_one_above(tmp_path: Path) -> None:
+    place = places(tmp_path / "not" / "yet")[0]
+    assert place.writable
+    assert place.free_bytes > 0
+
+
+def doctor(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`tetrace doctor` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tetrace", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=cwd,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+        check=False,
+    )
+
+
+def test_the_command_as_json(tmp_path: Path) -> None:
+    done = doctor("--quick", "--format", "json", cwd=tmp_path)
+    said = json.loads(done.stdout)
+    assert set(said) == {"tetrace", "possible", "collector", "findings"}
+    assert all(set(f) == {"section", "level", "title", "detail", "way_out"} for f in said["findings"])
+    assert done.returncode == (0 if said["possible"] else 1)
+    assert done.stderr == ""
+
+
+def test_the_command_stops_under_nsys(tmp_path: Path) -> None:
+    done = doctor("--quick", cwd=tmp_path, NSYS_PROFILING_SESSION_ID="1", COLUMNS="80")
+    assert done.returncode == 1
+    assert done.stdout.startswith("No full recording is possible here: ")
+    assert "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--device", "1"), "--device 1 is for --calibrate; add it"),
+        (("--calibrate", "--quick"), "choose one of them"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    done = doctor(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr

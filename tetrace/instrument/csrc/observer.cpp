@@ -1,0 +1,59 @@
+// Tells tetrace which node of autograd's graph runs: a RecordFunction callback for backward nodes alone, without their
+// inputs. Built against the torch at hand (tetrace/instrument/observer.py); tetrace._C knows no torch.
+#include <ATen/SequenceNumber.h>
+#include <ATen/record_function.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace {
+
+// The functions in the capsule of tetrace._C.autograd_capsule(); the layout of csrc/ranges/autograd.h.
+struct Functions {
+  void (*set_sequence)(std::uint64_t (*peek)(), std::uint64_t (*thread_id)());
+  std::int32_t (*enter_backward)(std::uint64_t forward_thread, std::int64_t sequence);
+  void (*leave_backward)();
+};
+
+Functions functions{};
+at::CallbackHandle handle = at::INVALID_CALLBACK_HANDLE;
+
+// Whether each running node of this thread opened a range. Nodes nest: a backward inside a node's backward.
+thread_local std::vector<std::uint8_t> entered;
+
+std::uint64_t peek() { return at::sequence_number::peek(); }
+std::uint64_t thread_id() { return at::RecordFunction::currentThreadId(); }
+
+std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& node) {
+  entered.push_back(functions.enter_backward(node.forwardThreadId(), node.seqNr()) != 0);
+  return nullptr;
+}
+
+void end(const at::RecordFunction&, at::ObserverContext*) {
+  if (entered.empty()) return;
+  const bool opened = entered.back();
+  entered.pop_back();
+  if (opened) functions.leave_backward();
+}
+
+}  // namespace
+
+extern "C" {
+
+// Begins to observe; nothing when it does already.
+__attribute__((visibility("default"))) void tetrace_observer_start(const void* given) {
+  if (handle != at::INVALID_CALLBACK_HANDLE) return;
+  functions = *static_cast<const Functions*>(given);
+  functions.set_sequence(&peek, &thread_id);
+  handle = at::addGlobalCallback(
+      at::RecordFunctionCallback(&begin, &end).scopes({at::RecordScope::BACKWARD_FUNCTION}).needsIds(false));
+}
+
+__attribute__((visibility("default"))) void tetrace_observer_stop() {
+  if (handle == at::INVALID_CALLBACK_HANDLE) return;
+  at::removeCallback(handle);
+  handle = at::INVALID_CALLBACK_HANDLE;
+  functions.set_sequence(nullptr, nullptr);
+}
+}

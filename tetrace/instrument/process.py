@@ -1,0 +1,257 @@
+"""What a recording keeps about one Python process: process.json, and exit.json when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+# Variables that say how a run was configured. No other variable is stored.
+_PREFIXES = ("NVTE_", "CUDA_", "TORCH_", "TORCHINDUCTOR_", "NCCL_", "PYTORCH_", "CUBLAS_", "CUBLASLT_", "CUDNN_")
+_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "OMP_NUM_THREADS")
+_SECRET = re.compile(r"token|key|secret|passw|auth|credential", re.IGNORECASE)
+
+# Programs that start the training processes, or work for them, and never train themselves.
+_LAUNCHERS = {"torchrun", "accelerate", "deepspeed", "accelerate-launch"}
+_LAUNCHER_MODULES = ("torch.distributed.", "accelerate.commands.", "deepspeed.launcher.", "torch._inductor.")
+_LAUNCHER_FILES = (
+    *("torch/distributed/run.py", "torch/distributed/launch.py", "torch/_inductor/compile_worker/__main__.py"),
+    *("deepspeed/launcher/launch.py", "deepspeed/launcher/runner.py", "accelerate/commands/launch.py"),
+)
+
+_folder: Path | None = None
+_pid = 0
+_facts: dict[str, Any] = {}
+
+
+def is_launcher() -> bool:
+    """Whether this Python runs torchrun, a worker of the compiler or the like, by its command line."""
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word == "-m":
+            return f"{next(words, '')}.".startswith(_LAUNCHER_MODULES)
+        if not word.startswith("-"):
+            path = Path(word)
+            return path.name in _LAUNCHERS or path.as_posix().endswith(_LAUNCHER_FILES)
+        if word in ("-X", "-W"):
+            next(words, None)
+    return False
+
+
+def is_child() -> bool:
+    """Whether multiprocessing started this Python: it may train, or only load data."""
+    return "--multiprocessing-fork" in sys.orig_argv or "from multiprocessing" in " ".join(sys.orig_argv[:8])
+
+
+def open(folder: Path) -> Path:  # noqa: A001 - read as process.open
+    """Creates and returns this process' folder in the recording at `folder`, with its process.json."""
+    global _folder, _pid
+    _pid = os.getpid()
+    _folder = folder / f"process-{_pid}"
+    _folder.mkdir(parents=True, exist_ok=True)
+    _facts.clear()
+    _facts.update(_at_start())
+    _write("process.json", _facts)
+    return _folder
+
+
+def folder() -> Path | None:
+    """This process' folder; None before `open`, after `close`, and in a forked child, to which it does not belong."""
+    return _folder if _pid == os.getpid() else None
+
+
+def close() -> None:
+    """Forgets the folder: what happens later belongs to no recording."""
+    global _folder
+    _folder = None
+
+
+def note(**facts: Any) -> None:
+    """Adds facts to process.json."""
+    if any(_facts.get(name, _facts) != value for name, value in facts.items()):
+        _facts.update(facts)
+        _write("process.json", _facts)
+
+
+def notice(text: str) -> None:
+    """Adds a sentence for the reader of the report, once."""
+    notices = _facts.setdefault("notices", [])
+    if text not in notices:
+        notices.append(text)
+        _write("process.json", _facts)
+
+
+def warn(text: str) -> None:
+    """A notice that is printed as well: something that the user asked for will be missing."""
+    if text not in _facts.get("notices", ()):
+        print(f"tetrace: {text}", file=sys.stderr, flush=True)  # noqa: T201 - the script's stdout is its own
+    notice(text)
+
+
+@contextlib.contextmanager
+def guarded(what: str) -> Any:
+    """Turns an exception of tetrace's own into a warning: nothing may raise into the user's script."""
+    try:
+        yield
+    except Exception as error:
+        warn(f"{what} failed and is left out ({type(error).__name__}: {str(error)[:200]})")
+
+
+def write(name: str, value: object) -> None:
+    """Writes a JSON file of this process whole: a reader sees the old one or the new one."""
+    _write(name, value)
+
+
+def _write(name: str, value: object) -> None:
+    target = folder()
+    if target is None:
+        return
+    with contextlib.suppress(OSError):
+        partial = target / f".{name}.partial"
+        partial.write_text(json.dumps(value, indent=1, default=str))
+        partial.replace(target / name)
+
+
+def _at_start() -> dict[str, Any]:
+    number = {name: os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    ranks = {name.lower(): int(text) if text.isdecimal() else None for name, text in number.items()}
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        **ranks,
+        "argv": _masked(sys.argv),
+        "started_ns": time.time_ns(),
+        "versions": _versions(),
+        "gpu": None,
+        "environment": _environment(os.environ),
+        "autograd": "off",
+        "notices": [],
+    }
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables on the list of allowed ones, without any whose name speaks of a secret."""
+    return {
+        name: value
+        for name, value in sorted(variables.items())
+        if (name.startswith(_PREFIXES) or name in _NAMES) and not _SECRET.search(name)
+    }
+
+
+def _masked(words: list[str]) -> list[str]:
+    """A command line without the values of options whose name speaks of a secret."""
+    kept: list[str] = []
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if kept and "=" not in kept[-1] and kept[-1].startswith("-") and _SECRET.search(kept[-1]):
+            kept.append("***")
+        else:
+            kept.append(f"{option}=***" if equals and _SECRET.search(option) else word)
+    return kept
+
+
+def _versions() -> dict[str, str | None]:
+    """Versions that are known without touching CUDA."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformer_engine": _installed("transformer_engine"),
+        "cuda": torch.version.cuda,
+        "cudnn": None,
+        "nccl": None,
+        "driver": _driver(),
+    }
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    try:
+        found = re.search(r"Module\s+([\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def note_device() -> None:
+    """Adds what only a process that uses CUDA knows. Does nothing where CUDA is not initialized."""
+    import torch
+
+    cuda: Any = torch.cuda
+    if not cuda.is_initialized() or _facts.get("gpu") or folder() is None:
+        return
+    device = cuda.current_device()
+    about = cuda.get_device_properties(device)
+    gpu = {
+        "name": about.name,
+        "device": device,
+        "memory_bytes": about.total_memory,
+        "compute_capability": f"{about.major}.{about.minor}",
+        "multiprocessors": about.multi_processor_count,
+    }
+    note(gpu=gpu)
+
+
+def _note_libraries() -> None:
+    """Adds the cuDNN and NCCL that are loaded: asked at the end, so that asking loads nothing early."""
+    import torch
+
+    cuda = cast(Any, torch.cuda)
+    folders = _loaded("libcudnn")
+    versions = dict(_facts["versions"])
+    if folders:
+        versions["cudnn"] = _cudnn_version()
+    if len(folders) > 1:
+        notice(f"{len(folders)} copies of cuDNN are loaded: {', '.join(sorted(folders))}")
+    if cuda.is_initialized() and torch.distributed.is_available() and _loaded("libnccl"):
+        versions["nccl"] = ".".join(map(str, cuda.nccl.version()))
+    note(versions=versions)
+
+
+def _cudnn_version() -> str | None:
+    """Of the cuDNN that is loaded; torch refuses to say it where Transformer Engine loaded another than torch's."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        path = next(line.split(maxsplit=5)[5] for line in lines if "/libcudnn.so" in line)
+        return str(ctypes.CDLL(path).cudnnGetVersion())
+    except (OSError, AttributeError, StopIteration):
+        return None
+
+
+def _loaded(library: str) -> set[str]:
+    """Folders from which shared libraries whose name starts with `library` are mapped."""
+    paths = {Path(line.split(maxsplit=5)[5]) for line in _mapped() if f"/{library}" in line}
+    return {path.parent.as_posix() for path in paths if path.name.startswith(library)}
+
+
+def _mapped() -> list[str]:
+    try:
+        return Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def finish(reason: str, step: int, **facts: Any) -> None:
+    """Writes exit.json: `reason` is end, exception or os._exit."""
+    if folder() is None or (folder() / "exit.json").exists():  # type: ignore[operator]
+        return
+    with guarded("reading versions"):
+        note_device()
+        _note_libraries()
+    _write("exit.json", {"reason": reason, "step": step, **facts})

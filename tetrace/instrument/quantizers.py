@@ -1,0 +1,217 @@
+"""Whose a quantizer is and what it quantizes: the tensor's role in its module.
+
+A quantizer itself does not know. Its module keeps it in a list, and the place in the list is the role; the lists are
+rebuilt on the first FP8 forward, with another recipe and by checkpoints (fused operations with delayed scaling rebuild
+theirs in every forward). Quantizers are told apart by identity: they may compare equal by value.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from torch.nn import Parameter
+
+from tetrace.instrument import modules, ranges
+
+_FORWARD, _BACKWARD = ("input", "weight", "output"), ("grad_output", "grad_input")
+# Transformer Engine's places of attention's tensors among three GEMMs (cpp_extensions/fused_attn.py, META_*).
+_ATTENTION_FORWARD, _ATTENTION_BACKWARD = {2: "qkv", 3: "o", 8: "s"}, {0: "dqkv", 3: "do", 5: "dp"}
+_SCALING = {
+    "Float8Quantizer": "delayed",
+    "Float8CurrentScalingQuantizer": "current",
+    "Float8BlockQuantizer": "block",
+    "MXFP8Quantizer": "mxfp8",
+    "NVFP4Quantizer": "nvfp4",
+}
+_FLAGS = ("rowwise_usage", "columnwise_usage", "force_pow_2_scales", "amax_epsilon", "block_scaling_dim")
+# What a compiled Linear's forward and backward are given, by the names of the fields.
+_OF_COMPILED = (("weight", "weight"), ("saved_weight", "weight"), ("inp", "input"), ("inputmat", "input"))
+_INNER = ("parent_quantizer", "rowwise_quantizer", "columnwise_quantizer")
+
+# Looking through all modules costs some ten milliseconds in a large model: at most a hundredth of the time goes there.
+_PAUSE = 100
+
+
+class Known:
+    """What is known of one quantizer: the role of its tensor, and the sites of calls that were made with it."""
+
+    __slots__ = ("reference", "role", "sites")
+
+    def __init__(self, role: str, reference: weakref.ref[Any] | None = None) -> None:
+        self.role = role
+        self.reference = reference
+        self.sites: dict[Any, int] = {}
+
+
+class Compiled(threading.local):
+    """The arguments of the compiled Linear that runs on this thread, if any: what is quantized there is one of them."""
+
+    arguments: Any = None
+
+
+known: dict[int, Known] = {}  # by id of the quantizer; entries go with their quantizers
+compiled = Compiled()
+running: list[str] = []  # not empty while a compiled Linear runs on any thread: identity says nothing then
+_by_role: dict[
+    tuple[type, str, str], Known
+] = {}  # for quantizers that are nobody's: copies, constants of compiled graphs
+_weights: dict[int, weakref.ref[Any]] = {}  # address of a weight's data -> its module
+_may_look_at = 0.0
+
+
+def find(quantizer: Any, tensor: Any, out: Any = None, is_gradient: bool = False) -> Known:
+    """What is known of `quantizer`, which quantizes `tensor` (into `out`) now.
+
+    Where no module has it, by what is quantized: a parameter or a module's weight, a gradient in backward, else an
+    input. Costs microseconds; callers look into `known` first.
+    """
+    if compiled.arguments is None:
+        for look in (_look_around, _look_everywhere):
+            found = known.get(id(quantizer))
+            if found is not None:
+                return found
+            look()
+        found = known.get(id(quantizer))
+        if found is not None:
+            return found
+    role = _role_of(tensor, out, is_gradient)
+    return _by_role.setdefault((type(quantizer), number_format(quantizer), role), Known(role))
+
+
+def meet(module: Any) -> None:
+    """Takes in all quantizers of `module`: called when it made new ones."""
+    for quantizer, role in _roles(module):
+        for one in (quantizer, *(getattr(quantizer, name, None) for name in _INNER)):
+            if one is not None:
+                _add(one, role)
+
+
+def owner(weight: Any) -> Any:
+    """The module whose weight's data `weight` shares, None when there is none that is known."""
+    module = _owner_of(_address(weight))
+    if module is None:
+        _look_everywhere()
+        module = _owner_of(_address(weight))
+    return module
+
+
+def facts(quantizer: Any) -> dict[str, Any]:
+    """What the quantizer really does, as attributes of a site; what it does not have is left out."""
+    name = type(quantizer).__name__
+    flags = {flag: getattr(quantizer, flag) for flag in _FLAGS if hasattr(quantizer, flag)}
+    kept = {flag: value for flag, value in flags.items() if isinstance(value, bool | int | float)}
+    if getattr(quantizer, "with_amax_reduction", False):
+        kept["amax_reduction"] = True
+    return {"quantizer": name, "scaling": _SCALING.get(name, name), "format": number_format(quantizer), **kept}
+
+
+def number_format(quantizer: Any) -> str:
+    """`E4M3`, `E5M2` or `E2M1` from a `DType` of Transformer Engine, its old or its new enum; empty when unknown."""
+    dtype = getattr(quantizer, "dtype", None)
+    return format_of(dtype)
+
+
+def format_of(dtype: Any) -> str:
+    """As `number_format`, of the `DType` itself."""
+    name = str(getattr(dtype, "name", dtype))
+    return next((known for known in ("E4M3", "E5M2", "E2M1", "E8M0") if known in name), "")
+
+
+def _add(quantizer: Any, role: str) -> None:
+    key = id(quantizer)
+    before = known.get(key)
+    if before is not None and before.role == role:
+        return
+    try:
+        known[key] = Known(role, weakref.ref(quantizer, lambda _: known.pop(key, None)))
+    except TypeError:
+        # No weak reference to it, so its id may become another's: it is found by what it quantizes.
+        known.pop(key, None)
+
+
+def _roles(module: Any) -> Iterator[tuple[Any, str]]:
+    """(quantizer, role) of a module's lists, or of an operation's, or of those that are fused into one."""
+    held = vars(module)
+    lists = held.get("quantizers")
+    if isinstance(lists, dict):
+        attention = "fused_attention" in (held.get("_modules") or ()) or type(module).__name__ == "DotProductAttention"
+        yield from _listed(lists.get("scaling_fwd"), _ATTENTION_FORWARD if attention else _FORWARD)
+        yield from _listed(lists.get("scaling_bwd"), _ATTENTION_BACKWARD if attention else _BACKWARD)
+    of_operation = held.get("_quantizers")
+    if isinstance(of_operation, dict):
+        forward = of_operation.get("forward") or ()
+        yield from _listed(forward, _FORWARD[:2] if len(forward) > 1 else _FORWARD[:1])
+        yield from _listed(of_operation.get("backward"), _BACKWARD[:1])
+    for operation in (held.get("_modules") or {}).get("basic_ops") or ():
+        yield from _roles(operation)
+
+
+def _listed(quantizers: Sequence[Any] | None, roles: Any) -> Iterator[tuple[Any, str]]:
+    for place, quantizer in enumerate(quantizers or ()):
+        role = roles.get(place, "") if isinstance(roles, dict) else roles[place % len(roles)]
+        if quantizer is not None and role:
+            yield quantizer, role
+
+
+def _look_around() -> None:
+    """Takes in the quantizers of the module that runs now."""
+    module = modules.current_module_object()
+    if module is not None:
+        meet(module)
+
+
+def _look_everywhere() -> None:
+    """Takes in the quantizers and weights of all modules, now and then."""
+    global _may_look_at
+    began = time.monotonic()
+    if began < _may_look_at:
+        return
+    for _, module in modules.all_modules():
+        meet(module)
+        for address in filter(None, map(_address, _parameters(module))):
+            _weights[address] = weakref.ref(module)
+    _may_look_at = time.monotonic() + _PAUSE * (time.monotonic() - began)
+
+
+def _parameters(module: Any) -> Iterable[Any]:
+    return [one for one in (vars(module).get("_parameters") or {}).values() if one is not None]
+
+
+def _owner_of(address: int) -> Any:
+    """The module that has a weight at `address` still."""
+    reference = _weights.get(address)
+    module = reference() if reference is not None else None
+    return module if module is not None and address in map(_address, _parameters(module)) else None
+
+
+def _role_of(tensor: Any, out: Any, is_gradient: bool) -> str:
+    if is_gradient:
+        return "grad_output"
+    if compiled.arguments is not None:
+        return _role_in_compiled(tensor, compiled.arguments)
+    if isinstance(tensor, Parameter) or isinstance(out, Parameter) or _owner_of(_address(tensor)):
+        return "weight"
+    phase = ranges.describe(ranges.current_module()).get("phase")
+    return "grad_output" if phase == "backward" else "input"
+
+
+def _role_in_compiled(tensor: Any, arguments: Any) -> str:
+    """The role of `tensor` among the arguments of a compiled Linear's forward or backward."""
+    address = _address(tensor)
+    for name, role in _OF_COMPILED:
+        if address and _address(getattr(arguments, name, None)) == address:
+            return role
+    return "input" if getattr(arguments, "grad_output", None) is None else "grad_output"
+
+
+def _address(tensor: Any) -> int:
+    """Where a tensor's data is: no synchronization. 0 for what has none."""
+    data_ptr: Callable[[], int] | None = getattr(tensor, "data_ptr", None)
+    try:
+        return data_ptr() if data_ptr is not None else 0
+    except (RuntimeError, NotImplementedError):
+        return 0

@@ -1,0 +1,140 @@
+"""Puts instrumentation into this process, and takes it out again.
+
+Everything waits for `torch`: a process that never imports it is left alone, and so is one that only launches others.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tetrace.errors import UsageError
+from tetrace.instrument import exits, imports, process, ranges
+
+DEFAULTS: Mapping[str, Any] = {
+    "collector": "host",
+    "ranges": "modules",
+    "first_step": 0,
+    "last_step": None,
+    "seconds": None,
+    "warmup": 5,
+    "capture": "none",
+}
+_LEVELS = ("modules", "coarse", "off")
+
+_started: Path | None = None
+_undo: list[Callable[[], None]] = []  # everything
+_undo_ranges: list[Callable[[], None]] = []  # what is taken out when the window closes: all but the steps
+
+
+def start(folder: Path, options: Mapping[str, Any]) -> None:
+    """Records into the working folder `folder` from the import of torch on. Does nothing when started already.
+
+    `options`: as in `DEFAULTS`, which fill in what is missing.
+    """
+    global _started
+    if _started is not None:
+        return
+    _started = folder
+    settings = {**DEFAULTS, **options}
+    if "torch" in sys.modules:
+        _begin(folder, settings)
+    else:
+        _undo.append(imports.after_import("torch", functools.partial(_begin, folder, settings)))
+
+
+def stop() -> None:
+    """Takes every patch out and closes the recording. Does nothing when not started."""
+    global _started
+    _stop_ranges()
+    while _undo:
+        with process.guarded("taking a patch out"):
+            _undo.pop()()
+    if _started is not None:
+        ranges.close()
+        process.close()
+    _started = None
+
+
+def instrument(ranges: str = "modules", folder: str | os.PathLike[str] | None = None) -> Path:
+    """Starts instrumentation in this process, and returns the working folder that it records into.
+
+    `ranges`: `modules`, `coarse` or `off` (steps only). `folder`: by default that of a `tetrace record` around this
+    process, else `<script>.tetrace.recording`. Raises `UsageError` for another value of `ranges`.
+    """
+    if ranges not in _LEVELS:
+        raise UsageError(f"ranges={ranges!r}; choose one of {', '.join(_LEVELS)}")
+    if _started is not None:
+        return _started
+    script = Path(sys.argv[0] if sys.argv else "").stem or "python"
+    chosen = folder or os.environ.get("TETRACE_RECORDING") or f"{script}.tetrace.recording"
+    target = Path(chosen).absolute()
+    target.mkdir(parents=True, exist_ok=True)
+    start(target, {"ranges": ranges})
+    return target
+
+
+def _begin(folder: Path, options: Mapping[str, Any]) -> None:
+    """Runs once torch is there. Each part that fails is left out with a warning."""
+    if process.is_launcher():
+        return
+    ranges.open(process.open(folder))
+    from tetrace.instrument import memory, steps, window
+
+    _install("noticing the end", lambda: exits.install(_finished), _undo)
+    _install("steps", steps.install, _undo)
+    if options["ranges"] != "off":
+        _install_ranges(str(options["ranges"]))
+        _install("memory", lambda: memory.install(int(options["warmup"])), _undo_ranges)
+    _install("the recorded window", window.Window(folder, options, _stop_ranges).install, _undo)
+    with process.guarded("the first step"):
+        # Last, so that its range lies inside the capture.
+        steps.begin(0)
+
+
+def _install(what: str, install: Callable[[], Callable[[], None]], undo: list[Callable[[], None]]) -> None:
+    with process.guarded(what):
+        undo.append(install())
+
+
+def _install_ranges(level: str) -> None:
+    from tetrace.instrument import autograd, autograd_hooks, modules, optimizer
+
+    observing = False
+    with process.guarded("the observer of backward"):
+        observing = autograd.can_observe()
+    process.note(autograd="observer" if observing else "hooks")
+    tag = None if observing else autograd_hooks.tag
+    _install("ranges of optimizers", optimizer.install, _undo_ranges)
+    _install("ranges of modules", lambda: modules.install(level, tag), _undo_ranges)
+    _install("ranges of backward", lambda: autograd.install(observing), _undo_ranges)
+    _undo_ranges.append(imports.after_import("transformer_engine.pytorch", _install_transformer_engine))
+
+
+def _install_transformer_engine() -> None:
+    from tetrace.instrument import transformer_engine
+
+    _install("ranges of Transformer Engine", transformer_engine.install, _undo_ranges)
+
+
+def _stop_ranges() -> None:
+    """The window has closed: the rest of the run is plain, and its steps tell what recording cost."""
+    while _undo_ranges:
+        with process.guarded("taking a patch out"):
+            _undo_ranges.pop()()
+
+
+def _finished(reason: str, **facts: Any) -> None:
+    """The process ends."""
+    from tetrace.instrument import memory, steps
+
+    step = steps.current()
+    if step < 1 or not (process.folder() or Path()).joinpath("modules.json").exists():
+        memory.write()
+    failed = {"exception": exits.exception()} if reason == "exception" else {}
+    process.finish(reason, step, **failed, **facts)
+    stop()

@@ -1,0 +1,234 @@
+"""One recording: chooses the collector, runs the command in its working folder, and saves what that holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tetrace.errors import InputError, TetraceError, UsageError
+from tetrace.instrument import observer
+from tetrace.record import environment, folder, nsys
+from tetrace.record.command import Command
+from tetrace.record.host import Host
+from tetrace.record.options import Options
+from tetrace.record.running import Ended, Relay, Running, tell_end
+from tetrace.sources import detect
+from tetrace.trace import store
+
+if TYPE_CHECKING:
+    from tetrace.trace.trace import Trace
+
+_FORMAT = 1
+_BOOTSTRAP = Path(__file__).resolve().parent.parent / "instrument" / "bootstrap"
+_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu")
+_NOT_INSTRUMENTED = (
+    "no Python process was instrumented: none imported torch, or it ran as python -I, -E or -S, with a PYTHONPATH of "
+    "its own, or as another Python than tetrace is built for"
+)
+
+
+class Collector(Protocol):
+    """What runs the command and keeps what the GPU did. `capture` says how instrumentation opens it: nvtx or none."""
+
+    @property
+    def name(self) -> str:
+        """As in --collector."""
+
+    @property
+    def capture(self) -> str:
+        """`nvtx` where the instrumentation opens and closes it, or `none`."""
+
+    def describe(self) -> dict[str, object]:
+        """What run.json says of it."""
+
+    def start(self, command: Sequence[str], environ: Mapping[str, str], folder: Path) -> Running:
+        """Start the command."""
+
+    def collect(self, folder: Path) -> None:
+        """Make what the importer reads; raises `InputError` with the reason where there is nothing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that was run: where, under what, and how it ended. `document` is its run.json."""
+
+    at: folder.Place
+    collector: Collector
+    ended: Ended
+    document: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What became of a recording. `problem` is why the collector's part of it is missing, "" where it is there."""
+
+    trace: Trace
+    path: Path
+    problem: str
+
+
+def choose(options: Options, environ: Mapping[str, str]) -> tuple[Collector, str]:
+    """The collector for `options` on this machine, and why this one. Raises `UsageError` where it cannot record."""
+    arguments = nsys.split(options.nsys)
+    if options.collector == "cupti":
+        raise UsageError("--collector cupti is not there yet; use nsys, host or auto")
+    if options.collector == "host":
+        if arguments:
+            raise UsageError("--nsys has no meaning with --collector host; leave one out")
+        return Host(), "asked for"
+    if options.collector == "nsys":
+        return nsys.find(arguments, options.window.whole_run, environ), "asked for"
+    if not any(Path(device).exists() for device in _DEVICES):
+        return Host(), "there is no NVIDIA GPU here"
+    try:
+        return nsys.find(arguments, options.window.whole_run, environ), "nsys is there"
+    except UsageError as error:
+        return Host(), str(error)
+
+
+def _calibration() -> Mapping[str, object] | None:
+    """What `tetrace doctor --calibrate` once measured of the first GPU here; None where it never did."""
+    from tetrace.record import calibration, nvidia
+
+    gpus = nvidia.read().gpus
+    return calibration.load(gpus[0].name) if gpus else None
+
+
+def _build_observer() -> None:
+    """Build what observes autograd, once for each torch: eight ranks must not start eight compilers.
+
+    Where that fails, the instrumented processes use hooks and say so in the report.
+    """
+    with contextlib.suppress(TetraceError, OSError):
+        observer.build()
+
+
+@dataclass(frozen=True)
+class Session:
+    """One call of `tetrace record`. `say` tells the user a line; `relay` has tetrace's signals meanwhile."""
+
+    options: Options
+    command: Command
+    version: str
+    say: Callable[[str], None]
+    relay: Relay
+
+    def run(self) -> Run:
+        """Run the command to its end under the chosen collector, in a new working folder.
+
+        Raises `UsageError` where it could not be started: then nothing is left behind.
+        """
+        collector, reason = choose(self.options, os.environ)
+        wanted = folder.place(self.options.output, self.command.name)
+        keep, force = self.options.keep_nsys_rep, self.options.force
+        at = folder.take(wanted, force=force, keep_report=keep, environ=os.environ)
+        if isinstance(collector, Host) and self.options.collector == "auto":
+            self.say(f"no GPU is recorded: {reason}")
+        try:
+            if self.options.ranges == "modules":
+                _build_observer()
+            return self._run(collector, reason, at)
+        except (UsageError, KeyboardInterrupt):
+            shutil.rmtree(at.working, ignore_errors=True)
+            raise
+
+    def _run(self, collector: Collector, reason: str, at: folder.Place) -> Run:
+        run = self._under(collector, reason, at)
+        if run is None:
+            why = f"nsys did not start the script ({nsys.last_words(at.working)})"
+            if self.options.collector == "nsys" or self.options.nsys:
+                raise UsageError(f"{why}; check --nsys, or record without a GPU with --collector host")
+            self.say(f"no GPU is recorded: {why}")
+            run = self._under(Host(), why, at)
+            assert run is not None, "a command that was started was started"
+        return run
+
+    def _under(self, collector: Collector, reason: str, at: folder.Place) -> Run | None:
+        """One attempt; None where the collector gave up before the command ever ran."""
+        document = self._document(collector, reason)
+        folder.write_run(at.working, document)
+        try:
+            running = collector.start(self.command.run, self._environ(collector, at.working), at.working)
+        except OSError as error:
+            raise UsageError(f"{self.command.run[0]}: cannot be run ({error.strerror or error})") from error
+        self.relay.to(running)
+        if not isinstance(collector, Host):
+            tell_end(running, lambda: self.say("the script has ended; saving the recording"))
+        ended = running.wait()
+        self.relay.over()
+        return Run(at, collector, ended, document) if running.ever_started else None
+
+    def _environ(self, collector: Collector, working: Path) -> dict[str, str]:
+        path = os.environ.get("PYTHONPATH")
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(_BOOTSTRAP), *([path] if path else [])]),
+            "TETRACE_RECORDING": str(working),
+            "TETRACE_OPTIONS": self.options.variable(collector.name, collector.capture),
+        }
+
+    def _document(self, collector: Collector, reason: str) -> dict[str, object]:
+        return {
+            "format": _FORMAT,
+            "tetrace": self.version,
+            "command": environment.words(self.command.typed),
+            "collector": collector.name,
+            "reason": reason,
+            "options": self.options.document(collector.name, collector.capture),
+            "started_ns": time.time_ns(),
+            "nsys": None if isinstance(collector, Host) else collector.describe(),
+            "calibration": None if isinstance(collector, Host) else _calibration(),
+            **environment.describe(os.environ, Path.cwd()),
+        }
+
+    def save(self, run: Run) -> Saved:
+        """Make the recording of what the working folder holds, which is removed only when nothing is lost by it.
+
+        Raises `InputError` where nothing was recorded, or it cannot be read: the folder is kept then.
+        """
+        working = run.at.working
+        instrumented = any(working.glob("process-*"))
+        try:
+            problem = self._collect(run)
+            self._end(run, [problem] if problem else [], instrumented)
+            if not instrumented and (problem or isinstance(run.collector, Host)):
+                raise InputError(f"nothing was recorded: {problem or _NOT_INSTRUMENTED}")
+            trace = self._import(run)
+        finally:
+            folder.let_go(working)
+        if not problem:
+            shutil.rmtree(working, ignore_errors=True)
+        return Saved(trace, run.at.recording, problem)
+
+    def _collect(self, run: Run) -> str:
+        """Have the collector leave what the importer reads; returns why it could not, "" where it did."""
+        try:
+            run.collector.collect(run.at.working)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    def _end(self, run: Run, notices: list[str], instrumented: bool) -> None:
+        notices = notices if instrumented else [*notices, _NOT_INSTRUMENTED]
+        folder.write_run(run.at.working, {**run.document, "ended": run.ended.document(), "notices": notices})
+
+    def _import(self, run: Run) -> Trace:
+        working = run.at.working
+        try:
+            trace = detect.load(working)
+            store.write(trace, run.at.recording, replace=self.options.force)
+            self._keep_report(run)
+        except (TetraceError, OSError) as error:
+            raise InputError(f"{error}; what was recorded is kept in {working}") from error
+        return trace
+
+    def _keep_report(self, run: Run) -> None:
+        report = run.at.working / "nsys.nsys-rep"
+        if self.options.keep_nsys_rep and report.exists():
+            shutil.copyfile(report, run.at.report)

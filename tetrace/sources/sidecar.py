@@ -1,0 +1,286 @@
+"""The working folder of `tetrace record` as a trace, also after a crash: a recorder's export with what the
+instrumentation left beside it, or the instrumentation's own ranges where there is no export.
+
+Layout: `run.json` (what was run, how it ended), `nsys.parquetdir` or `nsys.sqlite`, and a folder `process-<pid>` for
+each instrumented process (`process.json`, `sites.jsonl`, `ranges-<tid>.bin`, `modules.json`, `memory.json`,
+`attention.jsonl`, `exit.json`). Whatever is missing is "not captured".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tetrace.errors import InputError
+from tetrace.sources import nsys
+from tetrace.sources.nsys_tables import ParquetTables, SqliteTables
+from tetrace.sources.rows import Rows, collect
+from tetrace.sources.sites import Process, Sites, processes_of, words
+from tetrace.trace.arrays import column_of, text_column
+from tetrace.trace.schema import BY_NAME, PUSH_POP, START_END
+from tetrace.trace.trace import Metadata, Trace, make_table
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    Integers = npt.NDArray[np.int64]
+
+Progress = Callable[[int, int], None]
+
+SUFFIX = ".recording"
+_OPEN_NS = np.iinfo(np.int64).max
+_RUN_FACTS = (
+    "command",
+    "collector",
+    "reason",
+    "options",
+    "environment",
+    "git",
+    "tetrace",
+    "ended",
+    "nsys",
+    "calibration",
+)
+_PROCESS_FACTS = ("versions", "gpu", "environment", "autograd", "world_size")
+# Fewer steps outside the recorded ones say little of what a step costs without a recorder.
+_FEWEST_OUTSIDE = 3
+
+
+def read(folder: Path, progress: Progress | None = None) -> Trace:
+    """The trace of a working folder. Raises `InputError` when it holds nothing that was recorded."""
+    processes = processes_of(folder)
+    sites = Sites(processes)
+    trace, problem = _exported(folder, sites, progress)
+    if trace is None:
+        trace = _from_rings(processes, sites)
+    if trace is None:
+        raise InputError(
+            f"{folder}: nothing was recorded{f' ({problem})' if problem else ''}; {_why_nothing(processes)}"
+        )
+    return attach(trace, folder, processes, sites, [problem] if problem else [])
+
+
+def _why_nothing(processes: Sequence[Process]) -> str:
+    if processes:
+        return "the script imported torch but opened no range"
+    return "no Python process with torch was seen: was it started with -I, -E or -S, or does it not use torch?"
+
+
+def _exported(folder: Path, sites: Sites, progress: Progress | None) -> tuple[Trace | None, str]:
+    """The trace of the recorder's export, or None and why there is none."""
+    problem = ""
+    for name, tables in (("nsys.parquetdir", ParquetTables), ("nsys.sqlite", SqliteTables)):
+        export = folder / name
+        if not export.exists():
+            continue
+        try:
+            return nsys.read(tables(export), folder.name, "tetrace recording with Nsight Systems", progress, sites), ""
+        except InputError as error:
+            problem = str(error).replace(f"{export}: ", "")
+    return None, problem
+
+
+def attach(
+    trace: Trace, folder: Path, processes: Sequence[Process], sites: Sites, notices: Sequence[str] = ()
+) -> Trace:
+    """`trace` with the sites, modules, memory, attention and facts of the instrumented processes."""
+    tables = dict(trace.tables)
+    pids = column_of(tables["processes"].column("pid")).tolist()
+    index_of = {pid: row for row, pid in enumerate(pids)}
+    known = [process for process in processes if process.pid in index_of]
+    tables["processes"] = _with_ranks(tables["processes"], pids, known)
+    if len(sites):
+        tables["sites"] = sites.table(index_of)
+    tables |= _side_tables(known, index_of)
+    run = Process(folder, {}).document("run.json")
+    said = (*_endings(run, processes), *map(str, run.get("notices", [])), *notices, *_process_notices(processes))
+    metadata = dataclasses.replace(
+        trace.metadata,
+        source=_source(folder),
+        notices=(*said, *trace.metadata.notices),
+        facts=_facts(run, known, trace, sites),
+    )
+    return Trace(metadata, tables)
+
+
+def _source(folder: Path) -> str:
+    return folder.name.removesuffix(SUFFIX)
+
+
+def _with_ranks(table: pa.Table, pids: list[int], processes: Sequence[Process]) -> pa.Table:
+    rank_of = {process.pid: process.facts.get("rank") for process in processes}
+    ranks = np.array([-1 if rank_of.get(pid) is None else int(rank_of[pid] or 0) for pid in pids], np.int32)
+    columns = {name: table.column(name).combine_chunks() for name in table.column_names if name != "rank"}
+    plain = {
+        name: value if hasattr(value, "indices") else column_of(table.column(name)) for name, value in columns.items()
+    }
+    return make_table("processes", {**plain, "rank": ranks}, len(pids))
+
+
+def _side_tables(processes: Sequence[Process], index_of: Mapping[int, int]) -> dict[str, pa.Table]:
+    found: dict[str, list[dict[str, Any]]] = {"module_memory": [], "memory_peaks": [], "attention_backends": []}
+    for process in processes:
+        own = {"process": index_of[process.pid]}
+        for entry in process.document("modules.json").get("modules", []):
+            found["module_memory"].append({**own, **entry, "module": entry.get("path", "")})
+        for entry in process.document("memory.json").get("peaks", []):
+            found["memory_peaks"].append({**own, **entry})
+        found["attention_backends"] += [{**own, **entry} for entry in _attention(process)]
+    return {name: _table(name, rows) for name, rows in found.items() if rows}
+
+
+def _attention(process: Process) -> list[dict[str, Any]]:
+    lines = process.lines("attention.jsonl")
+    counts: dict[str, Any] = next((line for line in reversed(lines) if "selections" in line), {})
+    distinct: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in lines:
+        if "backend" not in line:
+            continue
+        refused = "; ".join(f"{one.get('backend', '')}: {one.get('reason', '')}" for one in line.get("refused", []))
+        sub = line.get("sub_backend") or line.get("version") or ""
+        row = {
+            "module": line.get("module", ""),
+            "backend": line["backend"],
+            "sub_backend": str(sub),
+            "refused": refused,
+        }
+        distinct[row["module"], row["backend"]] = {**row, **{k: counts.get(k, -1) for k in ("selections", "calls")}}
+    return list(distinct.values())
+
+
+def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns: dict[str, Any] = {}
+    for column in BY_NAME[name].columns:
+        values = [row.get(column.name) for row in rows]
+        if column.dtype == "text":
+            columns[column.name] = words(["" if value is None else str(value) for value in values])
+        else:
+            missing = -1 if column.missing is None else column.missing
+            columns[column.name] = np.array([missing if value is None else int(value) for value in values])
+    return make_table(name, columns, len(rows))
+
+
+def _endings(run: Mapping[str, Any], processes: Sequence[Process]) -> list[str]:
+    """That the run did not finish, and how far the processes came."""
+    ended = run.get("ended")
+    if ended is None:
+        return ["the run did not finish: tetrace itself was stopped before the script ended"] if run else []
+    if ended.get("finished", True):
+        return []
+    how = f"killed by {ended['signal']}" if ended.get("signal") else f"exit code {ended.get('exit_code')}"
+    exits = [process.document("exit.json") for process in processes]
+    said = list(dict.fromkeys(str(one["exception"]) for one in exits if one.get("exception")))
+    steps = [int(one["step"]) for one in exits if one.get("step") is not None]
+    where = f" in step {max(steps)}" if steps else ""
+    return [f"the run did not finish: {how}{where}{f' ({said[0]})' if said else ''}"]
+
+
+def _process_notices(processes: Sequence[Process]) -> list[str]:
+    """Notices of the instrumentation, each once, with the number of processes where several say it."""
+    counts: dict[str, int] = {}
+    for process in processes:
+        for text in process.facts.get("notices", []):
+            counts[str(text)] = counts.get(str(text), 0) + 1
+    return [text if number == 1 else f"{text} (in {number} processes)" for text, number in counts.items()]
+
+
+def _facts(run: Mapping[str, Any], processes: Sequence[Process], trace: Trace, sites: Sites) -> dict[str, Any]:
+    facts = {name: run[name] for name in _RUN_FACTS if run.get(name) not in (None, "", {}, [])}
+    ranked = sorted(processes, key=lambda process: (process.facts.get("rank") or 0, process.pid))
+    for process in reversed(ranked):
+        own = {name: process.facts[name] for name in _PROCESS_FACTS if process.facts.get(name) not in (None, "", {})}
+        facts |= {
+            name: {**facts.get(name, {}), **value} if isinstance(value, dict) else value for name, value in own.items()
+        }
+    if ranked and trace.has("activities"):
+        facts |= _outside(ranked[0], trace)
+    return json.loads(json.dumps(facts, default=str))
+
+
+def _outside(process: Process, trace: Trace) -> dict[str, int]:
+    """Median host time of steps inside the recorded window and after it, where nothing was recorded."""
+    rows = [_steps_of_ring(process, ring) for ring in process.rings]
+    number, length = (np.concatenate([np.empty(0, np.int64), *(row[i] for row in rows)]) for i in (0, 1))
+    names = list(trace.words("sites", "kind"))
+    of_site = trace.column("ranges", "site")
+    if not len(number) or not len(of_site) or "step" not in names:
+        return {}
+    kind = trace.column("sites", "kind")
+    is_step = (of_site >= 0) & (kind[np.maximum(of_site, 0)] == names.index("step"))
+    recorded = trace.column("ranges", "sequence")[is_step]
+    if not len(recorded):
+        return {}
+    # The first step after the window still closes it, the last one was cut off by the end of the script.
+    after = length[(number > recorded.max() + 1) & (number < number.max())]
+    inside = length[np.isin(number, recorded[recorded >= min(5, int(recorded.max()))])]
+    if len(after) < _FEWEST_OUTSIDE or not len(inside):
+        return {}
+    return {
+        "recorded_step_median_ns": int(np.median(inside)),
+        "plain_step_median_ns": int(np.median(after)),
+        "plain_steps": len(after),
+    }
+
+
+def _steps_of_ring(process: Process, ring: Path) -> tuple[Integers, Integers]:
+    rows = _ring(ring)
+    is_step = np.isin(rows["site"], [int(site["site"]) for site in process.sites if site.get("kind") == "step"])
+    whole = is_step & (rows["end_ns"] > 0)
+    return rows["step"][whole].astype(np.int64), (rows["end_ns"] - rows["start_ns"])[whole]
+
+
+def _ring(path: Path) -> dict[str, Any]:
+    from tetrace import _C
+
+    return _C.read_ring(str(path))
+
+
+def _from_rings(processes: Sequence[Process], sites: Sites) -> Trace | None:
+    """Ranges by the instrumentation's own clock: the trace of a machine without a GPU, or of a failed recorder."""
+    parts, names, dropped = [], {}, 0
+    for process in processes:
+        kinds = {int(site["site"]): site for site in process.sites}
+        for path in process.rings:
+            rows = _ring(path)
+            dropped += int(rows["dropped"])
+            part = _ring_part(process.pid, rows, kinds, sites)
+            if part is not None:
+                parts.append(part)
+                names[int(part["global_tid"][0])] = str(rows["name"])
+    if not parts:
+        return None
+    executables = {process.pid << 24: "python" for process in processes}
+    tables, notices = collect([Rows("ranges", parts)], names, executables)
+    tables["devices"] = make_table("devices", {"process": np.empty(0, np.int32), "device": np.empty(0, np.int32)}, 0)
+    metadata = Metadata("", "tetrace recording of ranges", "tetrace", notices=tuple(notices), dropped_records=dropped)
+    return Trace(metadata, tables)
+
+
+def _ring_part(pid: int, rows: Mapping[str, Any], kinds: Mapping[int, Any], sites: Sites) -> dict[str, Any] | None:
+    known = np.isin(rows["site"], list(kinds)) & (rows["start_ns"] > 0) & (int(rows["thread"]) >= 0)
+    if not known.any():
+        return None
+    local = rows["site"][known].astype(np.int64)
+    numbers, codes = np.unique(local, return_inverse=True)
+    name = words([str(kinds[number]["name"]) for number in numbers.tolist()])
+    by_row = text_column(name.indices.to_numpy()[codes].astype(np.int32), name.dictionary.to_pylist())
+    crossing = (rows["depth"][known] < 0).astype(np.int32)
+    step = rows["step"][known].astype(np.int64)
+    payload = local | (step + 1) << 32
+    site, number = sites.match(np.full(len(local), pid), payload, by_row)
+    end = rows["end_ns"][known]
+    return {
+        "global_tid": np.full(len(local), pid << 24 | (int(rows["thread"]) & 0xFFFFFF), np.int64),
+        "start_ns": rows["start_ns"][known],
+        "end_ns": np.where(end > 0, end, _OPEN_NS),
+        "sequence": number,
+        "site": site,
+        "kind": text_column(crossing, [PUSH_POP, START_END]),
+        "name": by_row,
+    }
