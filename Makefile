@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+# What the tests train with: PyTorch's build for CPUs (its own index has that one: see CONTRIBUTING.md).
+TORCH ?= torch==2.13.0
 DEMO ?= profiles/layer_stack/results/nvidia-h200/fp8-delayed.tetrace
 
 BIN := .venv/bin
@@ -18,7 +20,7 @@ setup: $(INSTALLED) ## create .venv, build the extension, install everything the
 
 $(INSTALLED): $(BUILT_FROM)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,lint]' $(TORCH)
 	@touch $@
 
 demo: setup ## report a recording of an H200 that is kept in this repository

@@ -186,6 +186,9 @@ class annotate:
     def __call__(self, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
         """`function` with a range around each call; coroutines and generators as they are."""
 
+def only_in_ring(site: int, only: bool) -> None:
+    """Whether ranges of a site are kept from NVTX, where a call costs several times a row of the ring."""
+
 def set_backward_site(forward_site: int, backward_site: int) -> None:
     """Which site the backward of a module's nodes is put under. `ValueError` when there is no such forward site."""
 

@@ -59,6 +59,12 @@ std::int32_t make_site(std::string name, std::uint32_t category, std::int32_t ki
   return add_site(std::move(name), category, static_cast<Kind>(kind));
 }
 
+void only_in_ring(std::int32_t number, bool only) {
+  Site* site = find_site(number);
+  if (site == nullptr) refuse("there is no site ", number, "; give what site() returned");
+  site->only_in_ring.store(only, std::memory_order_relaxed);
+}
+
 void set_backward_site(std::int32_t forward, std::int32_t backward) {
   Site* site = find_site(forward);
   if (site == nullptr) refuse("there is no site ", forward, "; give what site() returned");
@@ -96,6 +102,7 @@ void bind(py::module_& module) {
   module.def("set_step", &set_step, "step"_a);
   module.def("set_backward_site", &set_backward_site, "forward_site"_a, "backward_site"_a);
   module.def("set_loss_site", &set_loss_site, "site"_a);
+  module.def("only_in_ring", &only_in_ring, "site"_a, "only"_a);
   module.def("autograd_capsule", &autograd_capsule);
   module.def("read_ring", &ring_columns, "path"_a);
 }

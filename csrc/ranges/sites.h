@@ -13,6 +13,7 @@ struct Site {
   std::string name;
   std::uint32_t category = 0;
   Kind kind = Kind::other;
+  std::atomic<bool> only_in_ring{false};  // a tool that listens is not told
   std::atomic<void*> registered{nullptr};       // NVTX's handle of the name, once a tool listened
   std::atomic<std::int32_t> backward_site{-1};  // of a forward site
 };

@@ -17,7 +17,7 @@ void note_transition(Thread& thread) {
 void open_range(Thread& thread, std::int32_t number, Site& site, std::int64_t value, bool from_node) {
   const bool first = thread.open.empty();
   Open open{};
-  open.in_nvtx = nvtx::listening();
+  open.in_nvtx = nvtx::listening() && !site.only_in_ring.load(std::memory_order_relaxed);
   open.from_node = from_node;
   open.module = site.kind != Kind::other ? number : first ? -1 : thread.open.back().module;
   open.forward = site.kind == Kind::forward ? number : first ? -1 : thread.open.back().forward;

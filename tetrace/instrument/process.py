@@ -143,7 +143,8 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(variables.items())
-        if (name.startswith(_PREFIXES) or name in _NAMES) and not _SECRET.search(name)
+        # What loads a recorder into programs is the recorder's own.
+        if (name.startswith(_PREFIXES) or name in _NAMES) and not _SECRET.search(name) and "INJECTION" not in name
     }
 
 
@@ -218,7 +219,9 @@ def _note_libraries() -> None:
     if folders:
         versions["cudnn"] = _cudnn_version()
     if len(folders) > 1:
-        notice(f"{len(folders)} copies of cuDNN are loaded: {', '.join(sorted(folders))}")
+        # The end of a folder tells which; its beginning may tell who.
+        ends = sorted("/".join(Path(folder).parts[-2:]) for folder in folders)
+        notice(f"{len(folders)} copies of cuDNN are loaded, from {' and '.join(ends)}")
     if cuda.is_initialized() and torch.distributed.is_available() and _loaded("libnccl"):
         versions["nccl"] = ".".join(map(str, cuda.nccl.version()))
     note(versions=versions)

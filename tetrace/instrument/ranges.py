@@ -36,6 +36,7 @@ from tetrace._C import (
 )
 
 __all__ = [
+    "CALLS",
     "KINDS",
     "annotate",
     "annotation_site",
@@ -64,6 +65,9 @@ KINDS = (
     *("attention", "scale_update", "capture", "compiled", "communication", "loss"),
 )
 
+# Single calls, several in each module: more than half of all ranges.
+CALLS = ("quantize", "gemm", "attention")
+
 # A row is 40 bytes: over a million and a half ranges for each thread, of which the newest are kept.
 _BYTES_PER_THREAD = 64 << 20
 
@@ -73,22 +77,28 @@ _Result = TypeVar("_Result")
 _numbers: dict[tuple[object, ...], int] = {}
 _described: dict[int, Mapping[str, Any]] = {}
 _writing = threading.RLock()
+_from_rings = False
 _file: io.FileIO | None = None  # no buffer that a forked child could write once more
 
 
-def open(folder: Path) -> None:  # noqa: A001 - always called as ranges.open
+def open(folder: Path, from_rings: bool = False) -> None:  # noqa: A001 - always called as ranges.open
     """Records into `folder`, which must be there: `ranges-<tid>.bin` of each thread and `sites.jsonl`.
+
+    `from_rings`: whoever reads the recording takes the ranges of single calls (`CALLS`) from the rings, so that a tool
+    that listens to NVTX is spared them.
 
     What was registered before is listed again, because its numbers stay the same. `ValueError` when no files can be
     made in `folder`.
     """
-    global _file
+    global _file, _from_rings
     _C.ranges_open(os.fspath(folder), _BYTES_PER_THREAD)
+    _from_rings = from_rings
     with _writing:
         if _file is not None:
             _file.close()
         _file = io.FileIO(Path(folder) / "sites.jsonl", "w")
-        for described in _described.values():
+        for number, described in _described.items():
+            _C.only_in_ring(number, _from_rings and described["kind"] in CALLS)
             _write(described)
 
 
@@ -161,6 +171,7 @@ def _register(
             return _numbers[key]
         text = name.encode("utf-8", "replace").decode()  # NVTX takes no lone surrogates
         number = _C.site(text, KINDS.index(kind), _kind_of_range(kind, phase))
+        _C.only_in_ring(number, _from_rings and kind in CALLS)
         described = {"site": number, "kind": kind, "name": text, "phase": phase, "module": module, **attributes}
         _described[number] = MappingProxyType(described)
         _write(described)

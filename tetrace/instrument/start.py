@@ -82,7 +82,7 @@ def _begin(folder: Path, options: Mapping[str, Any]) -> None:
     """Runs once torch is there. Each part that fails is left out with a warning."""
     if process.is_launcher():
         return
-    ranges.open(process.open(folder))
+    ranges.open(process.open(folder), from_rings=options["collector"] == "nsys")
     from tetrace.instrument import memory, steps, window
 
     _install("noticing the end", lambda: exits.install(_finished), _undo)

@@ -47,7 +47,12 @@ _MASK = "***"
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of `environ` that a recording keeps, sorted, with what looks like a secret masked."""
-    kept = (name for name in sorted(environ) if name.startswith(_PREFIXES) or name in _NAMES)
+    # What loads a recorder into programs is the recorder's own.
+    kept = (
+        name
+        for name in sorted(environ)
+        if (name.startswith(_PREFIXES) or name in _NAMES) and "INJECTION" not in name
+    )
     return {name: _plain(environ[name]) for name in kept if not _secret_name(name)}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from tetrace.errors import InputError
 from tetrace.sources import calls, nsys_facts
+from tetrace.sources.merge import from_rings
 from tetrace.sources.nsys_export import Export, constant, distinct_words, labelled, open_export, small
 from tetrace.sources.nsys_tables import RawTables, integers
 from tetrace.sources.rows import UNKNOWN, Rows, collect, distinct_values
@@ -274,6 +275,9 @@ def _ranges(export: Export) -> Rows | None:
         payload = np.where(columns["domainId"] > 0, columns["uint64Value"], -1)
         part["site"], step = export.sites.match(columns["globalTid"] // 0x1000000 % 0x1000000, payload, name)
         part["sequence"] = np.where(part["site"] >= 0, step, sequence)
+        more, notices = from_rings(part, export.sites)
+        export.notices += notices
+        return Rows("ranges", [part, *more])
     return Rows("ranges", [part])
 
 

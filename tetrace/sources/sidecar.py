@@ -103,10 +103,16 @@ def attach(
     metadata = dataclasses.replace(
         trace.metadata,
         source=_source(folder),
-        notices=(*said, *trace.metadata.notices),
-        facts=_facts(run, known, trace, sites),
+        notices=(*said, *(notice for notice in trace.metadata.notices if not _of_every_window(notice, run))),
+        facts=_facts(run, known, Trace(trace.metadata, tables)),
     )
     return Trace(metadata, tables)
+
+
+def _of_every_window(notice: str, run: Mapping[str, Any]) -> bool:
+    """Whether nsys says so of every recording that ends before the script does, whole or not."""
+    window = run.get("options", {}).get("capture") in ("nvtx", "api")
+    return bool(window) and notice.startswith("nsys warns: Not all ")
 
 
 def _source(folder: Path) -> str:
@@ -190,7 +196,7 @@ def _process_notices(processes: Sequence[Process]) -> list[str]:
     return [text if number == 1 else f"{text} (in {number} processes)" for text, number in counts.items()]
 
 
-def _facts(run: Mapping[str, Any], processes: Sequence[Process], trace: Trace, sites: Sites) -> dict[str, Any]:
+def _facts(run: Mapping[str, Any], processes: Sequence[Process], trace: Trace) -> dict[str, Any]:
     facts = {name: run[name] for name in _RUN_FACTS if run.get(name) not in (None, "", {}, [])}
     ranked = sorted(processes, key=lambda process: (process.facts.get("rank") or 0, process.pid))
     for process in reversed(ranked):

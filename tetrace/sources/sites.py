@@ -128,6 +128,22 @@ class Sites:
             site[mine] = np.where((rows >= 0) & (expected[rows] == codes[mine]), rows, -1)
         return site, np.where(site >= 0, (payload >> _LOCAL_BITS) - 1, -1)
 
+    def rows_of(self, pid: int, local: Integers) -> Integers:
+        """Rows of the table for numbers of sites in process `pid`, shape as given; -1 where there is no such site."""
+        row_of = self._first.get(pid, np.empty(0, np.int32))
+        known = (local >= 0) & (local < len(row_of))
+        found = np.full(len(local), -1, np.int64)
+        found[known] = row_of[local[known]]
+        return found
+
+    def kind(self, row: int) -> str:
+        """The kind of the site in a row of the table."""
+        return str(self._rows[row][1].get("kind", ""))
+
+    def names(self, rows: Integers) -> pa.DictionaryArray:
+        """Texts of the ranges of these sites, shape (rows,)."""
+        return distinct_words(rows.astype(np.int32), [str(site.get("name", "")) for _, site in self._rows])
+
     def table(self, index_of: Mapping[int, int]) -> pa.Table:
         """The table `sites`; `index_of` gives the row of `processes` of a pid."""
         rows = [site for _, site in self._rows]

@@ -4,6 +4,7 @@
 #include <ATen/record_function.h>
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -25,8 +26,24 @@ thread_local std::vector<std::uint8_t> entered;
 std::uint64_t peek() { return at::sequence_number::peek(); }
 std::uint64_t thread_id() { return at::RecordFunction::currentThreadId(); }
 
+// Nodes that only make views launch nothing, and what sums gradients into parameters (it has no sequence number) is
+// known to be of the module before it: half of all nodes need no range.
+bool needs_range(const at::RecordFunction& node) {
+  static constexpr const char* views[] = {"View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze",
+                                          "Squeeze", "Alias", "Detach"};
+  if (node.seqNr() < 0) return false;
+  const char* name = node.name();
+  const char* end = std::strstr(name, "Backward0");
+  if (end == nullptr || end[9] != 0) return true;
+  const auto length = static_cast<std::size_t>(end - name);
+  for (const char* view : views) {
+    if (std::strlen(view) == length && std::strncmp(name, view, length) == 0) return false;
+  }
+  return true;
+}
+
 std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& node) {
-  entered.push_back(functions.enter_backward(node.forwardThreadId(), node.seqNr()) != 0);
+  entered.push_back(needs_range(node) && functions.enter_backward(node.forwardThreadId(), node.seqNr()) != 0);
   return nullptr;
 }
 
