@@ -112,3 +112,25 @@ def test_a_recomputed_module_is_recompute() -> None:
     assert (1, "recompute", "layers.0.fc", "") in rows(attribute(recording.trace())) or (
         1, "recompute", "layers.0.fc", "fprop",
     ) in rows(attribute(recording.trace()))  # fmt: skip
+
+
+def test_weights_of_a_module_are_known_by_its_class() -> None:
+    recording = Recording()
+    for step in range(3):
+        at = 100 * step
+        recording.site("step", "step", at, at + 100, step=step)
+        recording.site(
+            "module", "mlp", at + 5, at + 30, step=step, phase="forward", module="mlp", **{"class": "LayerNormMLP"}
+        )
+        for call in (8, 16):
+            recording.site(
+                "quantize",
+                "weight",
+                at + call,
+                at + call + 4,
+                step=step,
+                **{**QUANTIZE, "role": "weight", "module": "mlp"},
+            )
+            recording.launch(CAST, (at + call + 1, at + call + 2), (at + call + 2, at + call + 4))
+    found = break_down(attribute(recording.trace()), steps=":").findings
+    assert "weight_casts" not in [finding.name for finding in found]

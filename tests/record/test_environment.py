@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tetrace.instrument import masking
 from tetrace.record import environment
 
 
 def test_only_listed_variables_are_kept_and_no_secret() -> None:
-    found = environment.variables(
+    found = masking.variables(
         {
             "NVTE_FUSED_ATTN": "0",
             "CUDA_DEVICE_MAX_CONNECTIONS": "1",
@@ -56,7 +57,7 @@ def test_only_listed_variables_are_kept_and_no_secret() -> None:
 )
 def test_secrets_in_a_command_line_are_masked(typed: str, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/alice")
-    assert " ".join(environment.words(typed.split())) == stored
+    assert " ".join(masking.words(typed.split())) == stored
 
 
 def test_the_host_is_not_named() -> None:

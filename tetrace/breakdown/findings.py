@@ -279,6 +279,16 @@ def _quantization(breakdown: Breakdown) -> Iterator[Finding]:
         )
 
 
+def _recorded_classes(breakdown: Breakdown) -> dict[str, str]:
+    """Classes of modules by path, where tetrace's instrumentation recorded them."""
+    trace = breakdown.attribution.trace
+    columns = [
+        (trace.words("sites", name), trace.column("sites", name).tolist()) for name in ("kind", "module", "class")
+    ]
+    rows = zip(*([words[code] for code in codes] for words, codes in columns), strict=True)
+    return {module: name for kind, module, name in rows if kind == "module"}
+
+
 def _class_of(module: str) -> str:
     """Class of a module by its name: `Linear.3`, or `TransformerLayer_0/Linear_3` of the PyTorch profiler."""
     return re.sub(r"[._]\d+$", "", module.rsplit("/", 1)[-1])
@@ -287,8 +297,13 @@ def _class_of(module: str) -> str:
 def _weight_casts(breakdown: Breakdown) -> Iterator[Finding]:
     table = breakdown.tables["quantization"]
     casts: dict[str, list[int]] = {}
+    recorded = _recorded_classes(breakdown)
+
+    def class_of(module: str) -> str:
+        return recorded.get(module) or _class_of(module)
+
     for row in table.rows():
-        kind = _class_of(row["module"])
+        kind = class_of(row["module"])
         if (
             row["role"] == "weight"
             and row["operation"] in ("cast", "cast_transpose", "block_cast")
@@ -299,7 +314,7 @@ def _weight_casts(breakdown: Breakdown) -> Iterator[Finding]:
             count_and_time[1] += row["total_ns"]
     again, wasted = 0.0, 0
     for module, (count, ns) in casts.items():
-        once = _WEIGHTS.get(_class_of(module), 1) * breakdown.totals.steps
+        once = _WEIGHTS.get(class_of(module), 1) * breakdown.totals.steps
         if breakdown.selection.per_step and count > 1.5 * once:
             again = max(again, count / once)
             wasted += ns * (count - once) // count

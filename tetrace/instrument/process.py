@@ -11,14 +11,10 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-# Variables that say how a run was configured. No other variable is stored.
-_PREFIXES = ("NVTE_", "CUDA_", "TORCH_", "TORCHINDUCTOR_", "NCCL_", "PYTORCH_", "CUBLAS_", "CUBLASLT_", "CUDNN_")
-_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "OMP_NUM_THREADS")
-_SECRET = re.compile(r"token|key|secret|passw|auth|credential", re.IGNORECASE)
+from tetrace.instrument import masking
 
 # Programs that start the training processes, or work for them, and never train themselves.
 _LAUNCHERS = {"torchrun", "accelerate", "deepspeed", "accelerate-launch"}
@@ -83,7 +79,8 @@ def note(**facts: Any) -> None:
 
 
 def notice(text: str) -> None:
-    """Adds a sentence for the reader of the report, once."""
+    """Adds a sentence for the reader of the report, once, without what nobody else should read."""
+    text = masking.plain(text)
     notices = _facts.setdefault("notices", [])
     if text not in notices:
         notices.append(text)
@@ -92,7 +89,7 @@ def notice(text: str) -> None:
 
 def warn(text: str) -> None:
     """A notice that is printed as well: something that the user asked for will be missing."""
-    if text not in _facts.get("notices", ()):
+    if masking.plain(text) not in _facts.get("notices", ()):
         print(f"tetrace: {text}", file=sys.stderr, flush=True)  # noqa: T201 - the script's stdout is its own
     notice(text)
 
@@ -128,36 +125,14 @@ def _at_start() -> dict[str, Any]:
         "pid": os.getpid(),
         "parent": os.getppid(),
         **ranks,
-        "argv": _masked(sys.argv),
+        "argv": masking.words(sys.argv),
         "started_ns": time.time_ns(),
         "versions": _versions(),
         "gpu": None,
-        "environment": _environment(os.environ),
+        "environment": masking.variables(os.environ),
         "autograd": "off",
         "notices": [],
     }
-
-
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables on the list of allowed ones, without any whose name speaks of a secret."""
-    return {
-        name: value
-        for name, value in sorted(variables.items())
-        # What loads a recorder into programs is the recorder's own.
-        if (name.startswith(_PREFIXES) or name in _NAMES) and not _SECRET.search(name) and "INJECTION" not in name
-    }
-
-
-def _masked(words: list[str]) -> list[str]:
-    """A command line without the values of options whose name speaks of a secret."""
-    kept: list[str] = []
-    for word in words:
-        option, equals, _ = word.partition("=")
-        if kept and "=" not in kept[-1] and kept[-1].startswith("-") and _SECRET.search(kept[-1]):
-            kept.append("***")
-        else:
-            kept.append(f"{option}=***" if equals and _SECRET.search(option) else word)
-    return kept
 
 
 def _versions() -> dict[str, str | None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tetrace.errors import InputError, TetraceError, UsageError
-from tetrace.instrument import observer
+from tetrace.instrument import masking, observer
 from tetrace.record import environment, folder, nsys
 from tetrace.record.command import Command
 from tetrace.record.host import Host
@@ -177,7 +177,7 @@ class Session:
         return {
             "format": _FORMAT,
             "tetrace": self.version,
-            "command": environment.words(self.command.typed),
+            "command": masking.words(self.command.typed),
             "collector": collector.name,
             "reason": reason,
             "options": self.options.document(collector.name, collector.capture),

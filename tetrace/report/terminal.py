@@ -82,7 +82,7 @@ class Terminal:
         """What is known without a GPU: steps and modules by the host's clock, or the table that was asked for."""
         asked = [BY_NAME[self._options.by]] if self._options.by else [BY_NAME["host-step"], BY_NAME["host-module"]]
         for view in asked:
-            if len(breakdown.tables[view.table]):
+            if self._options.by or len(breakdown.tables[view.table]):
                 yield []
                 yield from self._table(grid_of(breakdown, view, self._top, self._wide))
 

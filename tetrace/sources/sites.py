@@ -146,7 +146,7 @@ class Sites:
 
     def table(self, index_of: Mapping[int, int]) -> pa.Table:
         """The table `sites`; `index_of` gives the row of `processes` of a pid."""
-        rows = [site for _, site in self._rows]
+        rows = [_worded(site) for _, site in self._rows]
         columns: dict[str, Any] = {
             "process": np.array([index_of.get(pid, -1) for pid, _ in self._rows], np.int32),
             "local": np.array([int(site["site"]) for site in rows], np.int32),
@@ -155,6 +155,19 @@ class Sites:
         for name in _OWN_COLUMNS:
             columns[name] = words([_text(site.get(name, "")) for site in rows])
         return make_table("sites", columns, len(rows))
+
+
+def _worded(site: Mapping[str, Any]) -> dict[str, Any]:
+    """A site with the table's columns: GEMMs and scale updates say the same in attributes of their own."""
+    if site.get("kind") == "gemm":
+        formats = dict.fromkeys(str(site.get(name) or "") for name in ("a_format", "b_format"))
+        said = {"format": "×".join(formats), "dtype": site.get("out_dtype", "")}
+        if all(isinstance(site.get(name), int) for name in "mnk"):
+            said["shape"] = f"{site['m']}x{site['n']}x{site['k']}"
+        return {**said, **site}
+    if site.get("kind") == "scale_update":
+        return {**site, "phase": site.get("phase") or site.get("direction", "")}
+    return dict(site)
 
 
 def _text(value: Any) -> str:
