@@ -6,6 +6,8 @@ from tests.attribute.test_attribution import ADAM, ADD, CAST, GEMM, rows
 from tests.traces import AUTOGRAD, Recording
 from tetrace.attribute.attribution import attribute
 from tetrace.breakdown.analysis import break_down
+from tetrace.breakdown.recorded import gemm_rate
+from tetrace.breakdown.tables import Table
 
 ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 QUANTIZE = {"module": "layers.0.fc", "role": "input", "format": "E4M3", "shape": "64x32", "call": "quantize"}
@@ -134,3 +136,15 @@ def test_weights_of_a_module_are_known_by_its_class() -> None:
             recording.launch(CAST, (at + call + 1, at + call + 2), (at + call + 2, at + call + 4))
     found = break_down(attribute(recording.trace()), steps=":").findings
     assert "weight_casts" not in [finding.name for finding in found]
+
+
+def test_gemms_are_compared_with_the_calibrated_peak() -> None:
+    calls = break_down(attribute(three_steps().trace()), steps="all").tables["recorded_calls"]
+    fprop = calls.take([0])
+    assert (fprop["shape"], fprop["count"].tolist(), fprop["total_ns"].tolist()) == (["64x16x32"], [3], [9000])
+    rate = gemm_rate(fprop, {})
+    assert rate is not None
+    assert (rate.operations, rate.total_ns, rate.at_peak_ns) == (3 * 2 * 64 * 16 * 32, 9000, -1)
+    fp8 = Table(fprop.declaration, {**fprop.columns, "format": ["E4M3"]})
+    # At 100 GFLOP/s, 196,608 operations take 1,966 ns.
+    assert gemm_rate(fp8, {"fp8_flops": 10**11, "bf16_flops": 1}).at_peak_ns == 1966  # type: ignore[union-attr]

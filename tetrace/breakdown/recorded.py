@@ -5,6 +5,9 @@ These tables are empty where no process was instrumented.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +55,43 @@ def recorded_tables(scope: Scope) -> list[Table]:
         _as_captured(scope, MODULE_MEMORY),
         _as_captured(scope, MEMORY_PEAKS),
     ]
+
+
+@dataclass(frozen=True)
+class GemmRate:
+    """What recorded GEMMs do: floating-point operations and GPU time, and the time that they would take at the peak
+    that `tetrace doctor --calibrate` measured on this GPU for their formats; -1 where there is no such peak."""
+
+    operations: int
+    total_ns: int
+    at_peak_ns: int
+
+    @property
+    def flops(self) -> float:
+        """Operations a second."""
+        return self.operations / self.total_ns * 1e9
+
+
+def gemm_rate(calls: Table, calibration: Mapping[str, Any]) -> GemmRate | None:
+    """The rate of the GEMMs in `recorded_calls`; None where none was recorded with its shape and ran."""
+    operations = total = 0
+    at_peak = 0.0
+    for row in calls.rows():
+        sizes = [int(size) for size in row["shape"].split("x")] if row["kind"] == "gemm" and row["shape"] else []
+        if len(sizes) != 3 or not row["total_ns"]:
+            continue
+        work = 2 * math.prod(sizes) * row["count"]
+        peak = calibration.get(_peak_of(row["format"], row["role"])) or 0
+        at_peak = at_peak + work / peak * 1e9 if peak and at_peak >= 0 else -1
+        operations, total = operations + work, total + row["total_ns"]
+    return GemmRate(operations, total, round(at_peak)) if total else None
+
+
+def _peak_of(formats: str, role: str) -> str:
+    """The calibrated peak of a GEMM: of FP8, gradients sum with split accumulation (TE's default)."""
+    if set(formats.split("×")) <= {"E4M3", "E5M2"}:
+        return "fp8_flops" if role == "fprop" else "fp8_split_flops"
+    return "bf16_flops" if formats == "bfloat16" else ""
 
 
 def _key(process: Codes, step: Times) -> Times:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.breakdown.launch import NO_RANGE, STEP_RANGE
+from tetrace.breakdown.recorded import gemm_rate
 from tetrace.report.grid import Column, Grid, printable
 from tetrace.report.scale import NOT_CAPTURED, Scale, has_steps
 from tetrace.trace.schema import INSTRUMENTED, TABLES
@@ -259,7 +260,19 @@ def _coverage(breakdown: Breakdown, scale: Scale) -> Fact | None:
     share, total = percent(covered.fp8_ns, covered.gemm_ns), duration(covered.gemm_ns / scale.steps)
     formats = _sums(breakdown.tables["gemms"], "formats")
     known = ", ".join(f"{name or 'unknown format'} {percent(ns, covered.gemm_ns)}" for name, ns in formats[:4])
-    return Fact("FP8 coverage", (f"{share} of GEMM time, {total}{scale.each}: {known}",))
+    return Fact("FP8 coverage", (f"{share} of GEMM time, {total}{scale.each}: {known}", *_rate(breakdown)))
+
+
+def _rate(breakdown: Breakdown) -> list[str]:
+    """How fast the recorded GEMMs are, against the peak measured on this GPU where it was calibrated."""
+    calibration = breakdown.attribution.trace.metadata.facts.get("calibration") or {}
+    rate = gemm_rate(breakdown.tables["recorded_calls"], calibration)
+    if rate is None:
+        return []
+    line = f"GEMMs of Transformer Engine run at {rate.flops / 1e12:,.0f} TFLOP/s"
+    if rate.at_peak_ns > 0:
+        line += f", {percent(rate.at_peak_ns, rate.total_ns)} of the peak calibrated on this GPU for their formats"
+    return [line]
 
 
 def _launches(breakdown: Breakdown, scale: Scale) -> Fact:
