@@ -54,7 +54,9 @@ def exported(folder: Path, also: bool = False, without: int = 0) -> tuple[Trace,
     (lines,) = (path.read_text().splitlines() for path in folder.glob("process-*/sites.jsonl"))
     described = {site["site"]: site for site in map(json.loads, lines)}
     export, calls, modules = Export(), [], 0
-    for site, step, start, end in zip(*(ring[name].tolist() for name in ("site", "step", "start_ns", "end_ns")), strict=True):
+    for site, step, start, end in zip(
+        *(ring[name].tolist() for name in ("site", "step", "start_ns", "end_ns")), strict=True
+    ):
         kind, times = described[site]["kind"], (on_nsys(start), on_nsys(end))
         if kind == "quantize":
             calls.append(times)

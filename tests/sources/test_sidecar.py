@@ -178,3 +178,17 @@ def test_backward_ranges_of_autograds_thread_are_matched_too(tmp_path: Path) -> 
     export = an_export().range("layers.0", 60, 70, AUTOGRAD, **payload(1, 7))
     trace = load(exported(write(tmp_path / "run.tetrace.recording"), export))
     assert [row[1] for row in rows(trace, "ranges", "name", "site")] == [0, 1, -1, 1]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "parquetdir"])
+def test_an_export_of_ones_own_finds_what_instrument_left_beside_it(tmp_path: Path, kind: str) -> None:
+    write(tmp_path / "train.tetrace.recording")
+    trace = load(getattr(an_export(), kind)(tmp_path / f"mine.{kind}"))
+    assert rows(trace, "ranges", "name", "site") == [("step", 0), ("layers.0", 1), ("mine", -1)]
+    assert trace.metadata.source == f"mine.{kind}"
+
+
+def test_an_export_of_another_run_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path / "train.tetrace.recording")
+    trace = load(Export().range("forward", 0, 100, process=77).sqlite(tmp_path / "other.sqlite"))
+    assert not trace.has("sites")

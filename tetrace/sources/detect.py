@@ -108,18 +108,22 @@ def _read_store(path: Path, _progress: Progress | None) -> Trace:
     return store.read(path)
 
 
-def _read_sqlite(path: Path, progress: Progress | None) -> Trace:
-    from tetrace.sources import nsys
+def _read_sqlite(path: Path, progress: Progress | None, beside: Path | None = None) -> Trace:
+    from tetrace.sources import sidecar
     from tetrace.sources.nsys_tables import SqliteTables
 
-    return nsys.read(SqliteTables(path), _name(path), "Nsight Systems SQLite export", progress)
+    return sidecar.read_export(
+        SqliteTables(path), _name(path), "Nsight Systems SQLite export", beside or path.parent, progress
+    )
 
 
-def _read_parquet(path: Path, progress: Progress | None) -> Trace:
-    from tetrace.sources import nsys
+def _read_parquet(path: Path, progress: Progress | None, beside: Path | None = None) -> Trace:
+    from tetrace.sources import sidecar
     from tetrace.sources.nsys_tables import ParquetTables
 
-    return nsys.read(ParquetTables(path), _name(path), "Nsight Systems Parquet export", progress)
+    return sidecar.read_export(
+        ParquetTables(path), _name(path), "Nsight Systems Parquet export", beside or path.parent, progress
+    )
 
 
 def _read_report(path: Path, progress: Progress | None) -> Trace:
@@ -137,7 +141,7 @@ def _read_report(path: Path, progress: Progress | None) -> Trace:
             export = Path(folder) / f"export.{kind}"
             try:
                 _export(path, kind, export)
-                trace = read(export, progress)
+                trace = read(export, progress, path.parent)
                 return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=_name(path)))
             except (InputError, OSError) as error:
                 reasons.append(str(error).replace(f"{export}: ", "").replace(f"{export}{os.sep}", ""))

@@ -18,7 +18,7 @@ import numpy as np
 
 from tetrace.errors import InputError
 from tetrace.sources import nsys
-from tetrace.sources.nsys_tables import ParquetTables, SqliteTables
+from tetrace.sources.nsys_tables import ParquetTables, RawTables, SqliteTables
 from tetrace.sources.rows import Rows, collect
 from tetrace.sources.sites import Process, Sites, processes_of, words
 from tetrace.trace.arrays import column_of, text_column
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-SUFFIX = ".recording"
+SUFFIX = ".tetrace.recording"
 _OPEN_NS = np.iinfo(np.int64).max
 _RUN_FACTS = (
     "command",
@@ -64,6 +64,26 @@ def read(folder: Path, progress: Progress | None = None) -> Trace:
             f"{folder}: nothing was recorded{f' ({problem})' if problem else ''}; {_why_nothing(processes)}"
         )
     return attach(trace, folder, processes, sites, [problem] if problem else [])
+
+
+def read_export(
+    tables: RawTables, source: str, source_format: str, beside: Path, progress: Progress | None = None
+) -> Trace:
+    """The trace of a Nsight Systems export that somebody's own command made.
+
+    What `tetrace.instrument()` left in a working folder in the folder `beside` belongs to it where processes and texts
+    of ranges match.
+    """
+    folders = sorted(folder for folder in beside.glob(f"*{SUFFIX}") if folder.is_dir())
+    processes = [process for folder in folders for process in processes_of(folder)]
+    if not processes:
+        return nsys.read(tables, source, source_format, progress)
+    sites = Sites(processes)
+    trace = nsys.read(tables, source, source_format, progress, sites)
+    if not (trace.column("ranges", "site") >= 0).any():
+        return trace
+    whole = attach(trace, processes[0].folder.parent, processes, sites)
+    return Trace(dataclasses.replace(whole.metadata, source=source), whole.tables)
 
 
 def _why_nothing(processes: Sequence[Process]) -> str:
@@ -116,7 +136,7 @@ def _of_every_window(notice: str, run: Mapping[str, Any]) -> bool:
 
 
 def _source(folder: Path) -> str:
-    return folder.name.removesuffix(SUFFIX)
+    return folder.name.removesuffix(".recording")
 
 
 def _with_ranks(table: pa.Table, pids: list[int], processes: Sequence[Process]) -> pa.Table:
