@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import functools
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+# A shell starts what runs in the background with these ignored, and programs inherit that: tests that send them to what
+# they start would then wait for ever.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 NOT_RUN = pytest.StashKey[list[str]]()
 

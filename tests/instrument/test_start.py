@@ -151,13 +151,17 @@ def test_launchers_are_left_alone(words: list[str], expected: bool, monkeypatch:
 
 
 def test_two_copies_of_cudnn_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [f"7f00-7f01 r--p 0 08:01 9 {path}/libcudnn{part}.so.9" for path in ("/a", "/b") for part in ("", "_ops")]
+    lines = [
+        f"7f00-7f01 r--p 0 08:01 9 {path}/libcudnn{part}.so.9"
+        for path in ("/home/me/cudnn/lib", "/usr/lib")
+        for part in ("", "_ops")
+    ]
     monkeypatch.setattr(process, "_mapped", lambda: lines)
     process.open(tmp_path)
     process.finish("end", 3)
     notices = written(tmp_path, "process.json")["notices"]
     process.close()
-    assert notices == ["2 copies of cuDNN are loaded: /a, /b"]
+    assert notices == ["2 copies of cuDNN are loaded, from cudnn/lib and usr/lib"]
 
 
 def test_a_wrong_level_is_an_error_with_its_way_out() -> None:

@@ -76,7 +76,12 @@ def _around_forward(
         return
     module[rows[phase[rows] == BACKWARD]] = _code(names, LOSS_MODULE)
     rows = rows[phase[rows] == FORWARD]
-    steps = host.start[np.flatnonzero(host.is_kind("step"))]
+    # Ranks step at different times: only the steps of this thread's process part its work.
+    of_thread = np.flatnonzero(host.thread == links.thread[rows[0]]) if len(rows) else np.empty(0, np.int64)
+    is_step = host.is_kind("step")
+    if len(of_thread):
+        is_step &= host.process == host.process[of_thread[0]]
+    steps = host.start[np.flatnonzero(is_step)]
     bounds = np.sort(steps)
     of_row = np.searchsorted(bounds, links.launch_ns[rows], side="right")
     first = np.full(len(bounds) + 1, np.iinfo(np.int64).max)

@@ -106,6 +106,12 @@ def _used_steps(scope: Scope) -> Times:
     else:
         first = int(scope.trace.metadata.facts.get("options", {}).get("warmup") or _FIRST_STEADY)
         last = np.append(np.diff(steps.process) != 0, True) if len(steps) else np.zeros(0, np.bool_)
+        # Outside the recorded window only steps are kept, and what they do is not known.
+        host = scope.attribution.host
+        held = np.flatnonzero(host.is_kind("module")) if len(host) else np.empty(0, np.int64)
+        last |= ~np.isin(
+            _key(steps.process, steps.number), _key(host.process[held], np.maximum(host.sequence[held], 0))
+        )
         rows = np.flatnonzero((steps.number >= first) & ~last)
         rows = rows if len(rows) else np.flatnonzero(~last) if (~last).any() else np.arange(len(steps))
     return _key(steps.process[rows], steps.number[rows])
@@ -172,6 +178,9 @@ def _host_modules(scope: Scope, in_steps: Mask) -> Table:
     own = np.array([bool(m.path) and m.kind in ("module", "loss", "optimizer", "compiled", "zero_grad", "grad_clip")
                     for m in host.meanings], np.bool_)[host.word]  # fmt: skip
     own &= own_code >= 0
+    # A wrapper (DDP, a compiled module) has the name of what it wraps: one call, not two.
+    outer = np.maximum(host.parent, 0)
+    own &= ~((host.parent >= 0) & own[outer] & (module[outer] == module) & (phase[outer] == phase))
     (modules, phases), which = distinct(module[rows], phase[rows])
     sums = np.zeros((3, len(modules)), np.int64)
     np.add.at(sums[0], which, own[rows])

@@ -49,7 +49,9 @@ _FAILED = 2
     help="Steps to record: `10:20` is steps 10 to 19, `7` one step, `all` the whole run. Without it, recording begins "
     "with the process and ends twenty steps after the warm-up. The script always runs to its own end.",
 )
-@click.option("--seconds", type=float, metavar="S", help="Record S seconds instead, from the import of torch on.")
+@click.option(
+    "--seconds", type=float, metavar="S", help="Record S seconds instead, from the first call of a module on."
+)
 @click.option(
     "--warmup",
     type=click.IntRange(min=0),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from tetrace.instrument import process
+from tetrace.instrument import masking, process
 
 
 def install(finished: Callable[..., None]) -> Callable[[], None]:
@@ -47,4 +47,10 @@ def _reason() -> tuple[Any, ...]:
 def exception() -> str | None:
     """The exception that ends the script, in one line, None when there is none."""
     value = getattr(sys, "last_value", None)
-    return None if value is None else f"{type(value).__name__}: {value}".split("\n")[0][:500]
+    if value is None:
+        return None
+    name = type(value).__name__
+    try:
+        return masking.plain(f"{name}: {value}".split("\n")[0][:500])
+    except Exception:  # what str() of the script's exception raises is not ours to judge
+        return name

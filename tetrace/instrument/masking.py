@@ -27,16 +27,21 @@ _NAMES = {
 _SECRET_NAME = re.compile(r"token|key|secret|passw|passphrase|credential|auth|cookie|bearer", re.IGNORECASE)
 # Words that hold one of those and are no secrets: --max-tokens 4096, --tokenizer gpt2, --key-dim 64, --author x.
 _NO_SECRET_NAME = re.compile(
-    r"tokeni[sz]er?|tokens|(num|max|min|n|per|pad|eos|bos|unk|mask|special)[_.-]?token|token[_.-]?(id|type|ids|len|drop)"
-    r"|key[_.-]?(dim|size|heads|word)|query[_.-]?key|keyword|monkey|keep|author",
+    r"tokeni[sz]er?|(?<![a-z])(num|max|min|n|per|pad|eos|bos|unk|mask|special|new|train|eval|batch)[_.-]?tokens?(?![a-z])"
+    r"|tokens[_.-]?per|token[_.-]?(id|type|ids|len|drop)|key[_.-]?(dim|size|heads|word)|query[_.-]?key|keyword|monkey|keep"
+    r"|author(?!iz|is)",
     re.IGNORECASE,
 )
 # Values that are secrets whatever they are called: Hugging Face, OpenAI, GitHub, AWS, Slack, GitLab, JSON web tokens.
 _SECRET_VALUE = re.compile(
     r"hf_\w{16,}|sk-[\w-]{16,}|gh[opsru]_\w{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{12,}|xox[a-z]-[\w-]{8,}"
-    r"|glpat-[\w-]{12,}|eyJ[\w-]{8,}\.[\w.-]+|\b[0-9a-f]{40}\b"
+    r"|glpat-[\w-]{12,}|eyJ[\w-]{8,}\.[\w.-]+|\b[0-9a-f]{40}\b|(?<=[Bb]earer )\S+"
 )
-_URL_PASSWORD = re.compile(r"(\w+://)[^/@\s]+@")
+# In a command inside a word: bash -c "train.py --api-key abc".
+_SECRET_OPTION = re.compile(
+    r"(--?[\w-]*(?:api[_-]?key|secret|passw|credential|auth[_-]?token|access[_-]?token)[\w-]*[ =])\S+", re.I
+)
+_URL_PASSWORD = re.compile(r"(\w+://)[^/\s]+@")
 _MASK = "***"
 
 
@@ -72,5 +77,6 @@ def _secret_name(name: str) -> bool:
 def plain(text: str) -> str:
     """`text` with what looks like a secret masked, and the home folder written as ~."""
     text = _SECRET_VALUE.sub(_MASK, _URL_PASSWORD.sub(rf"\1{_MASK}@", text))
+    text = _SECRET_OPTION.sub(rf"\1{_MASK}", text)
     home = os.path.expanduser("~").rstrip("/")  # noqa: PTH111 - text is replaced, no path is built
     return re.sub(re.escape(home) + r"(?=/|$|:)", "~", text) if len(home) > 1 else text

@@ -146,8 +146,9 @@ def _meet(module: Module) -> Sites:
     found = _NONE
     if _is_being_traced():
         return found
-    for callback in on_first_call:
-        callback()
+    for callback in tuple(on_first_call):
+        with process.guarded("the recorded window"):
+            callback()
     with process.guarded("naming a module"):
         found = _register(module)
     key = id(module)

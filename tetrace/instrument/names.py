@@ -128,6 +128,8 @@ class Names:
         alike = sum(type(_unwrapped(other)) is type(inner) for other in roots) > 1
         uncalled = type(inner) in _CONTAINERS and called is not root and called is not inner
         name = variable = (holder((root, inner)) if alike or uncalled else None) or type(inner).__name__
+        # A model that is gone leaves its name to the next: losses made anew in every step are one module.
+        self._roots = [(reference, known) for reference, known in self._roots if reference() is not None]
         taken, number = {known for _, known in self._roots}, 1
         while name in taken:
             number += 1

@@ -87,10 +87,17 @@ def notice(text: str) -> None:
         _write("process.json", _facts)
 
 
+def say(text: str) -> None:
+    """A line on standard error, if there is one: the script's stdout is its own."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(f"tetrace: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
 def warn(text: str) -> None:
     """A notice that is printed as well: something that the user asked for will be missing."""
     if masking.plain(text) not in _facts.get("notices", ()):
-        print(f"tetrace: {text}", file=sys.stderr, flush=True)  # noqa: T201 - the script's stdout is its own
+        say(text)
     notice(text)
 
 

@@ -7,6 +7,7 @@ nothing and writes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import io
@@ -195,7 +196,9 @@ def _write(described: Mapping[str, object]) -> None:
         _file.write(json.dumps(dict(described), default=str).encode() + b"\n")
     except OSError as error:
         _file = None
-        print(f"tetrace: what ranges stand for cannot be written: {error}", file=sys.stderr)  # noqa: T201
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                print(f"tetrace: what ranges stand for cannot be written: {error}", file=sys.stderr)  # noqa: T201
 
 
 def _after_fork() -> None:

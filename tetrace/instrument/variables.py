@@ -14,6 +14,15 @@ _LONGEST = 10_000
 _PLAIN = (int, float, str, bool, type(None))
 
 
+def _references_of_locals() -> int:
+    """References to the `f_locals` of a function that nobody else holds, counted as `_variables` counts them."""
+    found = sys._getframe().f_locals
+    return sys.getrefcount(found)
+
+
+_HELD_BY_FRAME = _references_of_locals()
+
+
 def holder(wanted: tuple[object, ...]) -> str | None:
     """`layers.2` when a list or dict in a variable of a calling function or script holds one of `wanted`, else `layers`
     when a variable is one of them; None when there is no such variable.
@@ -46,11 +55,13 @@ def _variables(frame: FrameType) -> list[tuple[str, Any]]:
     """A copy of a frame's variables.
 
     Before Python 3.13, `f_locals` of a function is a dict that the frame keeps until it returns, with a reference to
-    every local. Tensors must not live longer because somebody looked, so those are taken out again.
+    every local. Tensors must not live longer because somebody looked, so those are taken out again; but not where the
+    script holds that dict too, as the value of `locals()`.
     """
     found = frame.f_locals
     pairs = list(found.items())
-    if sys.version_info < (3, 13) and found is not frame.f_globals:
+    is_ours = sys.version_info < (3, 13) and found is not frame.f_globals and sys.getrefcount(found) <= _HELD_BY_FRAME
+    if is_ours:
         code = frame.f_code
         own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
         for name, value in pairs:

@@ -7,6 +7,7 @@ that started the capture that ends it, at its first step after all have left.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -74,11 +75,18 @@ class Window:
 
     def _first_call(self) -> None:
         self.on_step(steps.current())
+        with self._lock:
+            self._start_timer()
 
     def _enter(self) -> None:
         self._entered = True
         self._mark("entered")
-        if self._seconds:
+        if steps.current() > 0:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        """Seconds count from the first module on: building a model is no training."""
+        if self._seconds and self._entered and self._timer is None:
             self._timer = threading.Timer(float(self._seconds), self._time_is_up)
             self._timer.daemon = True
             self._timer.start()
@@ -95,7 +103,8 @@ class Window:
         self._mark("left")
 
     def _mark(self, word: str) -> None:
-        (self._folder / f"{word}-{os.getpid()}").touch()
+        with contextlib.suppress(OSError):  # the folder is gone, or its disk is full: the others wait for nobody
+            (self._folder / f"{word}-{os.getpid()}").touch()
 
     def _all_left(self) -> bool:
         """Whether every local process that came, or is still to come, has left."""
@@ -128,6 +137,6 @@ class Window:
     def _is_first_to(self, what: str) -> bool:
         try:
             (self._folder / what).touch(exist_ok=False)
-        except FileExistsError:
+        except OSError:
             return False
         return True

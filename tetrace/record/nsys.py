@@ -63,7 +63,9 @@ class Nsys:
 
     def describe(self) -> dict[str, object]:
         """What run.json says of it."""
-        return {"version": self.version, "name": Path(self.path).name, "arguments": list(self.arguments)}
+        options = [word.partition("=")[0] for word in self.arguments if word.startswith("-")]
+        # Values may be variables of the environment, so names only.
+        return {"version": self.version, "name": Path(self.path).name, "arguments": options}
 
     def start(self, command: Sequence[str], environ: Mapping[str, str], folder: Path) -> Running:
         """Start nsys with the command in it, which gets the user's streams back; nsys' own words go to nsys.log."""

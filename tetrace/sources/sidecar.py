@@ -58,7 +58,7 @@ def read(folder: Path, progress: Progress | None = None) -> Trace:
     sites = Sites(processes)
     trace, problem = _exported(folder, sites, progress)
     if trace is None:
-        trace = _from_rings(processes, sites)
+        trace = _from_rings(processes, sites, _first_step(folder))
     if trace is None:
         raise InputError(
             f"{folder}: nothing was recorded{f' ({problem})' if problem else ''}; {_why_nothing(processes)}"
@@ -225,11 +225,11 @@ def _facts(run: Mapping[str, Any], processes: Sequence[Process], trace: Trace) -
             name: {**facts.get(name, {}), **value} if isinstance(value, dict) else value for name, value in own.items()
         }
     if ranked and trace.has("activities"):
-        facts |= _outside(ranked[0], trace)
+        facts |= _outside(ranked[0], trace, int(run.get("options", {}).get("warmup") or 0))
     return json.loads(json.dumps(facts, default=str))
 
 
-def _outside(process: Process, trace: Trace) -> dict[str, int]:
+def _outside(process: Process, trace: Trace, warmup: int) -> dict[str, int]:
     """Median host time of steps inside the recorded window and after it, where nothing was recorded."""
     rows = [_steps_of_ring(process, ring) for ring in process.rings]
     number, length = (np.concatenate([np.empty(0, np.int64), *(row[i] for row in rows)]) for i in (0, 1))
@@ -244,7 +244,7 @@ def _outside(process: Process, trace: Trace) -> dict[str, int]:
         return {}
     # The first step after the window still closes it, the last one was cut off by the end of the script.
     after = length[(number > recorded.max() + 1) & (number < number.max())]
-    inside = length[np.isin(number, recorded[recorded >= min(5, int(recorded.max()))])]
+    inside = length[np.isin(number, recorded[recorded >= min(warmup, int(recorded.max()))])]
     if len(after) < _FEWEST_OUTSIDE or not len(inside):
         return {}
     return {
@@ -267,7 +267,12 @@ def _ring(path: Path) -> dict[str, Any]:
     return _C.read_ring(str(path))
 
 
-def _from_rings(processes: Sequence[Process], sites: Sites) -> Trace | None:
+def _first_step(folder: Path) -> int:
+    """The step that the recorded window begins with."""
+    return int(Process(folder, {}).document("run.json").get("options", {}).get("first_step") or 0)
+
+
+def _from_rings(processes: Sequence[Process], sites: Sites, first: int) -> Trace | None:
     """Ranges by the instrumentation's own clock: the trace of a machine without a GPU, or of a failed recorder."""
     parts, names, dropped = [], {}, 0
     for process in processes:
@@ -275,7 +280,7 @@ def _from_rings(processes: Sequence[Process], sites: Sites) -> Trace | None:
         for path in process.rings:
             rows = _ring(path)
             dropped += int(rows["dropped"])
-            part = _ring_part(process.pid, rows, kinds, sites)
+            part = _ring_part(process.pid, rows, kinds, sites, first)
             if part is not None:
                 parts.append(part)
                 names[int(part["global_tid"][0])] = str(rows["name"])
@@ -288,8 +293,13 @@ def _from_rings(processes: Sequence[Process], sites: Sites) -> Trace | None:
     return Trace(metadata, tables)
 
 
-def _ring_part(pid: int, rows: Mapping[str, Any], kinds: Mapping[int, Any], sites: Sites) -> dict[str, Any] | None:
+def _ring_part(
+    pid: int, rows: Mapping[str, Any], kinds: Mapping[int, Any], sites: Sites, first: int
+) -> dict[str, Any] | None:
     known = np.isin(rows["site"], list(kinds)) & (rows["start_ns"] > 0) & (int(rows["thread"]) >= 0)
+    # Rings hold the whole run, the recording its window; steps tell where that lies in the run.
+    steps = np.isin(rows["site"], [number for number, site in kinds.items() if site.get("kind") == "step"])
+    known &= steps | (rows["step"] >= first)
     if not known.any():
         return None
     local = rows["site"][known].astype(np.int64)
