@@ -148,3 +148,23 @@ def test_gemms_are_compared_with_the_calibrated_peak() -> None:
     fp8 = Table(fprop.declaration, {**fprop.columns, "format": ["E4M3"]})
     # At 100 GFLOP/s, 196,608 operations take 1,966 ns.
     assert gemm_rate(fp8, {"fp8_flops": 10**11, "bf16_flops": 1}).at_peak_ns == 1966  # type: ignore[union-attr]
+
+
+def test_steps_outside_the_recorded_window_are_not_counted() -> None:
+    recording = Recording()
+    for step in range(6):
+        recording.site("step", "step", 100 * step, 100 * step + 100, step=step)
+        if 2 <= step < 4:
+            recording.site("module", "fc", 100 * step, 100 * step + 40, step=step, phase="forward", module="fc")
+    breakdown = break_down(attribute(recording.trace()))
+    assert breakdown.tables["host_steps"]["used"].tolist() == [0, 0, 1, 1, 0, 0]
+    assert breakdown.tables["host_modules"]["calls"].tolist() == [2]
+
+
+def test_a_wrapper_and_what_it_wraps_are_one_call() -> None:
+    recording = three_steps()
+    for step in range(3):
+        recording.site("module", "GPT", 100 * step + 4, 100 * step + 31, step=10 + step, phase="forward", module="GPT")
+    modules = break_down(attribute(recording.trace()), steps="all").tables["host_modules"].rows()
+    (model,) = (row for row in modules if row["module"] == "GPT" and row["phase"] == "forward")
+    assert (model["calls"], model["total_ns"]) == (3, 3 * 27_000)

@@ -106,6 +106,28 @@ def test_looking_for_a_variable_keeps_no_tensor_alive(tmp_path: Path) -> None:
     record(tmp_path, body)
 
 
+def test_what_locals_gave_the_script_stays_whole(tmp_path: Path) -> None:
+    kept: dict[str, Any] = {}
+
+    def body() -> None:
+        first, second = Net(), Net()
+        mine = locals()
+        (first(torch.randn(2, 8)) + second(torch.randn(2, 8))).sum().backward()
+        kept.update(mine)
+
+    record(tmp_path, body)
+    assert {"first", "second"} <= kept.keys()
+
+
+def test_models_that_are_gone_leave_their_names(tmp_path: Path) -> None:
+    def body() -> None:
+        for _ in range(5):
+            nn.MSELoss()(torch.ones(2), torch.zeros(2))
+
+    rows = record(tmp_path, body)
+    assert set(names(rows, "module", "forward")) == {"MSELoss"}
+
+
 def test_modules_made_while_the_model_runs_are_named(tmp_path: Path) -> None:
     model = Net()
 
