@@ -171,3 +171,10 @@ def test_a_wrong_level_is_an_error_with_its_way_out() -> None:
 
 def test_stopping_without_a_start_does_nothing() -> None:
     start.stop()
+
+
+def test_a_second_run_does_not_mix_with_the_first(tmp_path: Path) -> None:
+    (tmp_path / "train.tetrace.recording" / "process-999999999").mkdir(parents=True)
+    assert start._of_this_run(tmp_path, "train") == tmp_path / "train-2.tetrace.recording"
+    (tmp_path / "train-2.tetrace.recording" / f"process-{os.getpid()}").mkdir(parents=True)
+    assert start._of_this_run(tmp_path, "train") == tmp_path / "train-2.tetrace.recording"

@@ -71,11 +71,33 @@ def instrument(ranges: str = "modules", folder: str | os.PathLike[str] | None = 
     if _started is not None:
         return _started
     script = Path(sys.argv[0] if sys.argv else "").stem or "python"
-    chosen = folder or os.environ.get("TETRACE_RECORDING") or f"{script}.tetrace.recording"
-    target = Path(chosen).absolute()
+    chosen = folder or os.environ.get("TETRACE_RECORDING")
+    target = Path(chosen).absolute() if chosen else _of_this_run(Path.cwd(), script)
     target.mkdir(parents=True, exist_ok=True)
     start(target, {"ranges": ranges})
     return target
+
+
+def _of_this_run(parent: Path, script: str) -> Path:
+    """`<script>.tetrace.recording`, or that name with a number where only runs that are over recorded into it: other
+    ranks of this run are alive."""
+    number = 1
+    while True:
+        target = parent / f"{script}{'' if number == 1 else f'-{number}'}.tetrace.recording"
+        pids = [int(one.name.partition("-")[2]) for one in target.glob("process-*") if one.name[8:].isdecimal()]
+        if not pids or any(_is_alive(pid) for pid in pids):
+            return target
+        number += 1
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _begin(folder: Path, options: Mapping[str, Any]) -> None:
