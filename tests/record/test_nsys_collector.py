@@ -66,7 +66,7 @@ def test_nsys_is_found_with_its_version(tmp_path: Path) -> None:
     assert (found.path, found.version) == (str(tmp_path / "bin" / "nsys"), "2025.3.1.90")
     write(tmp_path / "cuda" / "bin", EXPORT)
     assert nsys.find((), False, {"PATH": "/nowhere", "CUDA_HOME": str(tmp_path / "cuda")}).version == "2025.3.1.90"
-    assert found.describe() == {"version": "2025.3.1.90", "name": "nsys", "arguments": ["-d", "3"]}
+    assert found.describe() == {"version": "2025.3.1.90", "name": "nsys", "arguments": ["-d"]}
 
 
 def test_why_an_nsys_cannot_be_used(tmp_path: Path) -> None:

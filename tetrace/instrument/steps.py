@@ -69,6 +69,7 @@ def finish() -> None:
     global _handle, _driver, _by_user, _others
     if _handle is not None:
         ranges.end(_handle)
+    ranges.set_step(-1)
     _handle, _driver, _by_user, _others = None, None, False, 0
     waiting.clear()
 
