@@ -121,7 +121,7 @@ def test_weights_are_cast_once_a_step_when_cached(runs: dict[str, Future[Breakdo
     assert not more, f"{more} in {steps} steps"
 
 
-def test_the_first_screen_names_the_steps_and_the_plain_step(runs: dict[str, Future[Breakdown]]) -> None:
+def test_steps_after_the_warm_up_are_counted(runs: dict[str, Future[Breakdown]]) -> None:
     breakdown = runs["stack delayed"].result()
     numbers = breakdown.attribution.steps.number[breakdown.selection.windows.step]
     # The window opens with the first step, whose own range began before it.
