@@ -87,6 +87,8 @@ def read_export(
 
 
 def _why_nothing(processes: Sequence[Process]) -> str:
+    if processes and not any(process.rings for process in processes):
+        return "the script imported torch, and no file of ranges could be made: it opened none, or the disk is full"
     if processes:
         return "the script imported torch but opened no range"
     return "no Python process with torch was seen: was it started with -I, -E or -S, or does it not use torch?"
