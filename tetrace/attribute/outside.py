@@ -58,7 +58,9 @@ def _between_nodes(
     if not len(nodes) or not len(rows):
         return
     place = np.searchsorted(host.start[nodes], links.launch_ns[rows], side="right") - 1
-    path = np.array([_code(names, m.path) if m.path else -1 for m in host.meanings], np.int32)
+    # Every path has its code already (modules.py), and there may be thousands.
+    code_of = {name: code for code, name in enumerate(names)}
+    path = np.array([code_of.get(meaning.path, -1) for meaning in host.meanings], np.int32)
     module[rows] = np.where(place >= 0, path[host.word[nodes[np.maximum(place, 0)]]], -1)
 
 
