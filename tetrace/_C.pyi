@@ -195,6 +195,30 @@ def set_backward_site(forward_site: int, backward_site: int) -> None:
 def set_loss_site(site: int) -> None:
     """Which site the backward of nodes that were made outside every module is put under; -1 for none."""
 
+def ranged_gemm(plain: Callable[..., Any], resolve: Callable[[tuple[Any, ...], dict[str, Any]], int]) -> Any:
+    """A built-in function that calls `plain`, Transformer Engine's `generic_gemm`, inside a range.
+
+    The site of a call that was not seen before is `resolve(args, kwargs)`, negative for no range. Calls are told apart
+    by the module that runs, the layout, what is given, and the classes and numbers of elements of A and B.
+    """
+
+def ranged_quantize(
+    plain: Callable[..., Any],
+    resolve: Callable[[tuple[Any, ...], dict[str, Any]], int],
+    place: int,
+    known: dict[int, Any],
+    running: list[Any],
+) -> Any:
+    """A built-in function that calls `plain`, whose positional argument `place` is a quantizer, inside a range.
+
+    As `ranged_gemm`; calls are told apart by the quantizer too, remembered only where its id is in `known`, and by the
+    first argument's dtype. While `running` holds something, `resolve` is asked each time. None for a quantizer: no
+    range. `ValueError` for a negative `place`.
+    """
+
+def forget_calls(quantizer: int) -> None:
+    """Forgets the sites of calls with the quantizer of this id: it is gone, or is for another tensor now."""
+
 def autograd_capsule() -> object:
     """C functions for an observer of autograd: the struct `Autograd` of csrc/ranges/autograd.h."""
 

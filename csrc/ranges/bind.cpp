@@ -5,6 +5,7 @@
 #include "common/columns.h"
 #include "ranges/annotate.h"
 #include "ranges/autograd.h"
+#include "ranges/calls.h"
 #include "ranges/reading.h"
 #include "ranges/sites.h"
 #include "ranges/stack.h"
@@ -94,6 +95,7 @@ py::dict ring_columns(const std::string& path) {
 void bind(py::module_& module) {
   if (PyModule_AddFunctions(module.ptr(), fast) != 0) throw py::error_already_set();
   bind_annotate(module);
+  bind_calls(module);
   module.def("ranges_open", &switch_on, py::call_guard<py::gil_scoped_release>(), "folder"_a, "bytes_per_thread"_a);
   module.def("ranges_close", &switch_off, py::call_guard<py::gil_scoped_release>());
   module.def("site", &make_site, "name"_a, "category"_a, "kind"_a);

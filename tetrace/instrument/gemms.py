@@ -1,17 +1,20 @@
 """Ranges around Transformer Engine's GEMMs: shape, formats, and which of a layer's three GEMMs it is.
 
-A GEMM's output has m rows and n columns, and sums over k.
+What a range says is worked out once; after that csrc/ranges/calls.cpp knows the call. A GEMM's output has m rows and n
+columns, and sums over k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from tetrace import _C
 from tetrace.instrument import process, quantization, quantizers, ranges
 from tetrace.instrument.dynamo import quiet
 from tetrace.instrument.patches import Patches
@@ -22,15 +25,12 @@ _QUANTIZER, _OUT_DTYPE, _BIAS, _GELU, _ACCUMULATE = 5, 6, 7, 9, 14
 # Those of `te_general_grouped_gemm`: lists in place of tensors.
 _GROUPED_OUT_DTYPE, _GROUPED_SPLITS, _GROUPED_ACCUMULATE = 5, 6, 14
 _GROUPED = "te_general_grouped_gemm"
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 # By the layouts TN, NN and NT; TE passes `grad` only where it also wants the gradient of the bias.
 _ROLES = {(True, False): "fprop", (False, False): "dgrad", (False, True): "wgrad"}
 _MOST_SITES = 20_000
 
-# Where quantized tensors keep their bytes, by class; either of the two may be None.
-_DATA = ("_data", "_transpose", "_rowwise_data", "_columnwise_data")
-_data_of: dict[type, tuple[str, ...]] = {}
-_sites: dict[Any, int] = {}
+_sites: dict[Any, int] = {}  # of grouped GEMMs
+_made = 0
 
 
 def install(tex: ModuleType, copies: Iterable[ModuleType]) -> tuple[Callable[[], None], int]:
@@ -39,22 +39,38 @@ def install(tex: ModuleType, copies: Iterable[ModuleType]) -> tuple[Callable[[],
     new: dict[int, Any] = {}
     for name, plain in vars(tex).items():
         if name == "generic_gemm":
-            new[id(plain)] = _ranged(plain, name, _key, _facts)
+            new[id(plain)] = _C.ranged_gemm(plain, functools.partial(_resolve, name))
         elif name.startswith(_GROUPED):
-            new[id(plain)] = _ranged(plain, name, _grouped_key, _grouped_facts)
+            new[id(plain)] = _grouped(plain, name)
     quantization.replace(patches, new, (tex, *copies))
     return patches.restore, len(new)
 
 
-def _ranged(plain: Any, name: str, key_of: Callable[..., Any], facts_of: Callable[..., dict[str, Any]]) -> Any:
+@quiet
+def _resolve(name: str, args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> int:
+    """The site of a GEMM that was not seen before; negative when that failed. Never raises."""
+    with process.guarded("finding out what is multiplied"):
+        return _site(name, _facts(args))
+    return -1
+
+
+def _site(name: str, facts: dict[str, Any]) -> int:
+    global _made
+    _made += 1
+    if _made > _MOST_SITES:
+        # Variable lengths make new shapes in every step.
+        facts = {word: value for word, value in facts.items() if word not in ("m", "n", "k")}
+    return ranges.site("gemm", f"gemm {facts['role']}".rstrip(), module=quantization.module_now(), call=name, **facts)
+
+
+def _grouped(plain: Any, name: str) -> Any:
     sites, current, push, pop = _sites, ranges.current_module, ranges.push, ranges.pop
 
     def ranged(*args: Any, **kwargs: Any) -> Any:
         try:
-            key = current(), name, key_of(args)
-            site = sites[key]
+            site = sites[current(), name, _grouped_key(args)]
         except (KeyError, AttributeError, IndexError, TypeError):
-            site = _resolve(name, key_of, facts_of, args)
+            site = _resolve_grouped(name, args)
             if site < 0:
                 return plain(*args, **kwargs)
         push(site)
@@ -67,47 +83,13 @@ def _ranged(plain: Any, name: str, key_of: Callable[..., Any], facts_of: Callabl
 
 
 @quiet
-def _resolve(name: str, key_of: Callable[..., Any], facts_of: Callable[..., dict[str, Any]], args: Any) -> int:
-    """Makes the site of a call; negative when that failed. Never raises."""
+def _resolve_grouped(name: str, args: Any) -> int:
     with process.guarded("finding out what is multiplied"):
-        facts = facts_of(args)
-        if len(_sites) > _MOST_SITES:
-            # Variable lengths make new shapes in every step.
-            facts = {word: value for word, value in facts.items() if word not in ("m", "n", "k")}
-        text = f"gemm {facts['role']}".rstrip()
-        site = ranges.site("gemm", text, module=quantization.module_now(), call=name, **facts)
+        site = _site(name, _grouped_facts(args))
         if len(_sites) <= _MOST_SITES:
-            _sites[ranges.current_module(), name, key_of(args)] = site
+            _sites[ranges.current_module(), name, _grouped_key(args)] = site
         return site
     return -1
-
-
-def _key(args: Any) -> Any:
-    """What tells calls of a module apart, as cheap as it can be had: numbers of elements, of which m, n and k follow
-    where the weight's shape is fixed. Shapes take twice as long, and hashing an enum longer than all of this."""
-    a, b = args[_A], args[_B]
-    return (
-        *(args[_TRANS_A], args[_TRANS_B], args[_ACCUMULATE], args[_GELU]),
-        *(type(a), _elements(a), type(b), _elements(b)),
-        *(args[_OUT] is None, args[_BIAS] is None, args[_QUANTIZER] is None),
-    )
-
-
-def _elements(operand: Any) -> int:
-    """Elements of a tensor, or of the data that a quantized tensor has."""
-    kind = type(operand)
-    if kind in _PLAIN:
-        return operand.numel()
-    for name in _data_of.get(kind) or _find_data(operand):
-        data = getattr(operand, name)
-        if data is not None:
-            return data.numel()
-    return -1
-
-
-def _find_data(operand: Any) -> tuple[str, ...]:
-    found = tuple(name for name in _DATA if hasattr(operand, name))
-    return _data_of.setdefault(type(operand), found)
 
 
 def _facts(args: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Ranges around every call of Transformer Engine that quantizes a tensor.
 
 The calls are functions of its compiled module, replaced there by functions that open a range and call them. What a
-range says is worked out once for each quantizer, module and shape; after that a call costs a look into two
-dictionaries. Nothing reads a tensor's values and nothing keeps a tensor.
+range says is worked out once for each quantizer, module and shape; after that csrc/ranges/calls.cpp knows the call.
+Nothing reads a tensor's values and nothing keeps a tensor.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 from torch.compiler import is_dynamo_compiling
 
+from tetrace import _C
 from tetrace.instrument import dynamo, process, quantizers, ranges
 from tetrace.instrument.patches import Patches
 
 # Variable lengths make new shapes in every step: beyond this number of sites the shape is left out.
 _MOST_SITES = 20_000
-_MOST_SITES_OF_ONE = 1_000  # remembered for one quantizer
 
 NO_SITE = -1
 
@@ -132,34 +132,8 @@ def _calls(tex: ModuleType) -> dict[str, Call]:
 
 
 def _ranged(plain: Callable[..., Any], name: str, call: Call) -> Callable[..., Any]:
-    place, known, current, push, pop = call.place, quantizers.known, ranges.current_module, ranges.push, ranges.pop
-    running = quantizers.running
-
-    def ranged(*args: Any, **kwargs: Any) -> Any:
-        quantizer = args[place] if len(args) > place else kwargs.get("quantizer")
-        if quantizer is None:
-            return plain(*args, **kwargs)
-        try:
-            tensor = args[0]
-            # The number of elements, not the shape: half the time to get, and in a module the last dimension is fixed.
-            key = (
-                *(name, current(), tensor.numel(), tensor.dtype, args[-1] is None),
-                *(quantizer.rowwise_usage, quantizer.columnwise_usage),
-            )
-            site = NO_SITE if running else known[id(quantizer)].sites[key]
-        except (KeyError, AttributeError, IndexError):
-            site = NO_SITE
-        if site < 0:
-            site = _resolve(name, call, quantizer, args)
-            if site < 0:
-                return plain(*args, **kwargs)
-        push(site)
-        try:
-            return plain(*args, **kwargs)
-        finally:
-            pop()
-
-    return like(plain, ranged)
+    resolve = functools.partial(_resolve, name, call)
+    return _C.ranged_quantize(plain, resolve, call.place, quantizers.known, quantizers.running)
 
 
 def like(plain: Callable[..., Any], ranged: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,27 +144,19 @@ def like(plain: Callable[..., Any], ranged: Callable[..., Any]) -> Callable[...,
 
 
 @dynamo.quiet
-def _resolve(name: str, call: Call, quantizer: Any, args: tuple[Any, ...]) -> int:
-    """The site of a call, looked up or made; negative when that failed. Never raises."""
+def _resolve(name: str, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """The site of a call that was not seen before; negative for none. Never raises."""
     with process.guarded("finding out what is quantized"):
+        quantizer = args[call.place] if len(args) > call.place else kwargs.get("quantizer")
         one = quantizer[0] if isinstance(quantizer, list | tuple) else quantizer
-        if one is None:
+        if one is None or not args:
             return NO_SITE
         out = args[2] if name == "quantize" and len(args) > 2 else None
-        entry = quantizers.find(one, args[0], out, call.gradient)
-        tensor, usage = args[0], (one.rowwise_usage, one.columnwise_usage)
-        size = shapes(tensor) if isinstance(tensor, list | tuple) else tensor.numel()
-        key = (name, ranges.current_module(), size, getattr(tensor, "dtype", None), args[-1] is None, *usage)
-        site = entry.sites.get(key, NO_SITE)
-        if site < 0:
-            if len(entry.sites) > _MOST_SITES_OF_ONE:
-                entry.sites.clear()
-            written = {"update": True} if out is not None else {}
-            if written and args[-1] is not None and len(args) > 3:
-                written["skippable"] = True
-            facts = {**quantizers.facts(one), **written}
-            site = entry.sites[key] = quantize_site(name, entry.role, args[0], fused=call.fused, **facts)
-        return site
+        role = quantizers.find(one, args[0], out, call.gradient)
+        written = {"update": True} if out is not None else {}
+        if written and args[-1] is not None and len(args) > 3:
+            written["skippable"] = True
+        return quantize_site(name, role, args[0], fused=call.fused, **quantizers.facts(one), **written)
     return NO_SITE
 
 

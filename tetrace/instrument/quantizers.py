@@ -7,14 +7,16 @@ theirs in every forward). Quantizers are told apart by identity: they may compar
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.nn import Parameter
 
+from tetrace import _C
 from tetrace.instrument import modules, ranges
 
 _FORWARD, _BACKWARD = ("input", "weight", "output"), ("grad_output", "grad_input")
@@ -36,15 +38,11 @@ _INNER = ("parent_quantizer", "rowwise_quantizer", "columnwise_quantizer")
 _PAUSE = 100
 
 
-class Known:
-    """What is known of one quantizer: the role of its tensor, and the sites of calls that were made with it."""
+class Known(NamedTuple):
+    """The role of the tensor that a quantizer is for, and the quantizer itself while it lives."""
 
-    __slots__ = ("reference", "role", "sites")
-
-    def __init__(self, role: str, reference: weakref.ref[Any] | None = None) -> None:
-        self.role = role
-        self.reference = reference
-        self.sites: dict[Any, int] = {}
+    role: str
+    reference: weakref.ref[Any]
 
 
 class Compiled(threading.local):
@@ -56,30 +54,26 @@ class Compiled(threading.local):
 known: dict[int, Known] = {}  # by id of the quantizer; entries go with their quantizers
 compiled = Compiled()
 running: list[str] = []  # not empty while a compiled Linear runs on any thread: identity says nothing then
-_by_role: dict[
-    tuple[type, str, str], Known
-] = {}  # for quantizers that are nobody's: copies, constants of compiled graphs
 _weights: dict[int, weakref.ref[Any]] = {}  # address of a weight's data -> its module
 _may_look_at = 0.0
 
 
-def find(quantizer: Any, tensor: Any, out: Any = None, is_gradient: bool = False) -> Known:
-    """What is known of `quantizer`, which quantizes `tensor` (into `out`) now.
+def find(quantizer: Any, tensor: Any, out: Any = None, is_gradient: bool = False) -> str:
+    """The role of `tensor`, which `quantizer` quantizes (into `out`) now.
 
-    Where no module has it, by what is quantized: a parameter or a module's weight, a gradient in backward, else an
-    input. Costs microseconds; callers look into `known` first.
+    Where no module has the quantizer (copies, constants of compiled graphs), by what is quantized: a parameter or a
+    module's weight, a gradient in backward, else an input. Costs microseconds.
     """
     if compiled.arguments is None:
         for look in (_look_around, _look_everywhere):
             found = known.get(id(quantizer))
             if found is not None:
-                return found
+                return found.role
             look()
         found = known.get(id(quantizer))
         if found is not None:
-            return found
-    role = _role_of(tensor, out, is_gradient)
-    return _by_role.setdefault((type(quantizer), number_format(quantizer), role), Known(role))
+            return found.role
+    return _role_of(tensor, out, is_gradient)
 
 
 def meet(module: Any) -> None:
@@ -126,11 +120,15 @@ def _add(quantizer: Any, role: str) -> None:
     before = known.get(key)
     if before is not None and before.role == role:
         return
-    try:
-        known[key] = Known(role, weakref.ref(quantizer, lambda _: known.pop(key, None)))
-    except TypeError:
-        # No weak reference to it, so its id may become another's: it is found by what it quantizes.
-        known.pop(key, None)
+    _forget(key)
+    with contextlib.suppress(TypeError):
+        # Without a weak reference to it, its id may become another's: it is found by what it quantizes.
+        known[key] = Known(role, weakref.ref(quantizer, lambda _: _forget(key)))
+
+
+def _forget(key: int) -> None:
+    known.pop(key, None)
+    _C.forget_calls(key)
 
 
 def _roles(module: Any) -> Iterator[tuple[Any, str]]:
