@@ -123,12 +123,12 @@ bool count_data(PyObject* operand, std::int64_t* found) {
 std::int64_t is_none(PyObject* object) { return object == Py_None; }
 
 // A tensor that is quantized: in a module its last dimension is fixed, so its number of elements tells its shape.
-bool fill_quantize(const Ranged& self, PyObject* const* args, Py_ssize_t count, Key* key) {
+bool fill_quantize(const Ranged& self, PyObject* const* args, Py_ssize_t count, std::int64_t named, Key* key) {
   PyObject* tensor = args[0];
   PyObject* quantizer = args[self.place];
   (*key)[0] = self.serial;
   (*key)[1] = current_module();
-  (*key)[2] = count;
+  (*key)[2] = count << 8 | named;
   (*key)[3] = is_none(args[count - 1]) << 1 | (count > 2 ? is_none(args[2]) : 1);
   return count_elements(tensor, &(*key)[4]) && read_address(tensor, words().dtype, &(*key)[5]) &&
          read_address(quantizer, words().rowwise, &(*key)[6]) && read_address(quantizer, words().columnwise, &(*key)[7]);
@@ -137,6 +137,7 @@ bool fill_quantize(const Ranged& self, PyObject* const* args, Py_ssize_t count, 
 // Places of `generic_gemm`'s arguments, the same since Transformer Engine 2.0.
 enum Gemm { a = 0, trans_a, b, trans_b, out, gemm_quantizer, out_dtype, bias, bias_type, gelu, accumulate = 14, enough };
 
+// What is given by name (alpha, beta, overlaps of communication) says nothing of the product's shape.
 bool fill_gemm(PyObject* const* args, Py_ssize_t count, Key* key) {
   if (count < Gemm::enough) return false;
   std::int64_t flags = 0;
@@ -191,9 +192,10 @@ Sites* table_of(const Ranged& self, PyObject* const* args, bool make) {
 
 std::int32_t find(const Ranged& self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   Key key{};
-  const bool plain_call = names == nullptr && (self.what == What::gemm || PyList_GET_SIZE(self.running) == 0);
-  const bool filled =
-      plain_call && (self.what == What::gemm ? fill_gemm(args, count, &key) : fill_quantize(self, args, count, &key));
+  const std::int64_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
+  const bool filled = self.what == What::gemm
+                          ? fill_gemm(args, count, &key)
+                          : PyList_GET_SIZE(self.running) == 0 && fill_quantize(self, args, count, named, &key);
   if (!filled) {
     PyErr_Clear();
     return ask(self, args, count, names);

@@ -120,15 +120,22 @@ def _add(quantizer: Any, role: str) -> None:
     before = known.get(key)
     if before is not None and before.role == role:
         return
-    _forget(key)
+    forget = _forgetting(key)
+    forget()
     with contextlib.suppress(TypeError):
         # Without a weak reference to it, its id may become another's: it is found by what it quantizes.
-        known[key] = Known(role, weakref.ref(quantizer, lambda _: _forget(key)))
+        known[key] = Known(role, weakref.ref(quantizer, forget))
 
 
-def _forget(key: int) -> None:
-    known.pop(key, None)
-    _C.forget_calls(key)
+def _forgetting(key: int) -> Callable[..., None]:
+    """What forgets the quantizer of this id; at the interpreter's end it outlives the names of this file."""
+    pop, forget_calls = known.pop, _C.forget_calls
+
+    def forget(*_: Any) -> None:
+        pop(key, None)
+        forget_calls(key)
+
+    return forget
 
 
 def _roles(module: Any) -> Iterator[tuple[Any, str]]:
