@@ -154,18 +154,11 @@ bool fill_gemm(PyObject* const* args, Py_ssize_t count, Key* key) {
   return count_data(args[a], &(*key)[4]) && count_data(args[b], &(*key)[5]);
 }
 
-std::int32_t ask(const Ranged& self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
-  PyObject* given = PyTuple_New(count);
-  PyObject* named = PyDict_New();
-  bool whole = given != nullptr && named != nullptr;
-  for (Py_ssize_t i = 0; whole && i < count; ++i) PyTuple_SET_ITEM(given, i, Py_NewRef(args[i]));
-  for (Py_ssize_t i = 0; whole && names != nullptr && i < PyTuple_GET_SIZE(names); ++i) {
-    whole = PyDict_SetItem(named, PyTuple_GET_ITEM(names, i), args[count + i]) == 0;
-  }
-  PyObject* site = whole ? PyObject_CallFunctionObjArgs(self.resolve, given, named, nullptr) : nullptr;
+std::int32_t ask(const Ranged& self, PyObject* args, PyObject* names) {
+  PyObject* named = names == nullptr ? PyDict_New() : Py_NewRef(names);
+  PyObject* site = named == nullptr ? nullptr : PyObject_CallFunctionObjArgs(self.resolve, args, named, nullptr);
   const long number = site == nullptr ? no_site : PyLong_AsLong(site);
   Py_XDECREF(site);
-  Py_XDECREF(given);
   Py_XDECREF(named);
   if (!PyErr_Occurred()) return static_cast<std::int32_t>(number);
   PyErr_WriteUnraisable(self.resolve);  // tetrace's own: it must not reach the script
@@ -181,49 +174,52 @@ bool is_known(const Ranged& self, PyObject* quantizer) {
 }
 
 // Where the sites of these arguments are kept; null where nothing may be remembered of them.
-Sites* table_of(const Ranged& self, PyObject* const* args, bool make) {
+Sites* table_of(const Ranged& self, PyObject* args, bool make) {
   if (self.what == What::gemm) return self.sites;
   auto& all = sites_of_quantizers();
-  const std::int64_t quantizer = address(args[self.place]);
-  const auto found = all.find(quantizer);
+  PyObject* quantizer = PyTuple_GET_ITEM(args, self.place);
+  const auto found = all.find(address(quantizer));
   if (found != all.end()) return &found->second;
-  return make && is_known(self, args[self.place]) ? &all[quantizer] : nullptr;
+  return make && is_known(self, quantizer) ? &all[address(quantizer)] : nullptr;
 }
 
-std::int32_t find(const Ranged& self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+bool fill(const Ranged& self, PyObject* args, PyObject* names, Key* key) {
+  PyObject* const* first = &PyTuple_GET_ITEM(args, 0);
+  const Py_ssize_t count = PyTuple_GET_SIZE(args);
+  if (self.what == What::gemm) return fill_gemm(first, count, key);
+  const std::int64_t named = names == nullptr ? 0 : PyDict_GET_SIZE(names);
+  return count > self.place && PyList_GET_SIZE(self.running) == 0 && fill_quantize(self, first, count, named, key);
+}
+
+std::int32_t find(const Ranged& self, PyObject* args, PyObject* names) {
   Key key{};
-  const std::int64_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
-  const bool filled = self.what == What::gemm
-                          ? fill_gemm(args, count, &key)
-                          : PyList_GET_SIZE(self.running) == 0 && fill_quantize(self, args, count, named, &key);
-  if (!filled) {
+  if (!fill(self, args, names, &key)) {
     PyErr_Clear();
-    return ask(self, args, count, names);
+    return ask(self, args, names);
   }
-  const Sites* table = table_of(self, args, false);
-  if (table != nullptr) {
+  if (const Sites* table = table_of(self, args, false)) {
     const auto found = table->find(key);
     if (found != table->end()) return found->second;
   }
-  const std::int32_t site = ask(self, args, count, names);
+  const std::int32_t site = ask(self, args, names);
   Sites* kept = site < 0 ? nullptr : table_of(self, args, true);
   if (kept != nullptr && kept->size() < most_sites) kept->emplace(key, site);
   return site;
 }
 
-bool has_nothing_to_say(const Ranged& self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+bool has_nothing_to_say(const Ranged& self, PyObject* args, PyObject* names) {
   if (!is_on()) return true;
-  return self.what == What::quantize && (count > self.place ? args[self.place] == Py_None : names == nullptr);
+  if (self.what == What::gemm) return false;
+  return PyTuple_GET_SIZE(args) > self.place ? PyTuple_GET_ITEM(args, self.place) == Py_None : names == nullptr;
 }
 
-PyObject* call(PyObject* object, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+// Takes and passes on a tuple and a dictionary, as the compiled module's functions do: nothing is packed anew.
+PyObject* call(PyObject* object, PyObject* args, PyObject* names) {
   const auto& self = *reinterpret_cast<Ranged*>(object);
-  const auto given = static_cast<std::size_t>(count);
-  const bool silent = has_nothing_to_say(self, args, count, names);
-  const std::int32_t site = silent ? no_site : count > self.place ? find(self, args, count, names) : ask(self, args, count, names);
-  if (site < 0) return PyObject_Vectorcall(self.plain, args, given, names);
+  const std::int32_t site = has_nothing_to_say(self, args, names) ? no_site : find(self, args, names);
+  if (site < 0) return PyObject_Call(self.plain, args, names);
   push(site);
-  PyObject* result = PyObject_Vectorcall(self.plain, args, given, names);
+  PyObject* result = PyObject_Call(self.plain, args, names);
   pop();
   return result;
 }
@@ -260,7 +256,7 @@ pybind11::object make(Ranged* self, const pybind11::object& plain) {
   const auto function = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call));
   const pybind11::object none = pybind11::none();
   self->method = new PyMethodDef{copied(pybind11::getattr(plain, "__name__", none)), function,
-                                 METH_FASTCALL | METH_KEYWORDS, copied(pybind11::getattr(plain, "__doc__", none))};
+                                 METH_VARARGS | METH_KEYWORDS, copied(pybind11::getattr(plain, "__doc__", none))};
   const pybind11::object module = pybind11::getattr(plain, "__module__", none);
   PyObject* made = PyCFunction_NewEx(self->method, self_owner.ptr(), module.ptr());
   if (made == nullptr) throw pybind11::error_already_set();

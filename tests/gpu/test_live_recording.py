@@ -109,3 +109,40 @@ def test_sqlite_and_parquet_of_one_recording_give_one_report(tmp_path: Path) -> 
     assert sqlite.totals == parquet.totals
     for name, table in sqlite.tables.items():
         assert table.rows() == parquet.tables[name].rows(), name
+
+
+_ENDS = {"SIGKILL": "os.kill(os.getpid(), 9)", "os._exit": "os._exit(3)", "abort": "os.abort()"}
+
+
+@pytest.mark.parametrize("end", _ENDS)
+def test_what_the_gpu_of_a_script_did_that_ends_at_once_is_kept(end: str, tmp_path: Path) -> None:
+    script = tmp_path / "ends.py"
+    script.write_text(
+        "import os, time, torch\n"
+        "x = torch.randn(512, 512, device='cuda', requires_grad=True)\n"
+        "optimizer = torch.optim.SGD([x], lr=1e-3)\n"
+        "for step in range(60):\n"
+        "    (x @ x).sum().backward()\n"
+        "    optimizer.step()\n"
+        "    time.sleep(0.05)\n"
+        f"{_ENDS[end]}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "tetrace",
+        "record",
+        "--collector",
+        "nsys",
+        "--steps",
+        "all",
+        "-o",
+        "run",
+        str(script),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=200, check=False)
+    assert run.returncode != 0
+    breakdown = tetrace.analyze(tetrace.load(tmp_path / "run.tetrace"), steps="all")
+    # What ran within the last second may be lost where nothing of ours runs at the end.
+    assert len(breakdown.tables["steps"]) >= (60 if end == "os._exit" else 35), run.stderr[-2000:]
+    assert "did not finish" in run.stderr

@@ -84,14 +84,16 @@ def _append(line: Mapping[str, Any]) -> None:
 
 
 def _ranged(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-    detail = _DETAIL.get(name, "")
+    detail, sites, current = _DETAIL.get(name, ""), _sites, ranges.current_module
 
     @functools.wraps(plain)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if is_dynamo_compiling():
             return plain(self, *args, **kwargs)
         _counts["calls"] += 1
-        ranges.push(_site(name, kwargs.get(detail)))
+        given = kwargs.get(detail)
+        found = sites.get((current(), name, id(given)))
+        ranges.push(found[1] if found is not None else _site(name, given))
         try:
             return plain(self, *args, **kwargs)
         finally:
@@ -102,12 +104,10 @@ def _ranged(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
 
 @dynamo.quiet
 def _site(name: str, detail: Any) -> int:
-    key = (ranges.current_module(), name, id(detail))
-    found = _sites.get(key)
-    if found is None:
-        # The detail is kept, so that its id stays its own: a version or a small number.
-        found = _sites[key] = (detail, _new_site(name, detail))
-    return found[1]
+    # The detail is kept, so that its id stays its own: a version or a small number.
+    site = _new_site(name, detail)
+    _sites[ranges.current_module(), name, id(detail)] = detail, site
+    return site
 
 
 def _new_site(name: str, detail: Any) -> int:

@@ -23,6 +23,10 @@ _STEP_RANGE = "the step's own range"
 _WORTH_A_LINE = 0.05
 # Causes of idle time below this share of wall may be one line; operations of communication are left to --by.
 _SMALL = 0.01
+STREAM_TIMES = (
+    "times are those between two CUDA events on a stream: they hold modules inside, and where the stream ran empty also "
+    "the time that the host took"
+)
 CAUSE_WORDS = {
     "host_bound": "host-bound",
     "synchronization": "synchronization",
@@ -69,6 +73,8 @@ def origin(breakdown: Breakdown) -> str:
             parts.append(f"{len(pids)} processes")
         elif pids[0] >= 0:
             parts.append(f"pid {pids[0]}")
+    elif metadata.facts.get("gpu"):
+        parts.append(str(metadata.facts["gpu"].get("name", "")))
     return printable(" · ".join(parts))
 
 
@@ -148,7 +154,8 @@ def notices(breakdown: Breakdown) -> list[str]:
         lines.append(
             f"{share} of GPU activity is inside such graphs: quantization, GEMMs and attention in it are not captured"
         )
-    on_gpu = trace.has("activities") or not len(breakdown.tables["host_modules"])
+    others = breakdown.tables["host_modules"], breakdown.tables["module_times"]
+    on_gpu = trace.has("activities") or not any(map(len, others))
     missing = [name for name in ("calls", "ranges") if on_gpu and not trace.has(name)]
     if "calls" in missing:
         lines.append("API calls were not captured: launch costs and the causes of idle time are not known")
@@ -319,17 +326,16 @@ def _selected(breakdown: Breakdown) -> list[str]:
     table = breakdown.tables["attention_backends"]
     if not len(table):
         return []
-    modules: dict[str, int] = {}
-    for backend, sub in zip(table["backend"], table["sub_backend"], strict=True):
-        name = f"{backend} ({sub})" if sub else backend
-        modules[name] = modules.get(name, 0) + 1
+    modules: dict[str, set[str]] = {}  # each once, though every rank has it
+    for backend, sub, module in zip(table["backend"], table["sub_backend"], table["module"], strict=True):
+        modules.setdefault(f"{backend} ({sub})" if sub else backend, set()).add(module)
     reasons: dict[str, str] = {}
     for refused in table["refused"]:
         for one in refused.split("; "):
             backend, _, reason = one.partition(": ")
             if reason:
                 reasons.setdefault(backend, reason)
-    lines = ["selected " + ", ".join(f"{name} in {_plural(n, 'module')}" for name, n in modules.items())]
+    lines = ["selected " + ", ".join(f"{name} in {_plural(len(n), 'module')}" for name, n in modules.items())]
     return lines + [f"{backend} refused: {reason}" for backend, reason in list(reasons.items())[:2]]
 
 
@@ -413,6 +419,11 @@ def without_activities(breakdown: Breakdown) -> list[str]:
     trace = breakdown.attribution.trace
     held = [f"{_plural(trace.rows(table.name), 'row')} of {table.name}" for table in TABLES if trace.rows(table.name)]
     missing = [table.name for table in TABLES if not trace.has(table.name) and table.name not in INSTRUMENTED]
+    if trace.has("module_times"):
+        return [
+            STREAM_TIMES,
+            "single GPU activities, launches and idle time were not recorded: --collector nsys or cupti does that",
+        ]
     if len(breakdown.tables["host_modules"]):
         return [
             "times are the host's, by the ranges of steps and modules; a module's self time leaves modules inside out"
