@@ -41,8 +41,8 @@ def a_step(recording: Recording, at: float, step: int) -> Recording:
     return recording.launch(ADAM, (at + 80, at + 81), (at + 82, at + 90))
 
 
-def three_steps() -> Recording:
-    recording = Recording().named("pt_autograd_0", AUTOGRAD)
+def three_steps(autograd: str = "pt_autograd_0") -> Recording:
+    recording = Recording().named(autograd, AUTOGRAD)
     for step in range(3):
         a_step(recording, 100 * step, 10 + step)
     return recording
@@ -63,6 +63,12 @@ def test_every_activity_has_a_module() -> None:
         (1, "backward", "(gradient_reduce)", ""),
         (1, "optimizer", "(optimizer)", ""),
     ]
+
+
+def test_autograds_thread_is_known_without_its_name() -> None:
+    """Nsight Systems leaves out the names of threads that begin late."""
+    named, nameless = (rows(attribute(three_steps(name).trace())) for name in ("pt_autograd_0", ""))
+    assert nameless == named
 
 
 def test_steps_carry_the_numbers_of_the_run() -> None:

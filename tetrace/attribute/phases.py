@@ -74,8 +74,9 @@ def autograd_threads(trace: Trace, host: Host) -> Mask:
     by_name = np.array([word.startswith("pt_autograd") for word in words], np.bool_)[trace.column("threads", "name")]
     if by_name.any() or not len(host):
         return by_name
-    backward = (host.says("begins") & (host.say("phase") == BACKWARD)) | _named(host, _C_BACKWARD)
-    forward = (host.says("begins") & (host.say("phase") == FORWARD)) | _named(host, _C_FORWARD)
+    module = host.says("begins") | host.is_kind("module", "compiled", "loss")
+    backward = (module & (host.say("phase") == BACKWARD)) | _named(host, _C_BACKWARD)
+    forward = (module & (host.say("phase") == FORWARD)) | _named(host, _C_FORWARD)
     first = np.full((2, threads), np.iinfo(np.int64).max)
     np.minimum.at(first[0], host.thread[backward], host.start[backward])
     np.minimum.at(first[1], host.thread[forward], host.start[forward])
