@@ -8,10 +8,10 @@ DEMO ?= profiles/layer_stack/results/nvidia-h200/fp8-delayed.tetrace
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
-BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint docs clean
+.PHONY: help setup demo test test-gpu lint package docs clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -37,9 +37,18 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+package: ## build the sdist and from it a wheel, into dist/, and try that in an environment of its own
+	rm -rf dist build/package
+	$(PYTHON) -m venv build/package
+	build/package/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) build
+	build/package/bin/python -m build --outdir dist .
+	build/package/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) dist/*.whl
+	build/package/bin/tetrace report tests/data/te4-fp8.sqlite
+	build/package/bin/python .ci/check_build.py
+
 docs: setup ## write docs/tables.md and docs/cli.md again
 	$(BIN)/python docs/generate.py
 
 clean: ## remove what the other targets made
-	rm -rf .venv build dist *.egg-info tetrace/_C.*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info tetrace/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Builds tetrace._C with CMake and ninja. Everything about the package is in pyproject.toml.
+"""Builds tetrace._C and the collector with CMake and ninja. Everything about the package is in pyproject.toml.
 
 CMAKE_ARGS adds arguments to the configure step; TETRACE_BUILD_TYPE=Debug builds without optimization.
 """
@@ -17,6 +17,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+# Beside _C, where the build makes one (CMakeLists.txt). Loaded by its path, so its name has no Python version in it.
+COLLECTOR = Path("tetrace/libtetrace_collector.so")
 
 
 class CMakeExtension(Extension):
@@ -27,7 +29,7 @@ class CMakeExtension(Extension):
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds each extension in the temporary build folder."""
+    """Configures and builds each extension in the temporary build folder, and the collector with it."""
 
     def build_extension(self, ext: Extension) -> None:
         headers = Path(sysconfig.get_path("include"))
@@ -35,6 +37,10 @@ class CMakeBuild(build_ext):
             raise SystemExit(f"{headers}/Python.h is missing; install Python's headers (Debian: python3-dev)")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / ext.name
+        # Of an earlier build: its cache names programs and headers of an isolated environment that is gone, and its
+        # collector may not be made again.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        (target.parent / COLLECTOR.name).unlink(missing_ok=True)
         configure = [
             *("cmake", "-S", ROOT, "-B", build, "-G", "Ninja"),
             f"-DCMAKE_BUILD_TYPE={os.environ.get('TETRACE_BUILD_TYPE', 'Release')}",
@@ -45,6 +51,18 @@ class CMakeBuild(build_ext):
         ]
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", build, "--parallel", str(os.cpu_count() or 1)], check=True)
+
+    def copy_extensions_to_source(self) -> None:
+        """For an editable installation."""
+        super().copy_extensions_to_source()
+        built, beside = Path(self.build_lib, COLLECTOR), ROOT / COLLECTOR
+        beside.unlink(missing_ok=True)
+        if built.exists():
+            self.copy_file(str(built), str(beside))
+
+    def get_outputs(self) -> list[str]:
+        collector = Path(self.build_lib, COLLECTOR)
+        return [*super().get_outputs(), *([str(collector)] if collector.exists() else [])]
 
 
 setup(ext_modules=[CMakeExtension("tetrace._C")], cmdclass={"build_ext": CMakeBuild})

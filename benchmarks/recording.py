@@ -1,16 +1,18 @@
 """What recording costs: ratios of step times, interleaved, on a GPU with Transformer Engine and Nsight Systems.
 
-    python benchmarks/recording.py [--pairs 3] [--size small --size large]
+    python benchmarks/recording.py [--pairs 3] [--size small --size large] [--only events ...]
 
-Each row compares two ways of running benchmarks/training.py in this one run of the benchmark: instrumentation put in
-and taken out in one process; an instrumented process with one that never was; and `tetrace record` with `nsys profile`
-alone. Figures are medians of blocks; processes are started in turn, so that drift of the machine hits both.
+Each row compares two ways of running benchmarks/training.py in this one run of the benchmark: blocks of steps with and
+without something in one process; and whole processes, started in turn, so that drift of the machine hits all. Figures
+are medians of blocks. `activities` is the collector of `tetrace record --collector cupti` without any range, `cupti` the
+same with those of modules, of Transformer Engine's calls, and its own of NVTX, `events` measures every module in every step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,19 +22,40 @@ from pathlib import Path
 SCRIPT = Path(__file__).with_name("training.py")
 NSYS = ["nsys", "profile", "-t", "cuda,nvtx", "-s", "none", "--cpuctxsw=none", "--cuda-graph-trace=node", "-f", "true"]
 RECORD = [sys.executable, "-m", "tetrace", "record", "--steps", "all", "--force"]
+# Whole processes: what stands before the script, and after it.
 WAYS = {
-    "plain": lambda folder: [sys.executable],
-    "instrumented": lambda folder: [*RECORD, "--collector", "host", "-o", f"{folder}/host", "--"],
-    "nsys": lambda folder: [*NSYS, "-o", f"{folder}/alone", sys.executable],
-    "recorded": lambda folder: [*RECORD, "--collector", "nsys", "-o", f"{folder}/nsys", "--"],
+    "plain": lambda folder: ([sys.executable], []),
+    "instrumentation": lambda folder: ([*RECORD, "--collector", "host", "-o", f"{folder}/host", "--"], []),
+    "events": lambda folder: ([*RECORD, "--collector", "events", "--every", "1", "-o", f"{folder}/events", "--"], []),
+    "activities": lambda folder: (
+        [*RECORD, "--collector", "cupti", "--ranges", "off", "-o", f"{folder}/activities", "--"],
+        [],
+    ),
+    "cupti": lambda folder: ([*RECORD, "--collector", "cupti", "-o", f"{folder}/cupti", "--"], []),
+    "nsys": lambda folder: ([*NSYS, "-o", f"{folder}/alone", sys.executable], []),
+    "recorded": lambda folder: ([*RECORD, "--collector", "nsys", "-o", f"{folder}/nsys", "--"], []),
+    "profiler": lambda folder: ([sys.executable], ["--under", "profiler"]),
 }
+SWITCHED = ("instrumentation", "events", "activities", "cupti", "recorded", "profiler")
+# (what, above, below, what it may cost at most when bound by the host)
 ROWS = (
-    ("instrumentation in and out, one process", "in", "out"),
-    ("instrumented process / plain process", "instrumented", "plain"),
-    ("nsys alone / plain", "nsys", "plain"),
-    ("tetrace record / nsys alone", "recorded", "nsys"),
-    ("tetrace record / plain", "recorded", "plain"),
+    ("instrumentation on / off, one process", "instrumentation on", "instrumentation off", 1.05),
+    ("instrumented process / plain process", "instrumentation", "plain", None),
+    ("CUDA events on / off, one process", "events on", "events off", 1.03),
+    ("record --collector events --every 1 / plain", "events", "plain", 1.03),
+    ("cupti without ranges on / off, one process", "activities on", "activities off", 1.08),
+    ("record --collector cupti --ranges off / plain", "activities", "plain", 1.08),
+    ("cupti loaded, window closed / plain", "activities off", "plain", None),
+    ("cupti with ranges on / off, one process", "cupti on", "cupti off", 1.12),
+    ("record --collector cupti / plain", "cupti", "plain", 1.12),
+    ("nsys alone / plain", "nsys", "plain", None),
+    ("recorded on / off under nsys, one process", "recorded on", "recorded off", 1.08),
+    ("record --collector nsys / nsys alone", "recorded", "nsys", 1.08),
+    ("record --collector nsys / plain", "recorded", "plain", None),
+    ("torch.profiler on / off, one process", "profiler on", "profiler off", None),
+    ("torch.profiler / plain", "profiler", "plain", None),
 )
+AT_MOST_ON_THE_GPU = 1.01
 BLOCKS = {"small": ("--blocks", "12", "--steps", "20"), "large": ("--blocks", "8", "--steps", "10")}
 
 
@@ -40,34 +63,66 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3, help="processes of each way")
     parser.add_argument("--size", action="append", choices=tuple(BLOCKS), help="default: both")
+    parser.add_argument("--only", action="append", choices=tuple(WAYS), help="these ways, against plain; default: all")
     args = parser.parse_args()
-    sys.stdout.write("| workload | what | ms a step | against | ratio |\n|---|---|---|---|---|\n")
+    ways = dict.fromkeys(["plain", *(args.only or WAYS)])
+    sys.stdout.write("| workload | what | ms a step | against | ratio | aim |\n|---|---|---|---|---|---|\n")
     for size in args.size or BLOCKS:
-        times = measure(size, args.pairs)
-        for what, above, below in ROWS:
-            a, b = statistics.median(times[above]), statistics.median(times[below])
-            sys.stdout.write(f"| {size} | {what} | {a:.2f} | {b:.2f} | {a / b:.3f} |\n")
+        times = measure(size, args.pairs, list(ways))
+        for what, above, below, aim in ROWS:
+            if times.get(above) and times.get(below):
+                sys.stdout.write(row(size, what, times[above], times[below], aim))
+                sys.stdout.flush()
 
 
-def measure(size: str, pairs: int) -> dict[str, list[float]]:
+def row(size: str, what: str, above: list[float], below: list[float], aim: float | None) -> str:
+    a, b = statistics.median(above), statistics.median(below)
+    most = "" if aim is None else f"{aim if size == 'small' else AT_MOST_ON_THE_GPU:.2f}"
+    return f"| {size} | {what} | {a:.2f} | {b:.2f} | {a / b:.3f} | {most} |\n"
+
+
+def measure(size: str, pairs: int, ways: list[str]) -> dict[str, list[float]]:
     """Milliseconds of a step by way of running."""
-    times: dict[str, list[float]] = {way: [] for way in (*WAYS, "in", "out")}
+    times: dict[str, list[float]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
-        for name, values in run([sys.executable], size, folder, "--interleave").items():
-            times[name] += values
+        for way in SWITCHED:
+            if way in ways:
+                environ = {**loading_collector(way, folder), **variables(way)}
+                # Under nsys the whole time: what is switched is the rest of `tetrace record`.
+                before = WAYS["nsys"](folder)[0] if way == "recorded" else [sys.executable]
+                found = run(before, size, "--switch", way, environ=environ)
+                times |= {f"{way} {name}": values for name, values in found.items()}
         for _ in range(pairs):
-            for way, command in WAYS.items():
-                times[way] += run(command(folder), size, folder)["ms"]
+            for way in ways:
+                before, after = WAYS[way](folder)
+                times[way] += run(before, size, *after, environ=variables(way))["ms"]
     return times
 
 
-def run(command: list[str], size: str, folder: str, *more: str) -> dict[str, list[float]]:
+def variables(way: str) -> dict[str, str]:
+    """Transformer Engine's own ranges, which go to the collector too."""
+    return {"NVTE_NVTX_ENABLED": "1"} if way == "cupti" else {}
+
+
+def loading_collector(way: str, folder: str) -> dict[str, str]:
+    """What has the driver load the collector into a process that switches it on and off itself."""
+    if way not in ("activities", "cupti"):
+        return {}
+    from tetrace.record import cupti
+
+    target = Path(folder) / f"{way}-switched"
+    target.mkdir()
+    found = cupti.find([sys.executable], "launches", False, os.environ)
+    return {**found.variables(), "TETRACE_RECORDING": str(target)}
+
+
+def run(command: list[str], size: str, *more: str, environ: dict[str, str] | None = None) -> dict[str, list[float]]:
     arguments = [*command, str(SCRIPT), "--size", size, *BLOCKS[size], *more]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env={**os.environ, **(environ or {})})
     # nsys writes its own lines around the script's.
     line = next((line[line.index("{") :] for line in done.stdout.splitlines() if '": [' in line), "")
     if not line:
-        sys.exit(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr[-2000:]}")
+        sys.exit(f"{' '.join(arguments)} failed ({done.returncode}):\n{done.stderr[-2000:]}")
     return json.loads(line[: line.rindex("}") + 1])
 
 

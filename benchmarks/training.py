@@ -1,11 +1,14 @@
 """The workload of recording.py: Transformer Engine layers trained in blocks of steps, timed a block at a time.
 
-Prints the milliseconds of a step in each block as JSON. With --interleave every other block runs with tetrace's
-instrumentation put in, in this one process; otherwise the script knows nothing of tetrace.
+Prints the milliseconds of a step in each block as JSON. With --switch every other block runs with what it names, in this
+one process; with --under all do; otherwise the script knows nothing of tetrace.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
+import os
 import sys
 import tempfile
 import time
@@ -24,14 +27,17 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
-    parser.add_argument("--interleave", action="store_true")
+    parser.add_argument("--switch", choices=WAYS)
+    parser.add_argument("--under", choices=WAYS)
     args = parser.parse_args()
-    step = training_step(*SIZES[args.size])
+    model, step = training_step(*SIZES[args.size])
     run_block(step, 10)
-    if args.interleave:
-        json.dump(interleaved(step, args.blocks, args.steps), sys.stdout)
+    if args.switch:
+        times = switched(model, step, WAYS[args.switch], args.blocks, args.steps)
     else:
-        json.dump({"ms": [run_block(step, args.steps) for _ in range(args.blocks)]}, sys.stdout)
+        with WAYS[args.under](model) if args.under else contextlib.nullcontext():
+            times = {"ms": [run_block(step, args.steps) for _ in range(args.blocks)]}
+    json.dump(times, sys.stdout)
 
 
 def training_step(layers: int, hidden: int, ffn: int, heads: int, batch: int, seq: int):
@@ -56,7 +62,7 @@ def training_step(layers: int, hidden: int, ffn: int, heads: int, batch: int, se
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return model, step
 
 
 def run_block(step, steps: int) -> float:
@@ -69,22 +75,57 @@ def run_block(step, steps: int) -> float:
     return (time.perf_counter() - began) / steps * 1e3
 
 
-def interleaved(step, blocks: int, steps: int) -> dict[str, list[float]]:
-    """Blocks without and with instrumentation in turn; a step after each change is not counted."""
+def switched(model, step, way, blocks: int, steps: int) -> dict[str, list[float]]:
+    """Blocks without and with it in turn; two steps after each change are not counted."""
+    times: dict[str, list[float]] = {"off": [], "on": []}
+    for _ in range(blocks):
+        times["off"].append(run_block(step, steps))
+        with way(model):
+            run_block(step, 2)
+            times["on"].append(run_block(step, steps))
+        run_block(step, 2)
+    return times
+
+
+_recordings = itertools.count()
+
+
+@contextlib.contextmanager
+def recording(ranges: str, **options: str):
+    """Instrumentation, and the collector where recording.py has the driver load it."""
     from tetrace.instrument.start import start, stop
 
-    times: dict[str, list[float]] = {"out": [], "in": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(blocks):
-            times["out"].append(run_block(step, steps))
-            target = Path(folder) / str(number)
-            target.mkdir()
-            start(target, {"ranges": "modules"})
-            run_block(step, 2)
-            times["in"].append(run_block(step, steps))
+    with tempfile.TemporaryDirectory() as temporary:
+        # The collector writes where it was told when it was loaded.
+        folder = os.environ.get("TETRACE_RECORDING") or f"{temporary}/{next(_recordings)}"
+        Path(folder).mkdir(exist_ok=True)
+        start(Path(folder), {"ranges": ranges, **options})
+        try:
+            yield
+        finally:
             stop()
-            run_block(step, 2)
-    return times
+
+
+def timer(model):
+    import tetrace
+
+    return tetrace.timer(model, every=1, show=False)
+
+
+def profiler(_model):
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    return torch.profiler.profile(activities=activities)
+
+
+CUPTI = {"collector": "cupti", "capture": "collector"}
+WAYS = {
+    "instrumentation": lambda _: recording("modules"),
+    "activities": lambda _: recording("off", **CUPTI),
+    "cupti": lambda _: recording("modules", **CUPTI),
+    "recorded": lambda _: recording("modules", collector="nsys"),
+    "events": timer,
+    "profiler": profiler,
+}
 
 
 if __name__ == "__main__":

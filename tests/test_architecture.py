@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "sources": {"trace", "_C"},
     "fp8": {"trace", "_C"},
     "instrument": {"fp8", "_C"},
-    "record": {"trace", "sources", "instrument"},
+    "record": {"trace", "sources", "instrument", "_C"},
     "attribute": {"trace", "_C"},
     "breakdown": {"trace", "attribute", "fp8", "_C"},
     "report": {"trace", "attribute", "breakdown"},

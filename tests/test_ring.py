@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +173,75 @@ def test_a_full_file_keeps_the_newest(tmp_path):
     [ring] = record(tmp_path, lambda: [pair(site) for site in sites], limit=SMALLEST)
     assert ring["site"].tolist() == sites[-ROWS_OF_SMALLEST:]
     assert ring["dropped"] == 250 - ROWS_OF_SMALLEST
+
+
+def test_a_full_file_of_several_chunks_keeps_the_newest(tmp_path):
+    """What is overwritten was given back to the kernel before."""
+    limit, count = 3 << 20, 250_000
+    room = (limit - 4096) // 40
+
+    def actions():
+        for number in range(count):
+            _C.set_step(number)
+            pair()
+
+    [ring] = record(tmp_path, actions, limit=limit)
+    assert ring["step"].tolist() == list(range(count - room, count))
+    assert (ring["dropped"], (ring["end_ns"] > 0).all()) == (count - room, True)
+
+
+def test_a_range_that_ends_long_after_it_was_given_back(tmp_path):
+    def actions():
+        _C.push(A)
+        _C.push(C)
+        for _ in range(120_000):
+            pair(B)
+        _C.pop()
+        _C.pop()
+
+    [ring] = record(tmp_path, actions, limit=64 << 20)
+    assert rows(ring, "site", "depth", "open")[:3] == [(A, 0, False), (C, 1, False), (B, 2, False)]
+    assert ring["end_ns"].max() == ring["end_ns"][0] >= ring["end_ns"][1] > ring["end_ns"][2:].max()
+
+
+def resident_bytes():
+    """Memory of this process that files are mapped into."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")]
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("limit", [1 << 30, 24 << 20])
+def test_a_large_file_is_no_memory_of_the_process(tmp_path, limit):
+    _C.ranges_open(str(tmp_path), limit)
+    pair()
+    before, most = resident_bytes(), 0
+    for _ in range(10):
+        for _ in range(150_000):
+            pair()
+        most = max(most, resident_bytes())
+    _C.ranges_close()
+    [path] = tmp_path.iterdir()
+    assert path.stat().st_size > min(limit - 40, 40 * 1_500_000)
+    assert most - before < 8 << 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits addresses")
+def test_a_process_that_may_not_map_much_keeps_fewer_rows(tmp_path):
+    script = """
+        import resource, sys
+        from tetrace import _C
+        [mapped] = [line for line in open("/proc/self/status") if line.startswith("VmSize")]
+        resource.setrlimit(resource.RLIMIT_AS, (1024 * int(mapped.split()[1]) + (300 << 20),) * 2)
+        _C.ranges_open(sys.argv[1], 2 << 30)
+        site = _C.site("a", 0, 0)
+        for _ in range(100_000):
+            _C.push(site)
+            _C.pop()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], check=True)
+    [path] = tmp_path.iterdir()
+    assert len(_C.read_ring(str(path))["site"]) == 100_000
 
 
 def test_a_range_that_was_overwritten_is_written_again_when_it_ends(tmp_path):

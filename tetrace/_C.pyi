@@ -26,6 +26,15 @@ _Int64 = npt.NDArray[np.int64]
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
+def build_info() -> dict[str, Any]:
+    """What this extension was built with.
+
+    `system` and `compiler` with its version, texts; `nvtx`, whether ranges reach NVTX; `collector`, whether
+    `libtetrace_collector.so` was built with it, and in `no_collector` why not: `platform` or `option`
+    (TETRACE_COLLECTOR=OFF), empty where it was; `cuda_headers`, the CUDA_VERSION (13000) of the headers that its
+    layouts were compared with, 0 where there were none.
+    """
+
 def order(group: _Int32, start: _Int64, end: _Int64) -> _Int32:
     """The stable permutation, shape (n,), that puts rows in order. Already sorted groups are not sorted again."""
 
@@ -101,6 +110,15 @@ def encode_names(
     order of first use, and need not be UTF-8. `ValueError` when offsets descend or leave the data.
     """
 
+def demangle(names: list[str]) -> list[str]:
+    """Names of kernels as their source says them; what is no mangled name of C++ comes back as it is."""
+
+def collector_rows() -> dict[str, tuple[int, int, list[tuple[str, int, str]]]]:
+    """The layouts of csrc/collector/rows.h by name: (kind of frame, bytes, [(field, offset, numpy's word for its type)]).
+
+    The headers of the file and of a frame are there as `file` and `frame`, of kind 0.
+    """
+
 class KinetoScanner:
     """Reads a PyTorch profiler JSON file from pieces of any size; keeps of it one event and the columns.
 
@@ -126,8 +144,8 @@ def ranges_open(folder: str, bytes_per_thread: int) -> None:
     """Switches ranges on; each thread makes `ranges-<tid>.bin` in `folder` when it opens its first.
 
     A file takes at most `bytes_per_thread` (8192 or more), then new rows replace the oldest. Where a file of that name
-    is there already, `-1` and so on is put before the suffix. What was open is closed first. `ValueError` when `folder`
-    is not a folder that can be written to.
+    is there already, `-1` and so on is put before the suffix. What was open is closed first. An empty `folder` keeps no
+    rows. `ValueError` when it is not a folder that can be written to.
     """
 
 def ranges_close() -> None:
@@ -219,6 +237,9 @@ def ranged_quantize(
 def forget_calls(quantizer: int) -> None:
     """Forgets the sites of calls with the quantizer of this id: it is gone, or is for another tensor now."""
 
+def forget_transitions() -> None:
+    """Forgets which modules made which nodes of autograd's graph so far: their backward belongs to none."""
+
 def autograd_capsule() -> object:
     """C functions for an observer of autograd: the struct `Autograd` of csrc/ranges/autograd.h."""
 
@@ -230,4 +251,65 @@ def read_ring(path: str) -> dict[str, Any]:
     `end_ns` (wall clock; 0 for a range that was never closed), `value` (sequence number of the autograd node that it was
     opened for, or -1), all int64; `site`, `step`, `depth` (ranges open around it; -1 if opened by `start`), int32.
     `ValueError` when it cannot be read, is another kind of file, or of another version.
+    """
+
+# Times of ranges on CUDA streams (csrc/timing), by events that are recorded where ranges open and close and read once the
+# device has come so far. Nothing here waits for a device but `timing_close`, and nothing is recorded into a stream that
+# is captured into a graph. One session at a time in a process; a forked child has none.
+
+def timing_open(
+    most_events: int,
+    step_site: int,
+    get_device: Callable[[], int],
+    get_stream: Callable[[int], int],
+    source: int = 0,
+    library: str = "libcuda.so.1",
+) -> None:
+    """Begins a session, with at most `most_events` events a device; what does not fit is not measured, and counted.
+
+    `step_site` is the site of the row that is about a whole step. `get_device()` is the calling thread's current device
+    and `get_stream(device)` the handle of its current stream there. `source`, where it is not 0, is the address of a
+    function `int (int32_t* device, void** stream)` that tells the same without Python, or returns 0. `ValueError` when
+    `library` is no CUDA driver.
+    """
+
+def timing_close(wait_s: float) -> None:
+    """Ends the session, after at most `wait_s` seconds in which the device may come to the end of what was launched."""
+
+def timing_reset() -> None:
+    """Ends the session, and forgets what was measured and what is to be."""
+
+def timing_measure(site: int, around: int, measured: bool) -> None:
+    """Has ranges of `site` measured, or only passed through on the way from a module to those around it.
+
+    `around`: any site of the module around, or -1. Of a site of kind 2 (backward), ranges tell where a thread is: the
+    module and those around it are measured from the first to the last of their ranges until `timing_end_backward`.
+    """
+
+def timing_step(step: int, sampled: bool) -> int:
+    """A step begins, in which ranges are measured if it is `sampled`. Reads what the device has come to.
+
+    Returns how many rows wait to be taken.
+    """
+
+def timing_end_backward() -> None:
+    """A backward is over, on whatever threads it ran."""
+
+def timing_rows() -> bytes:
+    """Rows made since the last call, one a site and sampled step, 24 bytes each: `site`, `step`, `count` (calls that were
+    measured), `skipped` (that could not be), all int32, and `stream_elapsed_ns`, their sum, int64.
+
+    A row is made once its step is over and the device has come to its end. At most a million rows wait.
+    """
+
+def timing_summary() -> dict[str, Any]:
+    """What all rows of a site have in common, arrays of shape (sites,): `site`, `steps`, `partial_steps` (rows with
+    skipped calls, which are left out of the rest), `count`, `sum_ns`, `min_ns`, `max_ns`, `median_ns` and `p95_ns` (both
+    within 1.6 percent). Those of the last session until the next one begins.
+    """
+
+def timing_counts() -> dict[str, int]:
+    """Calls by what became of them: `measured`, `pending`, `crossed` (ended on another stream), `captured` (into a CUDA
+    graph), `no_room` (no free event), `failed` (the driver refused, last with `last_error`), `unfinished` (at the end of
+    the session); `events` that were made, and `rows_dropped` because nobody took them.
     """

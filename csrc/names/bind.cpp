@@ -1,6 +1,10 @@
 #include "names/bind.h"
 
+#include <pybind11/stl.h>
+
 #include "common/columns.h"
+#include "names/collector_rows.h"
+#include "names/demangle.h"
 #include "names/op_names.h"
 
 namespace py = pybind11;
@@ -26,8 +30,24 @@ py::tuple encode_names(const py::array& offsets, Span<std::uint8_t> data) {
   return wide ? encode_unlocked<std::int64_t>(offsets, data) : encode_unlocked<std::int32_t>(offsets, data);
 }
 
+py::list demangle_all(const std::vector<std::string>& names) {
+  std::vector<std::string> plain;
+  {
+    const py::gil_scoped_release unlocked;
+    for (const std::string& name : names) plain.push_back(demangle(name));
+  }
+  py::list texts;
+  // Such a name may hold any bytes: a text that is not UTF-8 must not end the import of all others.
+  for (const std::string& name : plain) texts.append(py::bytes(name).attr("decode")("utf-8", "replace"));
+  return texts;
+}
+
 }  // namespace
 
-void bind(py::module_& module) { module.def("encode_names", &encode_names, "offsets"_a, "data"_a); }
+void bind(py::module_& module) {
+  module.def("encode_names", &encode_names, "offsets"_a, "data"_a);
+  module.def("demangle", &demangle_all, "names"_a);
+  module.def("collector_rows", &collector_rows);
+}
 
 }  // namespace tetrace::names

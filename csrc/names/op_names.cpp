@@ -1,6 +1,7 @@
 #include "names/op_names.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 #include <limits>
@@ -8,6 +9,25 @@
 #include "common/error.h"
 
 namespace tetrace::names {
+
+std::uint64_t hash(std::string_view text) {
+  constexpr std::uint64_t multiplier = 0x9E3779B97F4A7C15;  // 2^64 divided by the golden ratio
+  std::uint64_t mixed = text.size() * multiplier;
+  const auto mix = [&](std::uint64_t word) {
+    mixed = (mixed ^ word) * multiplier;
+    mixed ^= mixed >> 32;
+  };
+  for (; text.size() >= sizeof(std::uint64_t); text.remove_prefix(sizeof(std::uint64_t))) {
+    std::uint64_t word;
+    std::memcpy(&word, text.data(), sizeof word);
+    mix(word);
+  }
+  std::uint64_t rest = 0;
+  std::memcpy(&rest, text.data(), text.size());
+  mix(rest);
+  return mixed;
+}
+
 namespace {
 
 // Takes `prefix` off the front of `text`, if it is there.
@@ -24,11 +44,17 @@ bool take_integer(std::string_view& text, std::int64_t& value) {
   return true;
 }
 
+constexpr std::array<bool, 256> letters_of_lists() {
+  std::array<bool, 256> found{};
+  for (const char letter : std::string_view("[]()-0123456789, ")) found[static_cast<unsigned char>(letter)] = true;
+  return found;
+}
+
 // A bracketed list of numbers, lists and pairs.
 bool take_list(std::string_view& text) {
-  const std::size_t stop = std::min(text.find_first_not_of("[]()-0123456789, "), text.size());
+  static constexpr std::array<bool, 256> allowed = letters_of_lists();
   std::size_t depth = 0;
-  for (std::size_t at = 0; at < stop; ++at) {
+  for (std::size_t at = 0; at < text.size() && allowed[static_cast<unsigned char>(text[at])]; ++at) {
     if (text[at] == '[') ++depth;
     if (depth == 0) return false;
     if (text[at] == ']' && --depth == 0) {
@@ -47,24 +73,6 @@ bool parse_fields(std::string_view fields, std::int64_t& sequence) {
   if (take(fields, ", sizes = ") && !take_list(fields)) return false;
   if (take(fields, ", input_op_ids = ") && !take_list(fields)) return false;
   return fields.empty();
-}
-
-std::uint64_t hash(std::string_view text) {
-  constexpr std::uint64_t multiplier = 0x9E3779B97F4A7C15;  // 2^64 divided by the golden ratio
-  std::uint64_t mixed = text.size() * multiplier;
-  const auto mix = [&](std::uint64_t word) {
-    mixed = (mixed ^ word) * multiplier;
-    mixed ^= mixed >> 32;
-  };
-  for (; text.size() >= sizeof(std::uint64_t); text.remove_prefix(sizeof(std::uint64_t))) {
-    std::uint64_t word;
-    std::memcpy(&word, text.data(), sizeof word);
-    mix(word);
-  }
-  std::uint64_t rest = 0;
-  std::memcpy(&rest, text.data(), text.size());
-  mix(rest);
-  return mixed;
 }
 
 // Words and their codes: open addressing with linear probing, at most half full.

@@ -21,6 +21,9 @@ struct OpName {
 // name: `loss, seq = high`.
 OpName parse_op_name(std::string_view text);
 
+// For tables of texts; not the same on every machine.
+std::uint64_t hash(std::string_view text);
+
 struct EncodedNames {
   Column<std::int32_t> codes;
   Column<std::int64_t> sequence;

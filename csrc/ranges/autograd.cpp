@@ -47,7 +47,14 @@ void Transitions::note(std::int64_t sequence, std::int32_t site) {
 std::int32_t Transitions::find(std::int64_t sequence) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (list_.empty()) return unknown;
-  const auto after = std::upper_bound(list_.begin(), list_.end(), sequence,
+  // Backward comes soon after forward: what is asked for is near the end of a list that may be long.
+  std::size_t reach = 64, last = list_.size(), first = last - std::min(reach, last);
+  while (first > 0 && list_[first].sequence > sequence) {
+    last = first;
+    reach *= 2;
+    first -= std::min(reach, first);
+  }
+  const auto after = std::upper_bound(list_.begin() + first, list_.begin() + last, sequence,
                                       [](std::int64_t at, const Transition& row) { return at < row.sequence; });
   if (after == list_.begin()) return forgot_ ? unknown : outside;
   return (after - 1)->site;

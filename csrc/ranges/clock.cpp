@@ -1,10 +1,10 @@
 #include "ranges/clock.h"
 
-#include <fstream>
-#include <string>
-
 #if defined(__x86_64__)
 #include <cpuid.h>
+
+#include <cstdio>
+#include <cstring>
 #endif
 
 namespace tetrace::ranges {
@@ -12,14 +12,14 @@ namespace {
 
 #if defined(__x86_64__)
 // Linux takes "tsc" from this list when it finds that cores disagree. Where the file cannot be read, the processor's
-// word is all there is.
+// word is all there is. Not a stream: those are most of the C++ library that the collector brings along.
 bool kernel_trusts_counter() {
-  std::ifstream file("/sys/devices/system/clocksource/clocksource0/available_clocksource");
-  if (!file) return true;
-  for (std::string source; file >> source;) {
-    if (source == "tsc") return true;
-  }
-  return false;
+  std::FILE* file = std::fopen("/sys/devices/system/clocksource/clocksource0/available_clocksource", "re");
+  if (file == nullptr) return true;
+  bool listed = false;
+  for (char source[32]; !listed && std::fscanf(file, "%31s", source) == 1;) listed = std::strcmp(source, "tsc") == 0;
+  std::fclose(file);
+  return listed;
 }
 
 bool counter_is_steady() {

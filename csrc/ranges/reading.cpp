@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <vector>
 
 #include "common/error.h"
@@ -54,10 +53,11 @@ class Clock {
   double ns_per_tick_;
 };
 
-std::vector<char> contents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) refuse("cannot read '", path, "'");
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+// What is in the file from where it stands on, as far as it fits. Returns how many bytes that is.
+template <class T>
+std::size_t take(std::ifstream& file, T* into, std::size_t count) {
+  file.read(reinterpret_cast<char*>(into), static_cast<std::streamsize>(count * sizeof(T)));
+  return static_cast<std::size_t>(file.gcount());
 }
 
 void check(const Header& header, const std::string& path) {
@@ -69,15 +69,18 @@ void check(const Header& header, const std::string& path) {
   }
 }
 
-std::vector<Row> rows_of(const std::vector<char>& bytes) {
-  std::vector<Row> rows((bytes.size() - header_bytes) / sizeof(Row));
-  if (!rows.empty()) std::memcpy(rows.data(), bytes.data() + header_bytes, rows.size() * sizeof(Row));
+bool before(const Row& a, const Row& b) {
+  // Around before inside, where both start at one tick.
+  return a.start != b.start ? a.start < b.start : a.depth < b.depth;
+}
+
+std::vector<Row> rows_of(std::ifstream& file, std::size_t bytes) {
+  std::vector<Row> rows(bytes > header_bytes ? (bytes - header_bytes) / sizeof(Row) : 0);
+  file.seekg(header_bytes);
+  rows.resize(take(file, rows.data(), rows.size()) / sizeof(Row));
   const auto unused = [](const Row& row) { return row.start == 0; };
   rows.erase(std::remove_if(rows.begin(), rows.end(), unused), rows.end());
-  // Around before inside, where both start at one tick.
-  std::stable_sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) {
-    return a.start != b.start ? a.start < b.start : a.depth < b.depth;
-  });
+  if (!std::is_sorted(rows.begin(), rows.end(), before)) std::stable_sort(rows.begin(), rows.end(), before);
   return rows;
 }
 
@@ -91,15 +94,24 @@ void add(Recorded& recorded, const Row& row, const Clock& clock) {
   recorded.depth.push_back(row.depth);
 }
 
+void reserve(Recorded& recorded, std::size_t rows) {
+  for (auto* column : {&recorded.start, &recorded.end, &recorded.value}) column->reserve(rows);
+  for (auto* column : {&recorded.site, &recorded.step, &recorded.depth}) column->reserve(rows);
+}
+
 }  // namespace
 
 Recorded read_ring(const std::string& path) {
-  const std::vector<char> bytes = contents(path);
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) refuse("cannot read '", path, "'");
+  const auto bytes = static_cast<std::size_t>(std::max<std::streamoff>(0, file.tellg()));
+  file.seekg(0);
   Header header{};
-  std::memcpy(&header, bytes.data(), std::min(bytes.size(), sizeof header));
+  const std::size_t found = take(file, &header, 1);
+  file.clear();
   Recorded recorded;
-  if (bytes.size() >= sizeof header.magic) check(header, path);
-  if (bytes.size() < header_bytes || header.magic[0] == '\0') return recorded;
+  if (found >= sizeof header.magic) check(header, path);
+  if (bytes < header_bytes || header.magic[0] == '\0') return recorded;
   recorded.process = header.process;
   recorded.thread = header.thread;
   recorded.name.assign(header.name, strnlen(header.name, sizeof header.name));
@@ -107,7 +119,9 @@ Recorded read_ring(const std::string& path) {
   recorded.closed = header.closing.ns != 0;
   const Clock clock(header);
   if (!clock.known()) return recorded;
-  for (const Row& row : rows_of(bytes)) add(recorded, row, clock);
+  const std::vector<Row> rows = rows_of(file, bytes);
+  reserve(recorded, rows.size());
+  for (const Row& row : rows) add(recorded, row, clock);
   return recorded;
 }
 

@@ -19,6 +19,8 @@ namespace tetrace::ranges {
 namespace {
 
 constexpr std::size_t chunk_bytes = std::size_t{1} << 20;
+constexpr std::uint64_t chunk_rows = chunk_bytes / sizeof(Row) + 1;
+constexpr std::size_t least_mapped = std::size_t{1} << 24;
 // What a thread can write between the moment when ranges go off and the moment when it sees that: a few rows.
 constexpr std::size_t slack_bytes = std::size_t{1} << 16;
 
@@ -53,20 +55,24 @@ bool extend(int file, std::size_t from, std::size_t to) {
 #endif
 }
 
+void advise(Row* from, Row* to, int advice) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  char* const aligned = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(from) / page * page);
+  madvise(aligned, static_cast<std::size_t>(reinterpret_cast<char*>(to) - aligned), advice);
+}
+
 // All pages of a chunk at once: a fault in every hundredth range would cost several times what the range does. Kernels
 // before 5.14 refuse, and fault as they go.
-void fault_in(char* from, std::size_t bytes) {
+void fault_in(Row* from, Row* to) {
 #if defined(MADV_POPULATE_WRITE)
-  const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-  char* const aligned = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(from) / page * page);
-  madvise(aligned, bytes + static_cast<std::size_t>(from - aligned), MADV_POPULATE_WRITE);
+  advise(from, to, MADV_POPULATE_WRITE);
 #else
-  static_cast<void>(from), static_cast<void>(bytes);
+  static_cast<void>(from), static_cast<void>(to);
 #endif
 }
 
-std::string free_path(const std::string& folder) {
-  const std::string stem = folder + "/ranges-" + std::to_string(thread_number());
+std::string free_path(const std::string& folder, const char* prefix) {
+  const std::string stem = folder + "/" + prefix + "-" + std::to_string(thread_number());
   for (int copy = 0; copy < 10'000; ++copy) {
     const std::string path = stem + (copy == 0 ? "" : "-" + std::to_string(copy)) + ".bin";
     const File file(path, O_RDWR | O_CREAT | O_EXCL);
@@ -94,21 +100,29 @@ Ring::~Ring() {
   if (header_ != nullptr) munmap(header_, limit_bytes_);
 }
 
-std::unique_ptr<Ring> Ring::create(const std::string& folder, std::size_t limit_bytes, double ticks_per_second) {
-  std::string path = free_path(folder);
+std::unique_ptr<Ring> Ring::create(const std::string& folder, std::size_t limit_bytes, double ticks_per_second,
+                                   const char* prefix) {
+  std::string path = free_path(folder, prefix);
   if (path.empty()) return nullptr;
   std::unique_ptr<Ring> ring(new Ring(std::move(path), limit_bytes));
   if (!ring->map()) return nullptr;
   ring->fill_header(ticks_per_second);
-  return ring->grow() ? std::move(ring) : nullptr;
+  if (!ring->grow()) return nullptr;
+  ring->stop_ = ring->room_;
+  fault_in(ring->rows_, ring->rows_ + ring->stop_);
+  return ring;
 }
 
 // All of the room at once: pages behind the end of the file cost nothing until the file reaches them.
 bool Ring::map() {
   const File file(path_, O_RDWR);
   if (file < 0 || !extend(file, 0, header_bytes)) return false;
-  void* memory = mmap(nullptr, limit_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-  if (memory == MAP_FAILED) return false;
+  void* memory = MAP_FAILED;
+  for (;; limit_bytes_ /= 2) {
+    memory = mmap(nullptr, limit_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (memory != MAP_FAILED) break;
+    if (limit_bytes_ < 2 * least_mapped) return false;
+  }
   header_ = static_cast<Header*>(memory);
   rows_ = reinterpret_cast<Row*>(static_cast<char*>(memory) + header_bytes);
   return true;
@@ -128,24 +142,42 @@ void Ring::fill_header(double ticks_per_second) {
   std::memcpy(header_->magic, ring_magic, sizeof ring_magic);
 }
 
+void Ring::rename(std::string_view name) {
+  char padded[sizeof header_->name] = {};
+  std::memcpy(padded, name.data(), std::min(name.size(), sizeof padded - 1));
+  std::memcpy(header_->name, padded, sizeof padded);
+}
+
 bool Ring::grow() {
   const std::size_t target = std::min(limit_bytes_, file_bytes_ + chunk_bytes);
   if ((target - header_bytes) / sizeof(Row) <= room_) return false;
   const File file(path_, O_RDWR);
   if (file < 0 || !extend(file, file_bytes_, target)) return false;
-  fault_in(reinterpret_cast<char*>(header_) + file_bytes_, target - file_bytes_);
   file_bytes_ = target;
   room_ = (target - header_bytes) / sizeof(Row);
   __atomic_store_n(&header_->room, room_, __ATOMIC_RELAXED);
   return true;
 }
 
-// The slots are used up: more of them, or over the oldest rows. Once it turned, the file stays as it is, because slots
-// behind the newest row hold the oldest ones.
+// The slots that are mapped ahead are used up: more of them, or over the oldest rows. Once it turned, the file stays as
+// it is, because slots behind the newest row hold the oldest ones.
 void Ring::turn() {
-  const bool turned = written_ > room_;
   note_anchor();
-  if (turned || !grow()) slot_ = 0;
+  release();
+  if (slot_ == room_) {
+    const bool turned = written_ > room_;
+    if (turned || !grow()) slot_ = 0;
+  }
+  stop_ = std::min(room_, slot_ + chunk_rows);
+  fault_in(rows_ + slot_, rows_ + stop_);
+}
+
+// The last chunk but one, whose ranges have mostly ended: the file keeps what is in it. One that ends later brings its
+// page back.
+void Ring::release() {
+  if (slot_ < chunk_rows) return;
+  Row* const to = rows_ + (slot_ - chunk_rows);
+  advise(rows_ + (slot_ < 2 * chunk_rows ? 0 : slot_ - 2 * chunk_rows), to, MADV_DONTNEED);
 }
 
 void Ring::note_anchor() {

@@ -1,7 +1,8 @@
 // The file of one thread's ranges, memory-mapped, so that a killed process leaves what it wrote.
 //
 // A page of header, then rows of a fixed size. A row is written when its range opens, with end 0, and its end when the
-// range closes. The file grows in chunks up to a limit; then new rows take the place of the oldest.
+// range closes. The file grows in chunks up to a limit; then new rows take the place of the oldest. Only what is being
+// written counts as the process's memory: older chunks are the page cache's.
 #pragma once
 
 #include <atomic>
@@ -9,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "ranges/clock.h"
 
@@ -57,16 +59,18 @@ struct Place {
 // Written by its own thread only, but for `close`.
 class Ring {
  public:
-  // Makes FOLDER/ranges-THREAD.bin; with -1, -2 and so on where a file of that name is there already, since
-  // the kernel gives a thread's number to another one later. Null when the file cannot be made.
-  static std::unique_ptr<Ring> create(const std::string& folder, std::size_t limit_bytes, double ticks_per_second);
+  // Makes FOLDER/PREFIX-THREAD.bin; with -1, -2 and so on where a file of that name is there already, since
+  // the kernel gives a thread's number to another one later. Null when the file cannot be made. Where the process may
+  // not map that much (ulimit -v), the limit is lower.
+  static std::unique_ptr<Ring> create(const std::string& folder, std::size_t limit_bytes, double ticks_per_second,
+                                      const char* prefix = "ranges");
   ~Ring();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
 
   Place append(const Row& row) {
     if (row.start >= next_anchor_) note_anchor();
-    if (slot_ == room_) turn();
+    if (slot_ == stop_) turn();
     const Place place{written_, slot_++};
     Row& here = rows_[place.slot];
     // The process may be killed between any two stores: a row counts once its start is there.
@@ -97,6 +101,9 @@ class Ring {
   // is false and some room is left, because a write behind the end of a mapped file kills the process.
   void close(bool by_owner);
 
+  // What the thread is called, instead of what the kernel says.
+  void rename(std::string_view name);
+
   const std::string& path() const { return path_; }
 
  private:
@@ -105,6 +112,7 @@ class Ring {
   void fill_header(double ticks_per_second);
   bool grow();
   void turn();
+  void release();
   void note_anchor();
 
   std::string path_;
@@ -115,6 +123,7 @@ class Ring {
   std::uint64_t written_ = 0;
   std::uint64_t slot_ = 0;
   std::uint64_t room_ = 0;
+  std::uint64_t stop_ = 0;  // end of the slots that are mapped ahead
   std::uint64_t next_anchor_ = 0;
   std::uint64_t anchor_interval_ = 0;
 };

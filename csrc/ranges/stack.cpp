@@ -3,6 +3,7 @@
 #include "ranges/nvtx.h"
 #include "ranges/sites.h"
 #include "ranges/threads.h"
+#include "timing/marks.h"
 
 namespace tetrace::ranges {
 namespace {
@@ -27,9 +28,12 @@ void open_range(Thread& thread, std::int32_t number, Site& site, std::int64_t va
   if (thread.ring) open.place = thread.ring->append(open.row);
   thread.open.push_back(open);
   if (site.kind == Kind::forward) note_transition(thread);
+  // Last, and in `close_range` first, so that an interval on the stream holds nothing of ours.
+  if (timing::is_sampling.load(std::memory_order_relaxed)) timing::range_opened(number, site.kind, thread.open.size() - 1);
 }
 
 void close_range(Thread& thread) {
+  if (timing::is_open.load(std::memory_order_relaxed)) timing::range_closed(thread.open.size() - 1);
   Open& open = thread.open.back();
   open.row.end = ticks();
   if (open.in_nvtx) nvtx::pop();

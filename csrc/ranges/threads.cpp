@@ -110,7 +110,7 @@ Thread* enter_session() {
   }
   *current = Thread{};
   current->session = now;
-  current->ring = Ring::create(all.folder, all.limit_bytes, all.ticks_per_second);
+  if (!all.folder.empty()) current->ring = Ring::create(all.folder, all.limit_bytes, all.ticks_per_second);
   current->open.reserve(64);
   return current;
 }
@@ -128,8 +128,11 @@ void switch_on(const std::string& folder, std::size_t bytes_per_thread) {
   constexpr std::size_t least = 2 * header_bytes;
   struct stat found {};
   if (bytes_per_thread < least) refuse("bytes_per_thread is ", bytes_per_thread, "; give at least ", least);
-  if (stat(folder.c_str(), &found) != 0 || !S_ISDIR(found.st_mode)) refuse("'", folder, "' is not a folder; make it first");
-  if (access(folder.c_str(), W_OK | X_OK) != 0) refuse("'", folder, "' cannot be written to; choose another folder");
+  if (!folder.empty()) {
+    const bool is_folder = stat(folder.c_str(), &found) == 0 && S_ISDIR(found.st_mode);
+    if (!is_folder) refuse("'", folder, "' is not a folder; make it first");
+    if (access(folder.c_str(), W_OK | X_OK) != 0) refuse("'", folder, "' cannot be written to; choose another folder");
+  }
   prepare_once();
   switch_off();
   forget_transitions();

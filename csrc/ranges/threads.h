@@ -24,7 +24,7 @@ struct Open {
 
 struct Thread {
   std::uint64_t session = 0;
-  std::unique_ptr<Ring> ring;  // null when its file could not be made: NVTX is still told
+  std::unique_ptr<Ring> ring;  // null when no rows are kept, or its file could not be made: NVTX is still told
   std::vector<Open> open;
   Transitions* transitions = nullptr;
   // The forward thread that enter_backward was last asked about, and the backward site it last opened.
@@ -42,7 +42,8 @@ inline bool is_on() { return session.load(std::memory_order_relaxed) != 0; }
 // The calling thread's state for the session that is on; null while ranges are off.
 Thread* this_thread();
 
-// Throws when `folder` is no folder that files can be made in, or a thread may keep less than a page of rows.
+// An empty `folder` keeps no rows. Throws when it is no folder that files can be made in, or a thread may keep less than
+// a page of rows.
 void switch_on(const std::string& folder, std::size_t bytes_per_thread);
 void switch_off();
 

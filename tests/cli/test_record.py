@@ -231,7 +231,7 @@ print("count", len(n)); sys.exit(4)"""
         (["gone.py"], "gone.py: no such script"),
         (["--steps", "9:3", "talks.py"], "--steps 9:3 holds no step"),
         (["--seconds", "3", "--steps", "1", "talks.py"], "exclude each other"),
-        (["--collector", "cupti", "talks.py"], "--collector cupti is not there yet"),
+        (["--collector", "host", "--calls", "all", "talks.py"], "--calls all has no meaning with --collector host"),
         (["--collector", "host", "--nsys", "-d 3", "talks.py"], "--nsys has no meaning with --collector host"),
         (["--nsys", "-o x", "talks.py"], "name the recording with -o"),
         (["-o", "talks.py/x", "talks.py"], "cannot be written"),

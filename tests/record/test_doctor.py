@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tetrace.cli import checkup
-from tetrace.record import probe, trial
+from tetrace.record import build, cupti, probe, trial
 from tetrace.record.doctor import diagnose
-from tetrace.record.finding import Finding, Nsys, Place, Surroundings
+from tetrace.record.finding import Finding, Nsys, Own, Place, Surroundings
 from tetrace.record.nvidia import Driver, Gpu
 from tetrace.record.surroundings import file_system, places
 
@@ -51,6 +51,7 @@ WELL = Surroundings(
     environment={},
     driver=Driver("580.65", "13.0", (H200,)),
     nsys=Nsys("/bin/nsys", "2025.3.1", trial="gpu"),
+    own=Own("/env/nvidia/cu13/lib/libcupti.so.13", trial="gpu"),
     probe=PROBE,
     observer="",
     places=(Place("recordings", Path("/run"), 900 * GIB, True, "ext4"),),
@@ -76,6 +77,7 @@ def test_all_is_well() -> None:
     assert diagnosis.collector == "nsys"
     assert [(f.level, f.title, f.detail) for f in diagnosis.findings] == [
         ("ok", "nsys", "2025.3.1, recorded and exported a program on this GPU"),
+        ("ok", "collector", "built in, would load libcupti.so.13, recorded a program on this GPU"),
         ("ok", "Other profilers", "none in the way"),
         ("ok", "CUPTI", "libcupti.so.13, API 130001, held by no other tool"),
         (
@@ -104,6 +106,10 @@ def test_all_is_well() -> None:
     ]
 
 
+NO_NSYS = Nsys(error="nsys is not on PATH; install it")
+NO_COLLECTOR = Own(error="the collector was not built: no cupti.h; pip install it")
+
+
 def gpu(**changes: Any) -> dict[str, Any]:
     """Surroundings with one GPU like no other."""
     return {"driver": Driver("580.65", "13.0", (dataclasses.replace(H200, **changes),))}
@@ -112,15 +118,43 @@ def gpu(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "title", "level", "says", "way_out"),
     [
-        ({"nsys": Nsys(error="nsys is not on PATH; install it")}, "nsys", "fail", "is not on PATH", "install it"),
+        ({"nsys": NO_NSYS, "own": NO_COLLECTOR}, "nsys", "fail", "is not on PATH", "install it"),
+        ({"nsys": NO_NSYS, "own": NO_COLLECTOR}, "collector", "fail", "was not built: no cupti.h", "pip install it"),
+        ({"nsys": NO_NSYS}, "nsys", "absent", "is not on PATH", "install it"),
+        ({"own": NO_COLLECTOR}, "collector", "absent", "was not built: no cupti.h", "pip install it"),
+        ({"own": Own("c", trial_error="no rights")}, "collector", "warn", "failed: no rights", "CUPTI below"),
         (
-            {"nsys": Nsys("n", "2025.1", stage="import", trial_error="libdw.so.1: no such file")},
+            {"nsys": NO_NSYS, "own": Own("c", trial_error="no rights")},
+            "collector",
+            "fail",
+            "failed: no rights",
+            "CUPTI below",
+        ),
+        (
+            {"nsys": NO_NSYS, "environment": {"NVTX_INJECTION64_PATH": "/opt/libtool.so"}},
+            "Other profilers",
+            "fail",
+            "NVTX_INJECTION64_PATH loads libtool.so",
+            "unset NVTX_INJECTION64_PATH",
+        ),
+        (
+            {"left_out": (("the kernels were not built: no nvcc", "install it"),)},
+            "Left out of this build",
+            "absent",
+            "no nvcc",
+            "install it",
+        ),
+        (
+            {
+                "nsys": Nsys("n", "2025.1", stage="import", trial_error="libdw.so.1: no such file"),
+                "own": NO_COLLECTOR,
+            },
             "nsys",
             "fail",
             "could not import its own capture): libdw.so.1",
             "libdw1",
         ),
-        ({"nsys": Nsys("n", "2025.1", stage="activity")}, "nsys", "fail", "no GPU activity", "as new as the driver"),
+        ({"nsys": Nsys("n", "2025.1", stage="activity")}, "nsys", "warn", "no GPU activity", "as new as the driver"),
         ({"nsys": Nsys("n", "2023.1", stage="export")}, "nsys", "warn", "Parquet", "2023.1 or newer"),
         (
             {"environment": {"NSYS_PROFILING_SESSION_ID": "7"}},
@@ -207,6 +241,13 @@ def test_what_stops_or_spoils_is_said_with_a_way_out(
         ),
         ({"cupti": {"version": 1, "result": 39, "path": ""}}, "CUPTI", "warn", "another tool", "LD_PRELOAD"),
         (
+            {"cupti": {"version": 130000, "result": 39, "path": "", "holder": "CUPTI for dynolog"}},
+            "CUPTI",
+            "warn",
+            "CUPTI for dynolog holds it",
+            "LD_PRELOAD",
+        ),
+        (
             {"torch": {**PROBE["torch"], "available": False, "why": "driver too old"}},
             "torch",
             "fail",
@@ -246,6 +287,18 @@ def test_what_the_probe_found(stages: dict[str, Any], title: str, level: str, sa
     assert way_out in finding.way_out
 
 
+def test_without_nsys_the_collector_records() -> None:
+    diagnosis = diagnose(dataclasses.replace(WELL, nsys=NO_NSYS))
+    assert (diagnosis.possible, diagnosis.collector) == (True, "cupti")
+    assert checkup.screen(diagnosis, 80, False).startswith("A recording here is made with tetrace's own collector")
+
+
+def test_what_the_collector_lacks_is_said_once() -> None:
+    reason, _, way_out = NO_COLLECTOR.error.partition("; ")
+    around = dataclasses.replace(WELL, own=NO_COLLECTOR, left_out=((reason, way_out),))
+    assert not found(around, "Left out of this build")
+
+
 def test_without_a_gpu_the_host_is_recorded() -> None:
     diagnosis = diagnose(Surroundings(driver=Driver(error="libnvidia-ml.so.1: cannot open shared object file")))
     assert diagnosis.possible
@@ -255,11 +308,9 @@ def test_without_a_gpu_the_host_is_recorded() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_screen_keeps_its_width(width: int) -> None:
-    around = dataclasses.replace(
-        WELL, nsys=Nsys(error="nsys is not on PATH; install it"), observer="no compiler; set CXX"
-    )
+    around = dataclasses.replace(WELL, nsys=NO_NSYS, own=NO_COLLECTOR, observer="no compiler; set CXX")
     lines = checkup.screen(diagnose(around), width, color=False).splitlines()
-    assert lines[0] == "No full recording is possible here: nsys; 1 warning besides"
+    assert " ".join(lines).startswith("No full recording is possible here: nsys, collector; 1 warning besides")
     assert "  FAIL nsys: is not on PATH" in lines
     assert "       → install it" in lines
     assert max(map(len, lines)) <= min(width, 110)
@@ -312,6 +363,25 @@ def test_a_trial_recording(
     assert (result.version, result.trial, result.stage) == (version, tried, stage)
     assert error in result.trial_error
     assert bool(result.error) == (not version)
+
+
+def test_a_trial_of_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing loads the library, nothing is recorded."""
+    (tmp_path / "extras" / "CUPTI" / "lib64").mkdir(parents=True)
+    (tmp_path / "extras" / "CUPTI" / "lib64" / "libcupti.so.99").touch()
+    library = tmp_path / "libtetrace_collector.so"
+    library.touch()
+    monkeypatch.setattr(cupti, "LIBRARY", library)
+    environment = {"CUDA_HOME": str(tmp_path), "CUDA_INJECTION64_PATH": "/opt/libtool.so", "LD_LIBRARY_PATH": ""}
+    assert Path(trial.run_own(environment, trial=False).cupti).name == "libcupti.so.99"
+    monkeypatch.setattr(trial.gpu_touch, "__file__", str(tmp_path / "touch.py"))
+    (tmp_path / "touch.py").write_text("import sys; sys.exit('tetrace: CUPTI is held by somebody; end it')")
+    assert trial.run_own(environment).trial_error == "CUPTI is held by somebody; end it"
+    (tmp_path / "touch.py").write_text("")
+    assert trial.run_own(environment).trial_error == "the GPU worked, and nothing of it was recorded (exit code 0)"
+    monkeypatch.setattr(cupti, "LIBRARY", tmp_path / "gone.so")
+    monkeypatch.setattr(build, "left_out", lambda: [("the collector was not built", "install it")])
+    assert trial.run_own(environment).error == "the collector was not built; install it"
 
 
 def test_a_broken_transformer_engine_does_not_break_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

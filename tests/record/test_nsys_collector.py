@@ -15,7 +15,7 @@ from tetrace.record import nsys
 EXPORT = Path(__file__).parent.parent / "data" / "te4-fp8.sqlite"
 OURS = (
     *("--trace=cuda,nvtx", "--sample=none", "--cpuctxsw=none", "--cuda-graph-trace=node"),
-    *("--cuda-flush-interval=1000", "--kill=none", "--wait=primary", "--force-overwrite=true"),
+    *("--kill=none", "--wait=primary", "--force-overwrite=true"),
 )
 CAPTURE = ("--capture-range=nvtx", "--nvtx-capture=tetrace-capture@tetrace", "--capture-range-end=stop")
 

@@ -26,7 +26,7 @@ def record(folder: Path) -> None:
     own.mkdir(parents=True)
     (own / "process.json").write_text(json.dumps({"pid": os.getpid()}))
     (folder / "run.json").write_text("{}")
-    ranges.open(own, from_rings=True)
+    ranges.open(own, ranges.CALLS)
     modules = [ranges.site("module", f"fc{n}", phase="forward", module=f"fc{n}") for n in range(MODULES)]
     quantize = [ranges.site("quantize", "quantize input", module=f"fc{n}", role="input") for n in range(MODULES)]
     for step in range(STEPS):

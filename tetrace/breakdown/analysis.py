@@ -23,6 +23,7 @@ from tetrace.breakdown.launch import (
     launches_table,
     queue_depths,
 )
+from tetrace.breakdown.module_times import module_times_table
 from tetrace.breakdown.quantization import Bounds, bounds, quantization_table
 from tetrace.breakdown.recorded import recorded_tables
 from tetrace.breakdown.scope import Scope
@@ -146,6 +147,7 @@ def break_down(
             modules_table(scope, of_frames),
             host_ranges_table(scope, of_frames),
             lanes_table(scope, of_frames),
+            module_times_table(attribution, steps, process),
             *simple.result(),
         ]
     by_name = {table.declaration.name: table for table in sorted(tables, key=_declared_order)}

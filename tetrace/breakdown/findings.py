@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tetrace.attribute.attribution import UNATTRIBUTED_MODULE
 from tetrace.breakdown.compute import UNFUSED
 from tetrace.breakdown.launch import NO_RANGE
+from tetrace.breakdown.module_times import STEP
 from tetrace.trace.schema import GRAPH
 from tetrace.units import byte_count, duration, percent
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
+    from tetrace.breakdown.tables import Table
 
 _OF_WALL = 0.03
 _OF_BUSY = 0.03
@@ -28,6 +30,7 @@ _WAITS = 0.15
 _COPY_BOUND = 0.50
 _HOST_COPIES = ("memcpy HtoD", "memcpy DtoH")
 _WEIGHTS = {"LayerNormMLP": 2}
+_LENGTHS = (("mean", "mean"), ("95% within", "p95"), ("longest", "max"))
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ def verdict(breakdown: Breakdown) -> str:
     """One sentence with its numbers: what the step is bound by."""
     totals = breakdown.totals
     if not totals.activities:
+        if breakdown.attribution.trace.has("module_times"):
+            return _sampled_steps(breakdown.tables["module_times"])
         if len(breakdown.tables["host_modules"]):
             return "No GPU was captured: what follows is the time of the host."
         return "No GPU activity was captured, so there is nothing to break down."
@@ -80,6 +85,15 @@ def verdict(breakdown: Breakdown) -> str:
         return f"Copy-bound: {works}, {percent(copied, totals.activity_ns)} of it copies between host and device."
     bound = "GPU-bound" if totals.busy_ns >= _GPU_BOUND * totals.wall_ns else "Mostly GPU-bound"
     return f"{bound}: {works} {idles}; {_largest_categories(breakdown)}."
+
+
+def _sampled_steps(times: Table) -> str:
+    """The verdict of a recording with CUDA events: what a step takes, by its own row."""
+    step = next((row for row in times.rows() if row["module"] == STEP and row["steps"]), None)
+    if step is None:
+        return "Modules were measured with CUDA events; no whole step was."
+    lengths = ", ".join(f"{word} {duration(step[f'{name}_ns'])}" for word, name in _LENGTHS)
+    return f"A step takes {duration(step['median_ns'])} on its stream (median of {step['steps']} sampled steps; {lengths})."
 
 
 def _span(breakdown: Breakdown) -> str:

@@ -92,7 +92,7 @@ def _lanes(attribution: Attribution, device: int | None, process: int | None) ->
                 f"--device {device}: no activity ran on it; there are devices {np.unique(devices).tolist()}"
             )
     if process is not None:
-        own = trace.column("activities", "process") == _process_index(attribution, process)
+        own = trace.column("activities", "process") == process_index(attribution, process)
         if device is not None and not (chosen & own).any():
             found = np.unique(trace.column("activities", "device")[own]).tolist()
             raise UsageError(f"--process {process} --device {device}: it ran nothing there; it used devices {found}")
@@ -100,7 +100,7 @@ def _lanes(attribution: Attribution, device: int | None, process: int | None) ->
     return chosen
 
 
-def _process_index(attribution: Attribution, process: int) -> int:
+def process_index(attribution: Attribution, process: int) -> int:
     pids = attribution.trace.column("processes", "pid").tolist()
     if process in pids:
         return pids.index(process)
@@ -114,7 +114,7 @@ def _is_in_lane(attribution: Attribution, windows: Windows, device: int | None, 
     if device is not None:
         chosen &= windows.device == device
     if process is not None:
-        chosen &= windows.process == _process_index(attribution, process)
+        chosen &= windows.process == process_index(attribution, process)
     return chosen
 
 
@@ -125,18 +125,18 @@ def _reasons(attribution: Attribution, windows: Windows, steps: str, in_lane: Ma
     elif steps == ALL:
         words = [""] * len(windows.step)
     else:
-        chosen = _sliced(attribution, steps)
+        chosen = in_slice(attribution.steps.number, steps)
         words = ["" if chosen[step] else "not asked for" for step in windows.step.tolist()]
     return tuple(
         word if inside else "other device or process" for word, inside in zip(words, in_lane.tolist(), strict=True)
     )
 
 
-def _sliced(attribution: Attribution, steps: str) -> Mask:
+def in_slice(numbers: npt.NDArray[np.integer], steps: str) -> Mask:
+    """Whether each of these step numbers is among `steps`: one number, or a range such as `5:10`."""
     match = _SLICE.match(steps)
     if not match:
         raise UsageError(f"--steps {steps}: give steady, all, one step number, or a range such as 5:10")
-    numbers = attribution.steps.number
     if match[3] is not None:
         return numbers == int(match[3])
     low = int(match[1]) if match[1] else None

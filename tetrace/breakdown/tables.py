@@ -307,8 +307,27 @@ MEMORY_PEAKS = Declaration(
         Column("allocated_bytes", "bytes", "Allocated blocks."), Column("reserved_bytes", "bytes", "Held by the allocator."),
     ),
 )  # fmt: skip
+MODULE_TIMES = Declaration(
+    "module_times", "One row a module and phase: its time on the stream in the sampled steps, by CUDA events.",
+    (
+        _text("module", "Path of the module, with modules inside; `(step)` is the whole step."),
+        _text("phase", "forward, recompute, backward, optimizer, or all (of a step)."),
+        _count("steps", "Steps that are counted, of all processes."),
+        _count("partial_steps", "Steps that are not, because a call could not be measured."),
+        _count("count", "Calls in the steps that are counted."),
+        _ns("stream_elapsed_ns", "Sum over them, host time on an idle stream included."),
+        *(
+            _ns(f"{name}_ns", f"{said} of a step's sum.")
+            for name, said in (
+                ("mean", "Mean, rounded down,"), ("median", "Median"), ("p95", "95th percentile"),
+                ("min", "Smallest"), ("max", "Largest"),
+            )
+        ),
+    ),
+)  # fmt: skip
 
 DECLARATIONS = (
     STEPS, PHASES, KERNELS, MODULES, QUANTIZATION, HOST_RANGES, LAUNCHES, GEMMS, ATTENTION, COMMUNICATION, MEMORY, LANES,
     HOST_STEPS, HOST_MODULES, RECORDED_CALLS, ATTENTION_BACKENDS, MODULE_MEMORY, MEMORY_PEAKS,
+    MODULE_TIMES,
 )  # fmt: skip

@@ -25,6 +25,7 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "absent": "dim"}
 _INDENT = 7
 _COLLECTORS = {
     "nsys": "A recording here is made with nsys",
+    "cupti": "A recording here is made with tetrace's own collector",
     "host": "A recording here has the host's times only",
 }
 

@@ -38,9 +38,9 @@ _STOPPED = 1
 def doctor(calibrate: bool, device: int | None, quick: bool, format_name: str) -> int:
     """Say what would stop or spoil a recording here, and the way out of each.
 
-    Looks at nsys by a trial recording, other profilers, the GPU, torch, cuDNN, Transformer Engine with its FP8 recipes
-    and attention backends, and the folders that a recording writes to. The exit code is 1 when a recording is not
-    possible.
+    Looks at nsys and tetrace's own collector by trial recordings, other profilers, the GPU, torch, cuDNN, Transformer
+    Engine with its FP8 recipes and attention backends, and the folders that a recording writes to. The exit code is 1
+    when a recording is not possible.
     """
     if device is not None and not calibrate:
         raise UsageError(f"--device {device} is for --calibrate; add it")

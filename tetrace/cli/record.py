@@ -14,7 +14,7 @@ import click
 
 from tetrace import __version__
 from tetrace.errors import TetraceError
-from tetrace.record.options import COLLECTORS, RANGES, Options, window
+from tetrace.record.options import CALLS, COLLECTORS, RANGES, Options, window
 
 if TYPE_CHECKING:
     from tetrace.record.session import Run, Saved, Session
@@ -40,14 +40,16 @@ _FAILED = 2
     type=click.Choice(COLLECTORS),
     default="auto",
     show_default=True,
-    help="What records the GPU: `nsys` is Nsight Systems, `host` records ranges and steps on the CPU only, `auto` is "
-    "nsys where it is found and there is a GPU, else host. `cupti` is not there yet.",
+    help="What records the GPU: `nsys` is Nsight Systems, `cupti` is built in and needs nothing installed, `events` "
+    "measures only how long modules take on the GPU, for long runs, `host` records ranges and steps on the CPU only. "
+    "`auto` takes nsys where it is found, else cupti, and host where there is no GPU.",
 )
 @click.option(
     "--steps",
     metavar="WHICH",
     help="Steps to record: `10:20` is steps 10 to 19, `7` one step, `all` the whole run. Without it, recording begins "
-    "with the process and ends twenty steps after the warm-up. The script always runs to its own end.",
+    "with the process and ends twenty steps after the warm-up (`events`: with the script). The script always runs to its "
+    "own end.",
 )
 @click.option(
     "--seconds", type=float, metavar="S", help="Record S seconds instead, from the first call of a module on."
@@ -68,6 +70,19 @@ _FAILED = 2
     help="Ranges to add: around every module, only around steps, phases and FP8 calls (`coarse`), or none.",
 )
 @click.option(
+    "--calls",
+    type=click.Choice(CALLS),
+    default="launches",
+    show_default=True,
+    help="API calls that `cupti` records: those that launch, copy, wait, allocate or load code, or all, which costs more.",
+)
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With `events`: measure every N-th step.  [default: 10]",
+)
+@click.option(
     "--nsys",
     multiple=True,
     metavar="ARGS",
@@ -83,6 +98,8 @@ def record(
     seconds: float | None,
     warmup: int,
     ranges: str,
+    calls: str,
+    every: int | None,
     nsys: tuple[str, ...],
     keep_nsys_rep: bool,
     force: bool,
@@ -103,8 +120,8 @@ def record(
 
     streams.hold()
     _check_options(command)
-    chosen = window(steps, seconds, warmup)
-    options = Options(output, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force)
+    chosen = window(steps, seconds, warmup, collector)
+    options = Options(output, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every)
     with Relay(_say) as relay:
         session = Session(options, resolved(command), __version__, _say, relay)
         run = session.run()

@@ -16,6 +16,8 @@ from tetrace.instrument import engine, observer, optimizer, process, ranges
 build = observer.build
 load = observer.load
 
+_library: Any = None  # the observer's, while it is installed
+
 
 def install(observing: bool = True) -> Callable[[], None]:
     """Patches the engine's entry and, if `observing`, starts the observer; returns the function that undoes both."""
@@ -41,10 +43,30 @@ def can_observe() -> bool:
 
 
 def _observe() -> Callable[[], None]:
-    library: Any = load()
+    global _library
     _C.set_loss_site(ranges.site("loss", "(loss)", phase="backward", module="(loss)"))
-    library.tetrace_observer_start(observer.functions(_C.autograd_capsule()))
-    return lambda: library.tetrace_observer_stop()
+    _library = load()
+    _library.tetrace_observer_start(observer.functions(_C.autograd_capsule()))
+
+    def restore() -> None:
+        global _library
+        _library.tetrace_observer_stop()
+        _library = None
+
+    return restore
+
+
+def pause() -> None:
+    """Has the observer see no nodes until `resume`, which costs nothing then; nothing where there is no observer."""
+    if _library is not None:
+        _library.tetrace_observer_stop()
+
+
+def resume() -> None:
+    """Has it see nodes again. Of those that were made meanwhile the modules are not known."""
+    if _library is not None:
+        _C.forget_transitions()
+        _library.tetrace_observer_start(observer.functions(_C.autograd_capsule()))
 
 
 def _ranged(plain: engine.Run) -> engine.Run:

@@ -31,26 +31,36 @@ _names = Names()
 _coarse = False
 # Called when a module is called that was not before: the script has begun to train.
 on_first_call: list[Callable[[], None]] = []
+# Called with a module, its path and its sites, before its first range is opened inside that of the module around.
+on_sites: list[Callable[[Module, str, Sites], None]] = []
 
+Keep = Callable[[Module, str], bool]
 Tag = Callable[[Sites, Any, Any], None]
 
 _plain: Any = None
 _tag: Tag | None = None
+_keep: Keep | None = None
+_installed = False
 _left_in = False  # somebody patched the patch, so that it could not be taken out
 _is_compiling, _task = torch.compiler.is_dynamo_compiling, torch._C._current_graph_task_id
 _push, _depth, _unwind, _waiting = ranges.push, ranges.depth, ranges.unwind, steps.waiting
 
 
-def install(level: str = "modules", tag: Tag | None = None) -> Callable[[], None]:
+def install(
+    level: str = "modules", tag: Tag | None = None, keep: Keep | None = None, model: Module | None = None
+) -> Callable[[], None]:
     """Gives every module ranges; returns the function that takes the patch out.
 
     `level`: `modules`, or `coarse` for roots, their children, members of containers and Transformer Engine's modules
-    only. `tag(sites, inputs, outputs)` is called after a forward; inputs or outputs are None before it.
+    only. `keep(module, path)` says which of these get ranges; by default all. Paths in `model` are bare; by default in
+    the largest. `tag(sites, inputs, outputs)` is called after a forward; inputs or outputs are None before it.
     """
-    global _coarse, _names, _plain, _tag
-    _coarse, _names = level == "coarse", Names()
+    global _coarse, _installed, _keep, _names, _plain, _tag
+    _coarse, _names, _keep, _installed = level == "coarse", Names(), keep, True
     for known in (_sites, _references, _objects):
         known.clear()
+    if model is not None:
+        _names.lead(model)
     owner: Any = Module
     _tag = tag
     if _left_in:
@@ -62,13 +72,24 @@ def install(level: str = "modules", tag: Tag | None = None) -> Callable[[], None
 
 
 def _restore(plain_compile: Any) -> None:
-    global _left_in
+    global _installed, _left_in
     owner: Any = Module
+    _installed = False
     if owner._call_impl is _call_impl:
         owner._call_impl, owner.compile = _plain, plain_compile
         _tell_dynamo(_call_impl, _plain)
     else:
         _left_in = True
+
+
+def is_installed() -> bool:
+    """Whether modules get ranges now."""
+    return _installed
+
+
+def meet_again() -> None:
+    """Has every module named again at its next call, so that `on_sites` is told of all. Paths and sites stay the same."""
+    _sites.clear()
 
 
 def current_module_object() -> Module | None:
@@ -173,7 +194,7 @@ def _register(module: Module) -> Sites:
     name, kind = _names.name(module), type(module).__name__
     if not name:
         return _NONE
-    if _coarse and not _is_coarse(module, name):
+    if (_coarse and not _is_coarse(module, name)) or (_keep is not None and not _keep(module, name)):
         return _NONE
     compiled = kind == "OptimizedModule"
     name = f"(compiled: {name})" if compiled else name
@@ -184,6 +205,8 @@ def _register(module: Module) -> Sites:
     for site in (forward, recompute):
         ranges.set_backward_site(site, backward)
     _objects.update(dict.fromkeys((forward, recompute, backward), weakref.ref(module)))
+    for callback in tuple(on_sites):
+        callback(module, name, (forward, recompute, backward))
     return forward, recompute, backward
 
 

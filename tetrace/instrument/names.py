@@ -12,6 +12,7 @@ parameters they have. Wrappers (DDP, FSDP, torch.compile, activation checkpoints
 from __future__ import annotations
 
 import gc
+import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -42,6 +43,13 @@ class Names:
         self._prefixed: set[str] = set()  # roots whose name begins every path in them
         self._taken: dict[str, weakref.ref[Module]] = {}
         self._may_scan_at = 0.0
+
+    def lead(self, root: Module) -> None:
+        """Has the paths in `root` bare, whatever other models there are."""
+        name = type(_unwrapped(root)).__name__
+        self._roots.append((weakref.ref(root), name))
+        self._main = (name, sys.maxsize)
+        self._walk(root, name)
 
     def name(self, module: Module) -> str:
         """The path under which `module` is reported; the same module keeps the name it got first.

@@ -87,6 +87,14 @@ def notice(text: str) -> None:
         _write("process.json", _facts)
 
 
+def retract(text: str) -> None:
+    """Takes back a notice that no longer holds."""
+    notices = _facts.get("notices", [])
+    if masking.plain(text) in notices:
+        notices.remove(masking.plain(text))
+        _write("process.json", _facts)
+
+
 def say(text: str) -> None:
     """A line on standard error, if there is one: the script's stdout is its own."""
     if sys.stderr is not None:

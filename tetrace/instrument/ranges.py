@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
@@ -49,6 +49,7 @@ __all__ = [
     "describe",
     "end",
     "is_on",
+    "list_sites",
     "open",
     "pop",
     "push",
@@ -69,8 +70,8 @@ KINDS = (
 # Single calls, several in each module: more than half of all ranges.
 CALLS = ("quantize", "gemm", "attention")
 
-# A row is 40 bytes: over a million and a half ranges for each thread, of which the newest are kept.
-_BYTES_PER_THREAD = 64 << 20
+# On the disk, for each thread: a row is 40 bytes, so over fifty million ranges, of which the newest are kept.
+_BYTES_PER_THREAD = 2 << 30
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -78,28 +79,33 @@ _Result = TypeVar("_Result")
 _numbers: dict[tuple[object, ...], int] = {}
 _described: dict[int, Mapping[str, Any]] = {}
 _writing = threading.RLock()
-_from_rings = False
+_only_in_rings: Collection[str] = ()
 _file: io.FileIO | None = None  # no buffer that a forked child could write once more
 
 
-def open(folder: Path, from_rings: bool = False) -> None:  # noqa: A001 - always called as ranges.open
-    """Records into `folder`, which must be there: `ranges-<tid>.bin` of each thread and `sites.jsonl`.
+def open(folder: Path | None, only_in_rings: Collection[str] = ()) -> None:  # noqa: A001 - always called as ranges.open
+    """Records into `folder`, which must be there: `ranges-<tid>.bin` of each thread and `sites.jsonl`. None keeps no file.
 
-    `from_rings`: whoever reads the recording takes the ranges of single calls (`CALLS`) from the rings, so that a tool
-    that listens to NVTX is spared them.
+    `only_in_rings`: kinds whose ranges the reader of the recording takes from the rings, so that a tool that listens to
+    NVTX is spared them.
 
     What was registered before is listed again, because its numbers stay the same. `ValueError` when no files can be
     made in `folder`.
     """
-    global _file, _from_rings
-    _C.ranges_open(os.fspath(folder), _BYTES_PER_THREAD)
-    _from_rings = from_rings
+    _C.ranges_open("" if folder is None else os.fspath(folder), _BYTES_PER_THREAD)
+    list_sites(folder, only_in_rings)
+
+
+def list_sites(folder: Path | None, only_in_rings: Collection[str] = ()) -> None:
+    """Writes what sites mean into `sites.jsonl` in `folder`, from now on and of those that are known already."""
+    global _file, _only_in_rings
+    _only_in_rings = only_in_rings
     with _writing:
         if _file is not None:
             _file.close()
-        _file = io.FileIO(Path(folder) / "sites.jsonl", "w")
+        _file = None if folder is None else io.FileIO(Path(folder) / "sites.jsonl", "w")
         for number, described in _described.items():
-            _C.only_in_ring(number, _from_rings and described["kind"] in CALLS)
+            _C.only_in_ring(number, described["kind"] in _only_in_rings)
             _write(described)
 
 
@@ -172,7 +178,7 @@ def _register(
             return _numbers[key]
         text = name.encode("utf-8", "replace").decode()  # NVTX takes no lone surrogates
         number = _C.site(text, KINDS.index(kind), _kind_of_range(kind, phase))
-        _C.only_in_ring(number, _from_rings and kind in CALLS)
+        _C.only_in_ring(number, kind in _only_in_rings)
         described = {"site": number, "kind": kind, "name": text, "phase": phase, "module": module, **attributes}
         _described[number] = MappingProxyType(described)
         _write(described)

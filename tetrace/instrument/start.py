@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ DEFAULTS: Mapping[str, Any] = {
     "seconds": None,
     "warmup": 5,
     "capture": "none",
+    "every": 10,
 }
 _LEVELS = ("modules", "coarse", "off")
+# Ranges that the importer of a collector's recordings takes from the rings: what else listens to NVTX is spared them.
+_ONLY_IN_RINGS: Mapping[str, Collection[str]] = {"nsys": ranges.CALLS, "cupti": ranges.KINDS}
 
 _started: Path | None = None
 _undo: list[Callable[[], None]] = []  # everything
@@ -104,14 +107,30 @@ def _begin(folder: Path, options: Mapping[str, Any]) -> None:
     """Runs once torch is there. Each part that fails is left out with a warning."""
     if process.is_launcher():
         return
-    ranges.open(process.open(folder), from_rings=options["collector"] == "nsys")
+    own, collector = process.open(folder), str(options["collector"])
+    # Events are recorded where ranges open and close: the ranges themselves need not be kept.
+    ranges.open(None if collector == "events" else own)
+    ranges.list_sites(own, _ONLY_IN_RINGS.get(collector, ()))
     from tetrace.instrument import memory, steps, window
 
     _install("noticing the end", lambda: exits.install(_finished), _undo)
+    if collector == "nsys":
+        from tetrace.instrument import flushing
+
+        _install("handing over what the GPU did", flushing.install, _undo)
     _install("steps", steps.install, _undo)
     if options["ranges"] != "off":
-        _install_ranges(str(options["ranges"]))
+        _install_ranges(str(options["ranges"]), calls=collector != "events")
         _install("memory", lambda: memory.install(int(options["warmup"])), _undo_ranges)
+    if collector == "events":
+        from tetrace.instrument import module_times
+
+        every, first = int(options["every"]), int(options["first_step"] or 0)
+        _install("times of modules", lambda: module_times.record(every, first), _undo_ranges)
+    if options["capture"] == "collector":
+        from tetrace.instrument import collector as gpu
+
+        _install("recording the GPU", gpu.install, _undo)
     _install("the recorded window", window.Window(folder, options, _stop_ranges).install, _undo)
     with process.guarded("the first step"):
         # Last, so that its range lies inside the capture.
@@ -123,7 +142,8 @@ def _install(what: str, install: Callable[[], Callable[[], None]], undo: list[Ca
         undo.append(install())
 
 
-def _install_ranges(level: str) -> None:
+def _install_ranges(level: str, calls: bool = True) -> None:
+    """Ranges of modules; with `calls`, also those of what Transformer Engine calls inside them."""
     from tetrace.instrument import autograd, autograd_hooks, modules, optimizer
 
     observing = False
@@ -134,7 +154,8 @@ def _install_ranges(level: str) -> None:
     _install("ranges of optimizers", optimizer.install, _undo_ranges)
     _install("ranges of modules", lambda: modules.install(level, tag), _undo_ranges)
     _install("ranges of backward", lambda: autograd.install(observing), _undo_ranges)
-    _undo_ranges.append(imports.after_import("transformer_engine.pytorch", _install_transformer_engine))
+    if calls:
+        _undo_ranges.append(imports.after_import("transformer_engine.pytorch", _install_transformer_engine))
 
 
 def _install_transformer_engine() -> None:

@@ -74,6 +74,11 @@ def finish() -> None:
     waiting.clear()
 
 
+def is_following() -> bool:
+    """Whether steps are followed."""
+    return _handle is not None
+
+
 def current() -> int:
     """Number of the step that runs, from 0."""
     return _step

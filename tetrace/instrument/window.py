@@ -1,8 +1,9 @@
-"""The window that is recorded: opened and closed at steps, for all processes of the node together.
+"""The window that is recorded: opened and closed at steps.
 
 One session of Nsight Systems sees every process of a node, so the first process that comes to its window starts the
 capture and the last that leaves ends it. A range cannot be ended by another process: with capture "nvtx" it is the one
-that started the capture that ends it, at its first step after all have left.
+that started the capture that ends it, at its first step after all have left. With capture "collector" there is no
+session: each process opens and closes its own window.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tetrace.instrument import dynamo, modules, process, ranges, steps
+from tetrace.instrument import collector, dynamo, modules, process, ranges, steps
 
 _cuda: Any = torch.cuda
 
@@ -54,7 +55,7 @@ class Window:
         with self._lock:
             if not self._entered and step >= self._first:
                 self._enter()
-            self._start_capture()
+            self._start_capture(step)
             if self._entered and not self._left and self._last is not None and step >= self._last:
                 self._leave()
             if self._left:
@@ -112,11 +113,15 @@ class Window:
         expected = os.environ.get("LOCAL_WORLD_SIZE", "")
         return count["left"] >= max(count["entered"], int(expected) if expected.isdecimal() else 1)
 
-    def _start_capture(self) -> None:
+    def _start_capture(self, step: int) -> None:
         """Starts the capture, unless a process did so before; CUDA's switch works only once CUDA is in use."""
         if self._owns or self._left or not self._entered or self._capture == "none":
             return
         if self._capture == "api" and not _cuda.is_initialized():
+            return
+        if self._capture == "collector":
+            self._owns = True
+            collector.start(step)
             return
         self._owns = self._is_first_to("capture-started")
         if not self._owns:
@@ -127,7 +132,9 @@ class Window:
             self._handle = ranges.start(ranges.site("capture", "tetrace-capture"))
 
     def _end_capture(self, always: bool = False) -> None:
-        if self._capture == "api":
+        if self._capture == "collector":
+            collector.stop()
+        elif self._capture == "api":
             if self._all_left() and _cuda.is_initialized() and self._is_first_to("capture-ended"):
                 _cuda.cudart().cudaProfilerStop()
         elif self._handle is not None and (always or self._all_left()):

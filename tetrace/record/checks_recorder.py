@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tetrace.record.cupti import INJECTIONS
 from tetrace.record.finding import Finding, Level, Place, Surroundings
 from tetrace.record.probe import CUPTI_HELD, CUPTI_REFUSED
 from tetrace.units import byte_count
@@ -14,7 +15,6 @@ _GIB = 1 << 30
 # The 20 steps recorded by default are 20 to 300 MiB; nsys holds them twice while it imports its own capture.
 _LITTLE, _TOO_LITTLE = 5 * _GIB, _GIB // 2
 _REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "cifs", "smb", "9p", "fuse", "ceph", "afs")
-_INJECTIONS = ("CUDA_INJECTION64_PATH", "NVTX_INJECTION64_PATH")
 _WAYS_OUT = {
     "profile": "run `nsys status --environment`, and install a current Nsight Systems",
     "import": "this nsys lacks its importer or a library for it (often libdw1, libelf1): install the whole of Nsight "
@@ -27,18 +27,22 @@ _SPOILERS = (
     ("CUDA_LAUNCH_BLOCKING", ("0", ""), "every launch waits for its kernel: the times are not those of training"),
     ("PYTORCH_NO_CUDA_MEMORY_CACHING", ("0", ""), "every tensor allocates and frees GPU memory, which synchronizes"),
     ("TORCH_DISTRIBUTED_DEBUG", ("OFF", "INFO", ""), "collectives are checked by more collectives"),
+    ("KINETO_USE_DAEMON", ("",), "torch's profiler takes CUPTI from the start, which --collector cupti then lacks"),
 )
 
 
 def nsys(around: Surroundings) -> Iterator[Finding]:
     """Whether nsys is found, runs, records this GPU, imports its own capture and exports it."""
     found = around.nsys
+    # Without nsys, tetrace's own collector records.
+    stops: Level = "fail" if around.collector == "host" else "warn"
     if found.error:
         reason, _, way_out = found.error.partition("; ")
-        yield Finding("fail" if around.has_gpu else "absent", "nsys", reason.removeprefix("nsys "), way_out)
+        level: Level = "fail" if around.has_gpu and stops == "fail" else "absent"
+        yield Finding(level, "nsys", reason.removeprefix("nsys "), way_out)
     elif found.stage:
         # A report that nsys cannot export to Parquet is exported to SQLite.
-        level: Level = "warn" if found.stage == "export" else "fail"
+        level = "warn" if found.stage == "export" else stops
         said = f"{found.version}: a trial recording failed ({_STAGES[found.stage]}): {found.trial_error}"
         yield Finding(level, "nsys", said, _WAYS_OUT[found.stage])
     else:
@@ -58,6 +62,21 @@ _TRIALS = {
 }
 
 
+def own(around: Surroundings) -> Iterator[Finding]:
+    """Whether tetrace's own collector was built, which libcupti it would load, and whether it records this GPU."""
+    found, title = around.own, "collector"
+    stops: Level = "fail" if around.collector == "host" and around.has_gpu else "absent"
+    if found.error:
+        reason, _, way_out = found.error.partition("; ")
+        yield Finding(stops, title, reason.removeprefix("the collector "), way_out)
+    elif found.trial_error:
+        said = f"a trial recording failed: {found.trial_error}"
+        yield Finding("fail" if stops == "fail" else "warn", title, said, "see Other profilers and CUPTI below")
+    else:
+        trial = "recorded a program on this GPU" if found.trial else "not tried"
+        yield Finding("ok", title, f"built in, would load {Path(found.cupti).name}, {trial}")
+
+
 def other_profilers(around: Surroundings) -> Iterator[Finding]:
     """Whether this very process runs under a profiler or debugger, which those that it starts would too."""
     environment = around.environment
@@ -65,14 +84,16 @@ def other_profilers(around: Surroundings) -> Iterator[Finding]:
         way_out = "leave the outer nsys out, or call tetrace.instrument() in the script and keep it"
         yield Finding("fail", "Other profilers", "this runs under nsys already, and a second one cannot start", way_out)
         return
-    set_here = [name for name in _INJECTIONS if environment.get(name)]
+    set_here = [name for name in INJECTIONS if environment.get(name)]
     preloaded = environment.get("LD_PRELOAD", "").lower()
     if any(tool in preloaded for tool in ("nsys", "nsight", "cupti", "toolsinjection", "ncu")):
         set_here.append("LD_PRELOAD")
     for name in set_here:
         library = Path(environment[name].split(":")[0]).name
         said = f"{name} loads {library} into every program: it takes the place of the recorder"
-        yield Finding("warn", "Other profilers", said, f"unset {name}")
+        # tetrace's own collector needs that place.
+        level: Level = "fail" if around.collector == "cupti" and name in INJECTIONS else "warn"
+        yield Finding(level, "Other profilers", said, f"unset {name}")
     tracer = _field(around.kernel.get("status", ""), "TracerPid:")
     if tracer not in ("", "0"):
         said = f"process {tracer} traces this one (a debugger or strace)"
@@ -106,8 +127,9 @@ def cupti(around: Surroundings) -> Iterator[Finding]:
     elif found["result"] == 0:
         yield Finding("ok", "CUPTI", f"{Path(found['path']).name}, API {found['version']}, held by no other tool")
     else:
+        who = found.get("holder") or "another tool in this environment"
         said = {
-            CUPTI_HELD: "another tool in this environment holds it, and only one may",
+            CUPTI_HELD: f"{who} holds it, and only one may",
             CUPTI_REFUSED: "the driver lets only administrators use it",
         }.get(found["result"], f"cuptiSubscribe returned {found['result']}")
         way_out = (
@@ -177,6 +199,10 @@ def extension(around: Surroundings) -> Iterator[Finding]:
         yield Finding("fail", "tetrace's extension", f"ranges cannot be recorded: {around.instrumentation}", way_out)
     else:
         yield Finding("ok", "tetrace's extension", "built with ranges")
+    for said, way_out in around.left_out:
+        # The collector's own line says it where a recording needs it.
+        if said not in around.own.error:
+            yield Finding("absent", "Left out of this build", said, way_out)
 
 
 def _field(text: str, name: str) -> str:

@@ -18,6 +18,7 @@ CHECKS: tuple[tuple[str, tuple[Check, ...]], ...] = (
         "Recorder",
         (
             checks_recorder.nsys,
+            checks_recorder.own,
             checks_recorder.other_profilers,
             checks_recorder.cupti,
             checks_recorder.rights,
@@ -37,7 +38,7 @@ CHECKS: tuple[tuple[str, tuple[Check, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Findings by section. `collector` is what a recording here would use: `nsys`, or `host` where no GPU is recorded."""
+    """Findings by section. `collector` is what a recording here would use: as in `Surroundings`."""
 
     sections: tuple[tuple[str, tuple[Finding, ...]], ...]
     collector: str
@@ -63,5 +64,4 @@ def diagnose(around: Surroundings) -> Diagnosis:
     sections = tuple(
         (title, tuple(finding for check in checks for finding in check(around))) for title, checks in CHECKS
     )
-    usable = around.has_gpu and around.nsys.version and around.nsys.stage in ("", "export")
-    return Diagnosis(sections, "nsys" if usable else "host")
+    return Diagnosis(sections, around.collector)

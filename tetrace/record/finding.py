@@ -44,6 +44,25 @@ class Nsys:
 
 
 @dataclass(frozen=True)
+class Own:
+    """The collector of tetrace: in `error` why it cannot record here (`reason; way out`), and a trial with it.
+
+    `cupti` is the libcupti that it would load in a process that has none. `trial` is `gpu` where the trial's GPU
+    activity was recorded, empty where it failed or was not made; `trial_error` says why it failed.
+    """
+
+    cupti: str = ""
+    error: str = ""
+    trial: str = ""
+    trial_error: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing is known that keeps it from recording."""
+        return not self.error and not self.trial_error
+
+
+@dataclass(frozen=True)
 class Place:
     """A folder that a recording writes to; `free_bytes` is -1 where nobody can say; `kind` is its file system."""
 
@@ -60,20 +79,30 @@ class Surroundings:
 
     `probe` is what a child process found that imported torch and Transformer Engine (`tetrace.record.probe`), empty where
     nobody asked. `observer` says why the autograd observer cannot be built, empty where it is, None where nobody tried;
-    `instrumentation` why ranges cannot be recorded. `kernel` are short files of the kernel, by name.
+    `instrumentation` why ranges cannot be recorded. `left_out` is what this build lacks, each with its way out. `kernel`
+    are short files of the kernel, by name.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
     driver: Driver = field(default_factory=Driver)
     nsys: Nsys = field(default_factory=Nsys)
+    own: Own = field(default_factory=lambda: Own(error="the collector was not looked at"))
     probe: Mapping[str, Any] = field(default_factory=dict)
     observer: str | None = None
     places: tuple[Place, ...] = ()
     kernel: Mapping[str, str] = field(default_factory=dict)
     instrumentation: str = ""
+    left_out: tuple[tuple[str, str], ...] = ()
     calibration: Mapping[str, Any] | None = None
 
     @property
     def has_gpu(self) -> bool:
         """Whether the driver shows a GPU."""
         return bool(self.driver.gpus)
+
+    @property
+    def collector(self) -> str:
+        """What a recording here would use, as --collector names it: `nsys`, `cupti`, or `host` where no GPU is recorded."""
+        if self.has_gpu and self.nsys.version and self.nsys.stage in ("", "export"):
+            return "nsys"
+        return "cupti" if self.has_gpu and self.own.usable else "host"

@@ -14,6 +14,7 @@ class Host:
 
     name = "host"
     capture = "none"
+    records_gpu = False
 
     def describe(self) -> dict[str, object]:
         """Nothing to tell beyond the name."""
@@ -24,5 +25,10 @@ class Host:
         process = subprocess.Popen(command, env=environ, start_new_session=True, close_fds=False)
         return Running(process, process.pid)
 
-    def collect(self, _folder: Path) -> None:
+    def last_words(self, _folder: Path) -> str:
+        """Nothing stands between tetrace and the command."""
+        return ""
+
+    def collect(self, _folder: Path) -> tuple[str, ...]:
         """The processes have written all there is."""
+        return ()

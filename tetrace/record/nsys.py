@@ -23,14 +23,12 @@ from tetrace.record.running import Running
 _OLDEST = (2023, 1)
 _CAPTURE = ("-c", "--capture-range")
 _OUTPUT = ("-o", "--output")
-# Each option with its spellings. What a script loses when it is killed is what CUPTI has not yet handed over: at most
-# one second of it.
+# Each option with its spellings.
 _OPTIONS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("-t", "--trace"), "cuda,nvtx"),
     (("-s", "--sample"), "none"),
     (("--cpuctxsw",), "none"),
     (("--cuda-graph-trace",), "node"),
-    (("--cuda-flush-interval",), "1000"),
     (("--kill",), "none"),
     (("-w", "--wait"), "primary"),
     (("-f", "--force-overwrite"), "true"),
@@ -55,6 +53,7 @@ class Nsys:
     arguments: tuple[str, ...] = ()
     whole_run: bool = False
     name = "nsys"
+    records_gpu = True
 
     @property
     def capture(self) -> str:
@@ -97,7 +96,11 @@ class Nsys:
         name = "NSYS_NVTX_PROFILER_REGISTER_ONLY"
         return {name: environ.get(name, "0")} if self.capture == "nvtx" else {}
 
-    def collect(self, folder: Path) -> None:
+    def last_words(self, folder: Path) -> str:
+        """See `last_words` of this module."""
+        return last_words(folder)
+
+    def collect(self, folder: Path) -> tuple[str, ...]:
         """Export the report to nsys.parquetdir, or nsys.sqlite where that fails.
 
         Raises `InputError` with the reason and the way out where there is no report, or it cannot be exported.
@@ -110,7 +113,7 @@ class Nsys:
         for kind in kinds:
             reason = _export(self.path, report, folder / f"nsys.{kind}", kind)
             if not reason:
-                return
+                return ()
             reasons.append(reason)
         raise InputError(f"nsys export failed ({reasons[0]}); {report} is kept: tetrace report reads it elsewhere")
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from tetrace.errors import UsageError
 
-COLLECTORS = ("auto", "nsys", "cupti", "host")
+COLLECTORS = ("auto", "nsys", "cupti", "events", "host")
+CALLS = ("launches", "all")
+# Steps from one that CUDA events measure to the next.
+EVERY = 10
 RANGES = ("modules", "coarse", "off")
 # Steps that are recorded after the warm-up where nothing else is said.
 _DEFAULT_STEPS = 20
@@ -42,9 +45,11 @@ class Options:
     nsys: tuple[str, ...] = ()
     keep_nsys_rep: bool = False
     force: bool = False
+    calls: str = "launches"
+    every: int | None = None
 
     def document(self, collector: str, capture: str) -> dict[str, object]:
-        """What the instrumentation is told. `capture` is how it opens the collector's capture: nvtx, or none."""
+        """What the instrumentation is told. `capture` is how it opens the window: nvtx, collector, or none."""
         return {
             "collector": collector,
             "ranges": self.ranges,
@@ -53,6 +58,7 @@ class Options:
             "seconds": self.window.seconds,
             "warmup": self.warmup,
             "capture": capture,
+            **({"every": self.every or EVERY} if collector == "events" else {}),
         }
 
     def variable(self, collector: str, capture: str) -> str:
@@ -60,8 +66,9 @@ class Options:
         return json.dumps(self.document(collector, capture))
 
 
-def window(steps: str | None, seconds: float | None, warmup: int) -> Window:
-    """The window that `--steps` and `--seconds` name; without them, the warm-up and the twenty steps after it.
+def window(steps: str | None, seconds: float | None, warmup: int, collector: str = "auto") -> Window:
+    """The window that `--steps` and `--seconds` name; without them, the warm-up and the twenty steps after it, and with
+    CUDA events the whole run.
 
     It begins with the process unless a first step is asked for: CUDA graphs are captured while warming up.
     Raises `UsageError` for what is no window.
@@ -72,6 +79,8 @@ def window(steps: str | None, seconds: float | None, warmup: int) -> Window:
         if not 0 < seconds < float("inf"):
             raise UsageError(f"--seconds {seconds:g} is no length of time; give more than 0")
         return Window(seconds=seconds)
+    if steps is None and collector == "events":
+        return Window()
     if steps is None:
         return Window(last_step=warmup + _DEFAULT_STEPS)
     return Window() if steps == "all" else _steps(steps)

@@ -8,7 +8,6 @@ second argument it looks at CUPTI, and imports nothing.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import os
 import re
@@ -18,6 +17,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tetrace.record import libcupti
 
 _PATIENCE_S = 180
 _SAID = 400
@@ -150,25 +151,37 @@ def _cudnn() -> int | None:
 
 def _cupti() -> dict[str, Any]:
     """Whether CUPTI lets this process subscribe: one tool at a time may (before 13.3)."""
-    path = _cupti_path()
+    # The loader finds one in the folders of LD_LIBRARY_PATH, too.
+    path = next(iter(libcupti.candidates([sys.executable], os.environ)), "libcupti.so")
     library = ctypes.CDLL(path)
     version, subscriber = ctypes.c_uint32(), ctypes.c_void_p()
-    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)(lambda *_: None)
     library.cuptiGetVersion(ctypes.byref(version))
-    result = int(library.cuptiSubscribe(ctypes.byref(subscriber), callback, None))
+    result, holder = _subscribe(library, subscriber)
     if result == 0:
         library.cuptiUnsubscribe(subscriber)
-    return {"version": version.value, "result": result, "path": path}
+    return {"version": version.value, "result": result, "path": path, "holder": holder}
 
 
-def _cupti_path() -> str:
-    """The CUPTI of torch's wheels, else the toolkit's, else what the loader finds."""
-    spec = importlib.util.find_spec("nvidia")
-    wheels = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-    toolkit = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda")
-    places = [(folder, "*/lib/libcupti.so*") for folder in wheels] + [(toolkit, "extras/CUPTI/lib64/libcupti.so*")]
-    found = (str(path) for folder, pattern in places for path in sorted(folder.glob(pattern)))
-    return next(found, "libcupti.so")
+class _Subscription(ctypes.Structure):
+    """CUpti_SubscriberParams as CUDA 13.0 has it; later ones have more fields, and go by its size."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+        ("holder", ctypes.c_void_p),
+        ("holder_bytes", ctypes.c_size_t),
+    )
+
+
+def _subscribe(library: Any, subscriber: ctypes.c_void_p) -> tuple[int, str]:
+    """What CUPTI returns, and the name of who holds it, which it says from CUDA 13 on."""
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)(lambda *_: None)
+    if not hasattr(library, "cuptiSubscribe_v2"):
+        return int(library.cuptiSubscribe(ctypes.byref(subscriber), callback, None)), ""
+    holder = ctypes.create_string_buffer(256)
+    asked = _Subscription(ctypes.sizeof(_Subscription), b"tetrace doctor", ctypes.addressof(holder), len(holder))
+    result = int(library.cuptiSubscribe_v2(ctypes.byref(subscriber), callback, None, ctypes.byref(asked)))
+    return result, holder.value.decode(errors="replace") if result else ""
 
 
 _STAGES: tuple[tuple[str, Callable[[], Any]], ...] = (

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tetrace.errors import InputError, TetraceError, UsageError
 from tetrace.instrument import masking, observer
-from tetrace.record import environment, folder, nsys
+from tetrace.record import environment, folder
+from tetrace.record.collectors import Collector, after, choose
 from tetrace.record.command import Command
-from tetrace.record.host import Host
 from tetrace.record.options import Options
-from tetrace.record.running import Ended, Relay, Running, tell_end
+from tetrace.record.running import Ended, Relay, tell_end
 from tetrace.sources import detect
 from tetrace.trace import store
 
@@ -26,32 +26,10 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _BOOTSTRAP = Path(__file__).resolve().parent.parent / "instrument" / "bootstrap"
-_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu")
 _NOT_INSTRUMENTED = (
     "no Python process was instrumented: none imported torch, or it ran as python -I, -E or -S, with a PYTHONPATH of "
     "its own, or as another Python than tetrace is built for"
 )
-
-
-class Collector(Protocol):
-    """What runs the command and keeps what the GPU did. `capture` says how instrumentation opens it: nvtx or none."""
-
-    @property
-    def name(self) -> str:
-        """As in --collector."""
-
-    @property
-    def capture(self) -> str:
-        """`nvtx` where the instrumentation opens and closes it, or `none`."""
-
-    def describe(self) -> dict[str, object]:
-        """What run.json says of it."""
-
-    def start(self, command: Sequence[str], environ: Mapping[str, str], folder: Path) -> Running:
-        """Start the command."""
-
-    def collect(self, folder: Path) -> None:
-        """Make what the importer reads; raises `InputError` with the reason where there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +49,6 @@ class Saved:
     trace: Trace
     path: Path
     problem: str
-
-
-def choose(options: Options, environ: Mapping[str, str]) -> tuple[Collector, str]:
-    """The collector for `options` on this machine, and why this one. Raises `UsageError` where it cannot record."""
-    arguments = nsys.split(options.nsys)
-    if options.collector == "cupti":
-        raise UsageError("--collector cupti is not there yet; use nsys, host or auto")
-    if options.collector == "host":
-        if arguments:
-            raise UsageError("--nsys has no meaning with --collector host; leave one out")
-        return Host(), "asked for"
-    if options.collector == "nsys":
-        return nsys.find(arguments, options.window.whole_run, environ), "asked for"
-    if not any(Path(device).exists() for device in _DEVICES):
-        return Host(), "there is no NVIDIA GPU here"
-    try:
-        return nsys.find(arguments, options.window.whole_run, environ), "nsys is there"
-    except UsageError as error:
-        return Host(), str(error)
 
 
 def _calibration() -> Mapping[str, object] | None:
@@ -124,12 +83,11 @@ class Session:
 
         Raises `UsageError` where it could not be started: then nothing is left behind.
         """
-        collector, reason = choose(self.options, os.environ)
+        collector, reason = choose(self.options, self.command.run, os.environ)
         wanted = folder.place(self.options.output, self.command.name)
         keep, force = self.options.keep_nsys_rep, self.options.force
         at = folder.take(wanted, force=force, keep_report=keep, environ=os.environ)
-        if isinstance(collector, Host) and self.options.collector == "auto":
-            self.say(f"no GPU is recorded: {reason}")
+        self._say_choice(collector, reason)
         try:
             if self.options.ranges == "modules":
                 _build_observer()
@@ -138,14 +96,25 @@ class Session:
             shutil.rmtree(at.working, ignore_errors=True)
             raise
 
+    def _say_choice(self, collector: Collector, reason: str) -> None:
+        """What the user would not expect of the choice: nothing of the GPU, or arguments for a collector not taken."""
+        if self.options.collector != "auto":
+            return
+        if not collector.records_gpu:
+            self.say(f"no GPU is recorded: {reason}")
+        elif self.options.nsys and collector.name != "nsys":
+            self.say(f"--nsys is left out, this is recorded with {collector.name}: {reason}")
+
     def _run(self, collector: Collector, reason: str, at: folder.Place) -> Run:
         run = self._under(collector, reason, at)
         if run is None:
-            why = f"nsys did not start the script ({nsys.last_words(at.working)})"
-            if self.options.collector == "nsys" or self.options.nsys:
-                raise UsageError(f"{why}; check --nsys, or record without a GPU with --collector host")
-            self.say(f"no GPU is recorded: {why}")
-            run = self._under(Host(), why, at)
+            why = f"{collector.name} did not start the script ({collector.last_words(at.working)})"
+            if self.options.collector != "auto" or self.options.nsys:
+                raise UsageError(f"{why}; check --{collector.name}, or record without a GPU with --collector host")
+            self.say(why)
+            collector, reason = after(collector.name, why, self.options, self.command.run, os.environ)
+            self._say_choice(collector, reason)
+            run = self._under(collector, reason, at)
             assert run is not None, "a command that was started was started"
         return run
 
@@ -158,7 +127,7 @@ class Session:
         except OSError as error:
             raise UsageError(f"{self.command.run[0]}: cannot be run ({error.strerror or error})") from error
         self.relay.to(running)
-        if not isinstance(collector, Host):
+        if collector.records_gpu:
             tell_end(running, lambda: self.say("the script has ended; saving the recording"))
         ended = running.wait()
         self.relay.over()
@@ -182,8 +151,8 @@ class Session:
             "reason": reason,
             "options": self.options.document(collector.name, collector.capture),
             "started_ns": time.time_ns(),
-            "nsys": None if isinstance(collector, Host) else collector.describe(),
-            "calibration": None if isinstance(collector, Host) else _calibration(),
+            collector.name: collector.describe(),
+            "calibration": _calibration() if collector.records_gpu else None,
             **environment.describe(os.environ, Path.cwd()),
         }
 
@@ -193,11 +162,11 @@ class Session:
         Raises `InputError` where nothing was recorded, or it cannot be read: the folder is kept then.
         """
         working = run.at.working
-        instrumented = any(working.glob("process-*"))
+        instrumented = any(working.glob("process-*/process.json"))
         try:
-            problem = self._collect(run)
-            self._end(run, [problem] if problem else [], instrumented)
-            if not instrumented and (problem or isinstance(run.collector, Host)):
+            problem, notices = self._collect(run)
+            self._end(run, notices, instrumented)
+            if not instrumented and (problem or not run.collector.records_gpu):
                 raise InputError(f"nothing was recorded: {problem or _NOT_INSTRUMENTED}")
             trace = self._import(run)
         finally:
@@ -206,16 +175,15 @@ class Session:
             shutil.rmtree(working, ignore_errors=True)
         return Saved(trace, run.at.recording, problem)
 
-    def _collect(self, run: Run) -> str:
-        """Have the collector leave what the importer reads; returns why it could not, "" where it did."""
+    def _collect(self, run: Run) -> tuple[str, Sequence[str]]:
+        """Have the collector leave what the importer reads: why it could not ("" where it did), and what to tell."""
         try:
-            run.collector.collect(run.at.working)
+            return "", run.collector.collect(run.at.working)
         except InputError as error:
-            return str(error)
-        return ""
+            return str(error), (str(error),)
 
-    def _end(self, run: Run, notices: list[str], instrumented: bool) -> None:
-        notices = notices if instrumented else [*notices, _NOT_INSTRUMENTED]
+    def _end(self, run: Run, notices: Sequence[str], instrumented: bool) -> None:
+        notices = [*notices, *(() if instrumented else (_NOT_INSTRUMENTED,))]
         folder.write_run(run.at.working, {**run.document, "ended": run.ended.document(), "notices": notices})
 
     def _import(self, run: Run) -> Trace:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tetrace.errors import TetraceError
-from tetrace.record import calibration, nvidia, probe, trial
+from tetrace.record import build, calibration, nvidia, probe, trial
 from tetrace.record.finding import Place, Surroundings
 
 _KERNEL = {
@@ -27,6 +27,7 @@ def gather(folder: Path, quick: bool = False) -> Surroundings:
     # Programs that mostly wait for the disk and the GPU: side by side they take as long as the slowest.
     with ThreadPoolExecutor() as pool:
         tried = pool.submit(trial.run, environment, bool(driver.gpus), not quick)
+        own = pool.submit(trial.run_own, environment, bool(driver.gpus) and not quick)
         probed = None if quick else pool.submit(probe.facts)
         built = None if quick else pool.submit(_observer)
     name = driver.gpus[0].name if driver.gpus else ""
@@ -34,11 +35,13 @@ def gather(folder: Path, quick: bool = False) -> Surroundings:
         environment=environment,
         driver=driver,
         nsys=tried.result(),
+        own=own.result(),
         probe=probed.result() if probed else {},
         observer=built.result() if built else None,
         places=places(folder),
         kernel={name: text for name, path in _KERNEL.items() if (text := _text(path))},
         instrumentation=_instrumentation(),
+        left_out=tuple(build.left_out()),
         calibration=calibration.load(name) if name else None,
     )
 

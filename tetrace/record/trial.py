@@ -1,4 +1,7 @@
-"""Lets the `nsys` that a recording would use record and export a program of a moment, and sees how far it comes."""
+"""Lets the `nsys` that a recording would use record and export a program of a moment, and sees how far it comes.
+
+tetrace's own collector is tried on the same program.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tetrace.errors import TetraceError
-from tetrace.record import gpu_touch, nsys
-from tetrace.record.finding import Nsys
+from tetrace.record import cupti, gpu_touch, nsys
+from tetrace.record.finding import Nsys, Own
 
 # The whole trial takes 3 to 10 seconds; what needs longer than this for a part of it is in trouble.
 _PATIENCE_S = 90
@@ -42,6 +45,43 @@ def run(environment: Mapping[str, str], gpu: bool, trial: bool = True) -> Nsys:
     return Nsys(found.path, found.version, trial=done, stage=stage, trial_error=error_text)
 
 
+def run_own(environment: Mapping[str, str], trial: bool = True) -> Own:
+    """The collector of tetrace as a recording would find it and, with `trial`, whether it records a program on the GPU.
+
+    Never raises: what keeps it from recording is in the result.
+    """
+    # Who else would be loaded has a finding of its own.
+    others = (_SESSION, *cupti.INJECTIONS)
+    environment = {n: v for n, v in environment.items() if n not in others and not n.startswith("TETRACE_")}
+    try:
+        found = cupti.find([sys.executable], "launches", True, environment)
+    except TetraceError as error:
+        return Own(error=str(error))
+    first = found.candidates[0]
+    if not trial:
+        return Own(first)
+    try:
+        with tempfile.TemporaryDirectory(prefix="tetrace-doctor-") as folder:
+            error_text = _record(found, Path(folder), environment)
+    except OSError as error:
+        error_text = f"no temporary folder for it: {error.strerror or error}"
+    return Own(first, trial="" if error_text else "gpu", trial_error=error_text)
+
+
+def _record(found: cupti.Cupti, folder: Path, environment: Mapping[str, str]) -> str:
+    """Why the collector did not record a program on the GPU; empty where it did."""
+    told = {**environment, **found.variables(), "TETRACE_RECORDING": str(folder)}
+    code = _run([sys.executable, "-I", gpu_touch.__file__], told, folder, "own.log")
+    if found.has_activities(folder):
+        return ""
+    # The library says on standard error what keeps it from recording.
+    lines = (folder / "own.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.removeprefix("tetrace: ") for line in lines if line.startswith("tetrace: ")]
+    if code is None:
+        return f"it did not end within {_PATIENCE_S} s"
+    return said[-1] if said else f"the GPU worked, and nothing of it was recorded (exit code {code})"
+
+
 def _stages(found: nsys.Nsys, folder: Path, environment: Mapping[str, str], gpu: bool) -> tuple[str, str]:
     """The stage that failed and why; two empty texts where none did."""
     program = [sys.executable, "-I", gpu_touch.__file__] if gpu else [sys.executable, "-I", "-c", ""]
@@ -59,9 +99,11 @@ def _stages(found: nsys.Nsys, folder: Path, environment: Mapping[str, str], gpu:
     return "", ""
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int | None:
-    """The exit code, None where it took too long; what it says goes to nsys.log. Raises OSError where it does not start."""
-    with (folder / "nsys.log").open("wb") as log:
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log_name: str = "nsys.log"
+) -> int | None:
+    """The exit code, None where it took too long; what it says goes to the log. Raises OSError where it does not start."""
+    with (folder / log_name).open("wb") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -154,8 +154,7 @@ def notices(breakdown: Breakdown) -> list[str]:
         lines.append(
             f"{share} of GPU activity is inside such graphs: quantization, GEMMs and attention in it are not captured"
         )
-    others = breakdown.tables["host_modules"], breakdown.tables["module_times"]
-    on_gpu = trace.has("activities") or not any(map(len, others))
+    on_gpu = trace.has("activities") or not (trace.has("module_times") or len(breakdown.tables["host_modules"]))
     missing = [name for name in ("calls", "ranges") if on_gpu and not trace.has(name)]
     if "calls" in missing:
         lines.append("API calls were not captured: launch costs and the causes of idle time are not known")

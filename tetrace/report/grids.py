@@ -23,19 +23,22 @@ def grid_of(breakdown: Breakdown, view: View, top: int, wide: bool = False) -> G
         return matrix(breakdown, scale)
     table = breakdown.tables[view.table]
     fields = kernels_whole(breakdown, scale) if wide and view.name == "kernel" else view.fields(breakdown, scale)
-    return _grid(table, fields, f"{view.title}{unit_words(view, scale)}", top, view.whole)
+    return grid_of_fields(table, fields, f"{view.title}{unit_words(view, scale)}", top, view.whole)
 
 
 def unit_words(view: View, scale: Scale) -> str:
     """What the numbers of a view are, for its title."""
     if view.name == "step":
         return ", ms of each step"
+    if view.name == "module-time":
+        return ", ms of a sampled step"
     if view.name == "lane":
         return f", ms{scale.each or ' in all'}"
     return f", ms and counts{scale.each or ' in all'}"
 
 
-def _grid(table: Table, fields: list[Field], title: str, top: int, whole: bool) -> Grid:
+def grid_of_fields(table: Table, fields: list[Field], title: str, top: int, whole: bool) -> Grid:
+    """The first `top` rows of a table (0: all) under a title; with `whole`, the sum over all of them."""
     if not len(table):
         return Grid(title, (), (), note="none in the selected steps")
     fields = [field for field in fields if field.always or _any(table, field.source)]

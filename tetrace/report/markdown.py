@@ -21,6 +21,8 @@ _TOP = 10
 _LONGEST = 200
 # What the first tables of the page do not say already; the rest comes with --full.
 _USUAL = ("kernel", "module", "host")
+# The tables of a recording without GPU activities.
+_WITHOUT_GPU = ("module-time", "host-step", "host-module")
 
 
 class Markdown:
@@ -41,6 +43,10 @@ class Markdown:
         yield from self._head(breakdown)
         if not breakdown.totals.activities:
             yield from [f"- {line}" for line in [verdict(breakdown), *content.without_activities(breakdown)]]
+            yield ""
+            for view in [BY_NAME[self._options.by]] if self._options.by else [BY_NAME[name] for name in _WITHOUT_GPU]:
+                if len(breakdown.tables[view.table]):
+                    yield from _table(grid_of(breakdown, view, self._top, wide), wide)
         elif options.kernel:
             yield from _table(matches_grid(breakdown, options.kernel, self._top, wide), wide)
         elif options.by:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ _TOP = 20
 _BAR = 40
 # Columns of a finding's cost and the space behind it.
 _COST = 9
-_HEAD, _STRONG, _FAINT, _WARNING = "bold cyan", "bold", "dim", "yellow"
+_HEAD, _STRONG, _FAINT, WARNING = "bold cyan", "bold", "dim", "yellow"
 _BAR_STYLES = {"busy": "green", "communication": "magenta", "idle": "yellow"}
 
 # A line is pieces of text, each with a style of rich, empty for none.
@@ -58,7 +58,7 @@ class Terminal:
 
     def documents(self, breakdown: Breakdown) -> Mapping[str, str | bytes]:
         """The report as one text."""
-        return {"": _rendered(list(self._lines(breakdown)), self._options.color)}
+        return {"": rendered(list(self._lines(breakdown)), self._options.color)}
 
     def _lines(self, breakdown: Breakdown) -> Iterator[Line]:
         options = self._options
@@ -79,8 +79,9 @@ class Terminal:
                 yield from self._all_tables(breakdown)
 
     def _host_tables(self, breakdown: Breakdown) -> Iterator[Line]:
-        """What is known without a GPU: steps and modules by the host's clock, or the table that was asked for."""
-        asked = [BY_NAME[self._options.by]] if self._options.by else [BY_NAME["host-step"], BY_NAME["host-module"]]
+        """What is known without GPU activities: modules by events or by the host's clock, or what was asked for."""
+        names = [self._options.by] if self._options.by else ["module-time", "host-step", "host-module"]
+        asked = [BY_NAME[name] for name in names]
         for view in asked:
             if self._options.by or len(breakdown.tables[view.table]):
                 yield []
@@ -101,12 +102,10 @@ class Terminal:
             used = used if cells(used) <= self._width else content.steps_used(breakdown, brief=True)
             plain = content.plain_step(breakdown)
             yield from self._wrapped([used, *([plain] if plain else [])], _FAINT)
-        yield from self._wrapped([f"! {line}" for line in content.notices(breakdown)], _WARNING)
+        yield from self._wrapped([f"! {line}" for line in content.notices(breakdown)], WARNING)
 
     def _wrapped(self, texts: list[str], style: str) -> Iterator[Line]:
-        for text in texts:
-            for line in textwrap.wrap(printable(text), self._width, subsequent_indent="  ", break_on_hyphens=False):
-                yield [(line, style)]
+        return wrapped(texts, self._width, style)
 
     def _verdict(self, breakdown: Breakdown) -> Iterator[Line]:
         yield []
@@ -222,13 +221,7 @@ class Terminal:
             yield [(f"{' ' * _COST}{len(found) - len(shown)} more: --full", _FAINT)]
 
     def _table(self, grid: Grid) -> Iterator[Line]:
-        yield [(cut_end(grid.title, self._width), _HEAD)]
-        lines = grid.lines(self._width, self._wide) if grid.columns else []
-        for i, line in enumerate(lines):
-            is_total = bool(grid.total) and i == len(lines) - 1
-            yield [(line, _FAINT if not i else _STRONG if is_total else "")]
-        if grid.note:
-            yield [(grid.note, _FAINT)]
+        return table_lines(grid, self._width, self._wide)
 
     def _all_tables(self, breakdown: Breakdown) -> Iterator[Line]:
         yield []
@@ -243,12 +236,31 @@ class Terminal:
                 yield from self._table(grid_of(breakdown, view, self._top, wide=True))
 
 
+def table_lines(grid: Grid, width: int, wide: bool = False) -> Iterator[Line]:
+    """A grid with its title and note."""
+    yield [(cut_end(grid.title, width), _HEAD)]
+    lines = grid.lines(width, wide) if grid.columns else []
+    for i, line in enumerate(lines):
+        is_total = bool(grid.total) and i == len(lines) - 1
+        yield [(line, _FAINT if not i else _STRONG if is_total else "")]
+    if grid.note:
+        yield [(grid.note, _FAINT)]
+
+
+def wrapped(texts: Sequence[str], width: int, style: str) -> Iterator[Line]:
+    """Sentences, each on lines of its own."""
+    for text in texts:
+        for line in textwrap.wrap(printable(text), width, subsequent_indent="  ", break_on_hyphens=False):
+            yield [(line, style)]
+
+
 def _bar(share: float, width: int) -> str:
     halves = round(share * width * 2)
     return "█" * (halves // 2) + "▌" * (halves % 2)
 
 
-def _rendered(lines: list[Line], color: bool) -> str:
+def rendered(lines: list[Line], color: bool) -> str:
+    """The lines as one text, in colour or plain."""
     if not color:
         return "".join("".join(text for text, _ in line).rstrip() + "\n" for line in lines)
     import io

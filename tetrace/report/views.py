@@ -12,6 +12,7 @@ from tetrace.units import byte_count, microseconds, milliseconds, percent
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
+    from tetrace.breakdown.tables import Table
 
 Row = dict[str, Any]
 
@@ -331,6 +332,38 @@ def _backends(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
     ]
 
 
+def module_time_fields(table: Table) -> list[Field]:
+    """The fields of `module-time`: of a step, because modules that hold others cannot be added up."""
+    from tetrace.breakdown.module_times import STEP
+
+    whole = {row["phase"]: row["mean_ns"] for row in table.rows() if row["module"] == STEP}.get("all", 0)
+    one = Scale(1, "")
+
+    def calls(row: Row) -> str:
+        return Scale(row["steps"], "").count(row["count"]) if row["steps"] else ""
+
+    def of_step(row: Row) -> str:
+        return percent(row["mean_ns"], whole)
+
+    return [
+        text("module", code=True),
+        text("phase"),
+        ms(one, "mean_ns", "mean", always=True),
+        Field(Column("of step", keep=1), "mean_ns", of_step, always=whole > 0),
+        ms(one, "median_ns", "median"),
+        ms(one, "p95_ns", "p95", 2),
+        ms(one, "min_ns", "min", 4),
+        ms(one, "max_ns", "max", 3),
+        Field(Column("calls", keep=6), "count", calls),
+        number("steps", keep=5),
+        Field(Column("left out", keep=7), "partial_steps", lambda row: str(row["partial_steps"])),
+    ]
+
+
+def _module_times(breakdown: Breakdown, _scale: Scale) -> list[Field]:
+    return module_time_fields(breakdown.tables["module_times"])
+
+
 def _module_memory(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
     def size(source: str, head: str, keep: int) -> Field:
         return Field(
@@ -377,6 +410,7 @@ VIEWS = (
     View("host-step", "host_steps", "Steps on the host", _host_steps, whole=False),
     View("call", "recorded_calls", "Recorded calls: quantization, scale updates, GEMMs", _recorded_calls),
     View("backend", "attention_backends", "Attention backends as selected", _backends, whole=False),
+    View("module-time", "module_times", "Modules on their streams", _module_times, whole=False),
     View("module-memory", "module_memory", "Memory by module", _module_memory, whole=False),
     View("memory-peak", "memory_peaks", "Peaks of allocated memory", _memory_peaks, whole=False),
 )

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from tetrace.sources.nsys_export import distinct_words
+from tetrace.trace.arrays import numpy_of
 from tetrace.trace.schema import ALLOCATE, GRAPH_LAUNCH, LAUNCH, LOAD, OTHER_CALL, SYNCHRONIZE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Nsight Systems appends the version of the symbol: cudaLaunchKernel_v7000, cudaLaunchKernel_ptsz_v7000.
 _SUFFIX = re.compile(r"(_ptsz|_ptds)?(_v\d{4,5})?$")
@@ -53,3 +61,8 @@ def is_kept(name: str) -> bool:
     if not name.startswith(("cu", "nvrtc")) or not name.isidentifier():
         return False
     return kind(name) != OTHER_CALL or not _NOISE.match(name)
+
+
+def kinds(names: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Kinds of calls, shape (rows,), by their plain names."""
+    return distinct_words(numpy_of(names).astype(np.int32), [kind(word) for word in names.dictionary.to_pylist()])

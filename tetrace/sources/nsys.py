@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.errors import InputError
-from tetrace.sources import calls, nsys_facts
+from tetrace.sources import calls, cupti_words, nsys_facts
 from tetrace.sources.merge import from_rings
 from tetrace.sources.nsys_export import Export, constant, distinct_words, labelled, open_export, small
 from tetrace.sources.nsys_tables import RawTables, integers
 from tetrace.sources.rows import UNKNOWN, Rows, collect, distinct_values
-from tetrace.trace.arrays import column_of, numpy_of, text_column
+from tetrace.trace.arrays import column_of, numpy_of
 from tetrace.trace.schema import GRAPH, KERNEL, MEMCPY, MEMSET, PUSH_POP, START_END
 from tetrace.trace.trace import Metadata, Trace
 
@@ -33,16 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-# CUpti_ActivityMemcpyKind.
-_COPY_KINDS = {
-    1: "HtoD", 2: "DtoH", 3: "HtoA", 4: "AtoH", 5: "AtoA", 6: "AtoD", 7: "DtoA", 8: "DtoD", 9: "HtoH", 10: "PtoP",
-    11: "HtoD (unified)", 12: "DtoH (unified)", 13: "DtoD (unified)",
-}  # fmt: skip
-# CUpti_ActivitySynchronizationType.
-_SYNC_KINDS = {1: "event", 2: "stream_wait", 3: "stream", 4: "context"}
 _NVTX_KINDS = {59: PUSH_POP, 60: START_END}
-# CUpti_ActivityOverheadKind: what the CUDA driver does with or without a profiler, compiling and loading code.
-_BACK_PRESSURE, _DRIVER = 8, (2, 6, 7)
 _LOW_24_BITS = 0xFFFFFF
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNKNOWN_NS, _OPEN_NS = np.iinfo(np.int64).min, np.iinfo(np.int64).max
@@ -196,9 +187,7 @@ def _copies(export: Export) -> dict[str, Any] | None:
         return None
     part = _activity_columns(columns, export, table, MEMCPY)
     part["bytes"] = columns["bytes"]
-    part["name"] = labelled(
-        columns["copyKind"], {kind: f"memcpy {word}" for kind, word in _COPY_KINDS.items()}, "memcpy kind"
-    )
+    part["name"] = cupti_words.copy_names(columns["copyKind"])
     return part
 
 
@@ -238,15 +227,12 @@ def _calls(export: Export) -> Rows | None:
     columns = export.read(table, {**_TIMES, "globalTid": UNKNOWN, "nameId": -1}, {"correlationId": -1}, only=only)
     assert columns is not None
     names = export.named(columns["nameId"], calls.plain_name)
-    kinds = [calls.kind(word) for word in names.dictionary.to_pylist()]
-    distinct = {kind: code for code, kind in enumerate(dict.fromkeys(kinds))}
-    codes = np.array([distinct[kind] for kind in kinds], np.int32)[numpy_of(names)]
     part = {
         "global_tid": columns["globalTid"],
         "start_ns": columns["start"],
         "end_ns": columns["end"],
         "correlation": columns["correlationId"],
-        "kind": text_column(codes, list(distinct)),
+        "kind": calls.kinds(names),
         "name": names,
     }
     return Rows("calls", [part])
@@ -325,7 +311,7 @@ def _synchronizations(export: Export) -> Rows | None:
         "device": small(columns["deviceId"]),
         "stream": np.where(columns["streamId"] == 0xFFFFFFFF, -1, columns["streamId"]),
         "correlation": columns["correlationId"],
-        "kind": labelled(columns["syncType"], _SYNC_KINDS, "synchronization kind"),
+        "kind": cupti_words.synchronization_kinds(columns["syncType"]),
     }
     return Rows("synchronizations", [part])
 
@@ -336,13 +322,12 @@ def _overheads(export: Export) -> Rows | None:
         columns = export.read(table, _TIMES, {"globalTid": UNKNOWN, "nameId": -1, "overheadType": 0})
         if columns is None:
             continue
-        kind = (columns["overheadType"] == _BACK_PRESSURE) + 2 * np.isin(columns["overheadType"], _DRIVER)
         parts.append(
             {
                 "global_tid": columns["globalTid"],
                 "start_ns": columns["start"],
                 "end_ns": columns["end"],
-                "kind": text_column(kind.astype(np.int32), ["profiler", "back_pressure", "driver"]),
+                "kind": cupti_words.overhead_kinds(columns["overheadType"]),
                 "name": export.named(columns["nameId"]),
             }
         )

@@ -66,7 +66,7 @@ def devices(export: Export, tables: Mapping[str, pa.Table]) -> pa.Table:
     """Devices that ran something, with what the export says of the GPU behind each."""
     gpus = export.read("TARGET_INFO_GPU", {}, _GPU, texts=["name"])
     mapping = export.read("TARGET_INFO_CUDA_DEVICE", {}, {"gpuId": -1, "cudaId": -1, "pid": -1})
-    process, device = _lanes(tables.get("activities"))
+    process, device = lanes(tables.get("activities"))
     pids = column_of(tables["processes"].column("pid"))
     rows = [_gpu_row(gpus, mapping, int(pids[p]), int(d)) for p, d in zip(process, device, strict=True)]
 
@@ -90,8 +90,8 @@ def devices(export: Export, tables: Mapping[str, pa.Table]) -> pa.Table:
     return make_table("devices", columns, len(rows))
 
 
-def _lanes(activities: pa.Table | None) -> tuple[Integers, Integers]:
-    """The pairs of process and device that ran something."""
+def lanes(activities: pa.Table | None) -> tuple[Integers, Integers]:
+    """The pairs of process and device that ran something, each of shape (pairs,)."""
     if activities is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     process, device = (column_of(activities.column(name)).astype(np.int64) for name in ("process", "device"))

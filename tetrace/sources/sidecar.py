@@ -3,7 +3,8 @@ instrumentation left beside it, or the instrumentation's own ranges where there 
 
 Layout: `run.json` (what was run, how it ended), `nsys.parquetdir` or `nsys.sqlite`, and a folder `process-<pid>` for
 each instrumented process (`process.json`, `sites.jsonl`, `ranges-<tid>.bin`, `modules.json`, `memory.json`,
-`attention.jsonl`, `exit.json`). Whatever is missing is "not captured".
+`attention.jsonl`, `exit.json`), with what the collector wrote of any process (`cupti.bin`, `nvtx-<tid>.bin`) or, with
+CUDA events, `module-times.bin`. Whatever is missing is "not captured".
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.errors import InputError
-from tetrace.sources import nsys
+from tetrace.sources import cupti, events, nsys
 from tetrace.sources.nsys_tables import ParquetTables, RawTables, SqliteTables
+from tetrace.sources.rings import OPEN_NS, is_step, part_of_sites, read_ring
 from tetrace.sources.rows import Rows, collect
 from tetrace.sources.sites import Process, Sites, processes_of, words
-from tetrace.trace.arrays import column_of, text_column
-from tetrace.trace.schema import BY_NAME, PUSH_POP, START_END
+from tetrace.trace.arrays import column_of
+from tetrace.trace.schema import BY_NAME
 from tetrace.trace.trace import Metadata, Trace, make_table
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 SUFFIX = ".tetrace.recording"
-_OPEN_NS = np.iinfo(np.int64).max
 _RUN_FACTS = (
     "command",
     "collector",
@@ -45,6 +46,7 @@ _RUN_FACTS = (
     "tetrace",
     "ended",
     "nsys",
+    "cupti",
     "calibration",
 )
 _PROCESS_FACTS = ("versions", "gpu", "environment", "autograd", "world_size")
@@ -56,9 +58,9 @@ def read(folder: Path, progress: Progress | None = None) -> Trace:
     """The trace of a working folder. Raises `InputError` when it holds nothing that was recorded."""
     processes = processes_of(folder)
     sites = Sites(processes)
-    trace, problem = _exported(folder, sites, progress)
+    trace, problem = _exported(folder, processes, sites, progress)
     if trace is None:
-        trace = _from_rings(processes, sites, _first_step(folder))
+        trace = events.read(processes) or _from_rings(processes, sites, _first_step(folder))
     if trace is None:
         raise InputError(
             f"{folder}: nothing was recorded{f' ({problem})' if problem else ''}; {_why_nothing(processes)}"
@@ -94,8 +96,10 @@ def _why_nothing(processes: Sequence[Process]) -> str:
     return "no Python process with torch was seen: was it started with -I, -E or -S, or does it not use torch?"
 
 
-def _exported(folder: Path, sites: Sites, progress: Progress | None) -> tuple[Trace | None, str]:
-    """The trace of the recorder's export, or None and why there is none."""
+def _exported(
+    folder: Path, processes: Sequence[Process], sites: Sites, progress: Progress | None
+) -> tuple[Trace | None, str]:
+    """The trace of what the recorder left, or None and why there is none."""
     problem = ""
     for name, tables in (("nsys.parquetdir", ParquetTables), ("nsys.sqlite", SqliteTables)):
         export = folder / name
@@ -105,7 +109,10 @@ def _exported(folder: Path, sites: Sites, progress: Progress | None) -> tuple[Tr
             return nsys.read(tables(export), folder.name, "tetrace recording with Nsight Systems", progress, sites), ""
         except InputError as error:
             problem = str(error).replace(f"{export}: ", "")
-    return None, problem
+    try:
+        return cupti.read(processes, sites, _first_step(folder), progress), problem
+    except InputError as error:
+        return None, str(error).replace(f"{folder}/", "")
 
 
 def attach(
@@ -257,16 +264,9 @@ def _outside(process: Process, trace: Trace, warmup: int) -> dict[str, int]:
 
 
 def _steps_of_ring(process: Process, ring: Path) -> tuple[Integers, Integers]:
-    rows = _ring(ring)
-    is_step = np.isin(rows["site"], [int(site["site"]) for site in process.sites if site.get("kind") == "step"])
-    whole = is_step & (rows["end_ns"] > 0)
+    rows = read_ring(ring)
+    whole = is_step(process, rows) & (rows["end_ns"] < OPEN_NS)
     return rows["step"][whole].astype(np.int64), (rows["end_ns"] - rows["start_ns"])[whole]
-
-
-def _ring(path: Path) -> dict[str, Any]:
-    from tetrace import _C
-
-    return _C.read_ring(str(path))
 
 
 def _first_step(folder: Path) -> int:
@@ -278,11 +278,10 @@ def _from_rings(processes: Sequence[Process], sites: Sites, first: int) -> Trace
     """Ranges by the instrumentation's own clock: the trace of a machine without a GPU, or of a failed recorder."""
     parts, names, dropped = [], {}, 0
     for process in processes:
-        kinds = {int(site["site"]): site for site in process.sites}
         for path in process.rings:
-            rows = _ring(path)
+            rows = read_ring(path)
             dropped += int(rows["dropped"])
-            part = _ring_part(process.pid, rows, kinds, sites, first)
+            part = part_of_sites(process, rows, sites, lambda rows, steps: steps | (rows["step"] >= first))
             if part is not None:
                 parts.append(part)
                 names[int(part["global_tid"][0])] = str(rows["name"])
@@ -293,32 +292,3 @@ def _from_rings(processes: Sequence[Process], sites: Sites, first: int) -> Trace
     tables["devices"] = make_table("devices", {"process": np.empty(0, np.int32), "device": np.empty(0, np.int32)}, 0)
     metadata = Metadata("", "tetrace recording of ranges", "tetrace", notices=tuple(notices), dropped_records=dropped)
     return Trace(metadata, tables)
-
-
-def _ring_part(
-    pid: int, rows: Mapping[str, Any], kinds: Mapping[int, Any], sites: Sites, first: int
-) -> dict[str, Any] | None:
-    known = np.isin(rows["site"], list(kinds)) & (rows["start_ns"] > 0) & (int(rows["thread"]) >= 0)
-    # Rings hold the whole run, the recording its window; steps tell where that lies in the run.
-    steps = np.isin(rows["site"], [number for number, site in kinds.items() if site.get("kind") == "step"])
-    known &= steps | (rows["step"] >= first)
-    if not known.any():
-        return None
-    local = rows["site"][known].astype(np.int64)
-    numbers, codes = np.unique(local, return_inverse=True)
-    name = words([str(kinds[number]["name"]) for number in numbers.tolist()])
-    by_row = text_column(name.indices.to_numpy()[codes].astype(np.int32), name.dictionary.to_pylist())
-    crossing = (rows["depth"][known] < 0).astype(np.int32)
-    step = rows["step"][known].astype(np.int64)
-    payload = local | (step + 1) << 32
-    site, number = sites.match(np.full(len(local), pid), payload, by_row)
-    end = rows["end_ns"][known]
-    return {
-        "global_tid": np.full(len(local), pid << 24 | (int(rows["thread"]) & 0xFFFFFF), np.int64),
-        "start_ns": rows["start_ns"][known],
-        "end_ns": np.where(end > 0, end, _OPEN_NS),
-        "sequence": number,
-        "site": site,
-        "kind": text_column(crossing, [PUSH_POP, START_END]),
-        "name": by_row,
-    }

@@ -49,6 +49,16 @@ class Process:
         """Files of ranges, one a thread."""
         return sorted(self.folder.glob("ranges-*.bin"))
 
+    @cached_property
+    def nvtx_rings(self) -> list[Path]:
+        """Files of the NVTX ranges that tetrace's collector saw, one a thread."""
+        return sorted(self.folder.glob("nvtx-*.bin"))
+
+    @property
+    def is_python(self) -> bool:
+        """Whether it was instrumented: other programs leave only what the collector's library writes."""
+        return (self.folder / "process.json").exists()
+
     def document(self, name: str) -> Mapping[str, Any]:
         """A JSON file of the folder; empty when it was not written or is cut off."""
         return _document(self.folder / name)

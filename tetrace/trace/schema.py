@@ -268,9 +268,30 @@ TABLES: tuple[Table, ...] = (
         ),
         by_process=False,
     ),
+    Table(
+        "module_times",
+        "Times of modules on their streams, by CUDA events, in the steps that were sampled. Sorted by process, then step.",
+        (
+            _PROCESS,
+            Column("step", "int32", "number", "Number of the step."),
+            Column(
+                "module", "text", "", "Path in `named_modules()`, `(loss)`, `(optimizer)`, or `(step)` for all of it."
+            ),
+            Column("phase", "text", "", "forward, recompute, backward, optimizer, or all (of a step)."),
+            Column("count", "int32", "count", "Calls that were measured."),
+            Column("skipped", "int32", "count", "Calls that were not: the sum lacks them."),
+            Column(
+                "stream_elapsed_ns",
+                "int64",
+                "ns",
+                "Sum over the calls: from an event before the first launch to one after the last, on the stream. Where "
+                "the stream ran empty, it holds the time that the host took; modules inside are part of it.",
+            ),
+        ),
+    ),
 )
 
 # What only tetrace's own instrumentation captures: its absence from a recording of others is no gap.
-INSTRUMENTED = ("sites", "module_memory", "memory_peaks", "attention_backends")
+INSTRUMENTED = ("sites", "module_memory", "memory_peaks", "attention_backends", "module_times")
 
 BY_NAME = {table.name: table for table in TABLES}

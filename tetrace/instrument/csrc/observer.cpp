@@ -1,7 +1,10 @@
-// Tells tetrace which node of autograd's graph runs: a RecordFunction callback for backward nodes alone, without their
-// inputs. Built against the torch at hand (tetrace/instrument/observer.py); tetrace._C knows no torch.
+// Tells tetrace which node of autograd's graph runs (a RecordFunction callback for backward nodes alone, without their
+// inputs) and on which stream of CUDA a thread launches. Built against the torch at hand (tetrace/instrument/observer.py);
+// tetrace._C knows no torch.
 #include <ATen/SequenceNumber.h>
 #include <ATen/record_function.h>
+#include <c10/core/Stream.h>
+#include <dlfcn.h>
 
 #include <cstdint>
 #include <cstring>
@@ -54,6 +57,23 @@ void end(const at::RecordFunction&, at::ObserverContext*) {
   if (opened) functions.leave_backward();
 }
 
+// c10::cuda::getCurrentCUDAStream(DeviceIndex) and CUDAStream::stream(), whose headers need CUDA's. The class holds a
+// c10::Stream and nothing else.
+struct CudaStream {
+  c10::Stream stream;
+};
+CudaStream (*current_stream)(c10::DeviceIndex) = nullptr;
+void* (*handle_of)(const CudaStream*) = nullptr;
+
+bool find_streams() {
+  // The one that torch has loaded, or none.
+  void* library = dlopen("libc10_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) return false;
+  current_stream = reinterpret_cast<decltype(current_stream)>(dlsym(library, "_ZN3c104cuda20getCurrentCUDAStreamEa"));
+  handle_of = reinterpret_cast<decltype(handle_of)>(dlsym(library, "_ZNK3c104cuda10CUDAStream6streamEv"));
+  return current_stream != nullptr && handle_of != nullptr;
+}
+
 }  // namespace
 
 extern "C" {
@@ -72,5 +92,21 @@ __attribute__((visibility("default"))) void tetrace_observer_stop() {
   at::removeCallback(handle);
   handle = at::INVALID_CALLBACK_HANDLE;
   functions.set_sequence(nullptr, nullptr);
+}
+
+// Whether `tetrace_observer_stream` works with this torch.
+__attribute__((visibility("default"))) int tetrace_observer_finds_streams() { return find_streams() ? 1 : 0; }
+
+// The calling thread's current device and the handle of its current stream; 0 where torch cannot tell. CUDA must be
+// initialized.
+__attribute__((visibility("default"))) int tetrace_observer_stream(std::int32_t* device, void** stream) {
+  try {
+    const CudaStream current = current_stream(-1);
+    *device = current.stream.device_index();
+    *stream = handle_of(&current);
+    return 1;
+  } catch (...) {
+    return 0;
+  }
 }
 }

@@ -1,0 +1,103 @@
+#include "collector/callbacks.h"
+
+#include <atomic>
+#include <cstring>
+
+#include "collector/handover.h"
+#include "collector/surroundings.h"
+#include "collector/window.h"
+#include "collector/writer.h"
+#include "ranges/ring.h"
+
+namespace tetrace::collector {
+namespace {
+
+std::atomic<bool> ended{false};
+
+// On the script's threads or CUPTI's own. No exception may leave.
+void give_buffer(std::uint8_t** buffer, std::size_t* bytes, std::size_t* most_records) noexcept {
+  *buffer = ended.load(std::memory_order_relaxed) ? nullptr : activity_buffers().take();
+  *bytes = *buffer == nullptr ? 0 : ActivityBuffers::buffer_bytes;
+  *most_records = 0;  // as many as fit
+}
+
+void take_buffer(void*, std::uint32_t, std::uint8_t* buffer, std::size_t, std::size_t used) noexcept {
+  if (is_forked_child.load(std::memory_order_relaxed)) return;
+  if (activity_buffers().fill(buffer, used)) wake_writer();
+}
+
+std::uint32_t this_thread_number() {
+  thread_local const auto number = static_cast<std::uint32_t>(ranges::thread_number());
+  return number;
+}
+
+std::uint64_t node_number(const CuptiApi& api, void* node) {
+  std::uint64_t number = 0;
+  if (node != nullptr && api.cuptiGetGraphNodeId != nullptr) api.cuptiGetGraphNodeId(node, &number);
+  return number;
+}
+
+void on_graph_node(void* user, std::uint32_t domain, std::uint32_t callback, const void* data) noexcept {
+  const bool cloned = callback == cupti::graph_node_cloned;
+  if (domain != cupti::resource_domain || data == nullptr || (!cloned && callback != cupti::graph_node_created)) return;
+  const auto* graph = static_cast<const cupti::GraphData*>(static_cast<const cupti::ResourceData*>(data)->descriptor);
+  if (graph == nullptr) return;
+  const CuptiApi& api = *static_cast<const CuptiApi*>(user);
+  NodeRow row{};
+  row.created = now_ns();
+  row.node = node_number(api, graph->node);
+  row.original = cloned ? node_number(api, graph->original_node) : 0;
+  row.thread = this_thread_number();
+  if (graph->graph != nullptr && api.cuptiGetGraphId != nullptr) api.cuptiGetGraphId(graph->graph, &row.graph);
+  hand_over(row);
+}
+
+// Who holds CUPTI, as CUPTI says itself, else by what tools leave in a process.
+std::string holder(const CuptiApi& api, void* user) {
+  char name[256] = "";
+  if (api.cuptiSubscribe_v2 != nullptr) {
+    cupti::SubscriberParameters parameters{sizeof parameters, "tetrace", name, sizeof name};
+    Subscriber mine = nullptr;
+    if (api.cuptiSubscribe_v2(&mine, on_graph_node, user, &parameters) == cupti::success) api.cuptiUnsubscribe(mine);
+  }
+  if (*name != '\0' && std::strstr(name, "<not provided>") == nullptr) return name;
+  const std::string seen = other_tools();
+  return seen.empty() ? "another tool" : seen;
+}
+
+std::string refusal(const CuptiApi& api, cupti::Result result, void* user) {
+  if (result == cupti::multiple_subscribers) {
+    return holder(api, user) + " holds CUPTI in this process; run the script without it, or record with --collector nsys";
+  }
+  if (result == cupti::insufficient_privileges || result == cupti::virtual_device_privileges) {
+    return "the driver lets only administrators profile (" + api.words(result) +
+           "); run as root, or load nvidia with NVreg_RestrictProfilingToAdminUsers=0";
+  }
+  return "CUPTI refuses: " + api.words(result) + " (" + api.library + "); `tetrace doctor` checks this machine";
+}
+
+}  // namespace
+
+cupti::Result register_buffers(const CuptiApi& api) {
+  if (api.cuptiActivitySetAttribute != nullptr) {
+    std::uint8_t on = 1;
+    std::size_t bytes = sizeof on;
+    api.cuptiActivitySetAttribute(cupti::zeroed_out_buffers, &bytes, &on);
+  }
+  return api.cuptiActivityRegisterCallbacks(give_buffer, take_buffer);
+}
+
+Subscriber subscribe(const CuptiApi& api, std::string& reason) {
+  Subscriber subscriber = nullptr;
+  void* user = const_cast<CuptiApi*>(&api);
+  const cupti::Result result = api.cuptiSubscribe(&subscriber, on_graph_node, user);
+  if (result != cupti::success || subscriber == nullptr) return reason = refusal(api, result, user), nullptr;
+  for (const std::uint32_t callback : {cupti::graph_node_created, cupti::graph_node_cloned}) {
+    api.cuptiEnableCallback(1, subscriber, cupti::resource_domain, callback);
+  }
+  return subscriber;
+}
+
+void end_buffers() { ended = true; }
+
+}  // namespace tetrace::collector

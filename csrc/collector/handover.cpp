@@ -1,0 +1,58 @@
+#include "collector/handover.h"
+
+#include <mutex>
+#include <utility>
+
+#include "collector/texts.h"
+#include "ranges/clock.h"
+
+namespace tetrace::collector {
+namespace {
+
+// What a disk that hangs may cost: 64 MiB of nodes.
+constexpr std::size_t most_nodes = std::size_t{1} << 21;
+constexpr std::size_t most_events = std::size_t{1} << 14;
+
+struct Waiting {
+  std::mutex mutex;
+  Handed rows;
+};
+
+Waiting& waiting() {
+  static Waiting& only = *new Waiting;  // never destroyed: threads may run while the process ends
+  return only;
+}
+
+template <class Row>
+void add(std::vector<Row>& rows, const Row& row, std::size_t most, std::uint64_t& too_many) {
+  if (rows.size() < most) {
+    rows.push_back(row);
+  } else {
+    ++too_many;
+  }
+}
+
+}  // namespace
+
+std::int64_t now_ns() { return ranges::read_clock(CLOCK_REALTIME); }
+
+void hand_over(Happened what, std::string_view detail, std::uint64_t count) {
+  const std::uint32_t text = detail.empty() ? no_text : text_id(detail);
+  Waiting& all = waiting();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  add(all.rows.events, {now_ns(), static_cast<std::uint32_t>(what), text, count}, most_events, all.rows.too_many);
+}
+
+void hand_over(const NodeRow& node) {
+  Waiting& all = waiting();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  add(all.rows.nodes, node, most_nodes, all.rows.too_many);
+}
+
+Handed take_handed() {
+  Waiting& all = waiting();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return std::exchange(all.rows, {});
+}
+
+}  // namespace tetrace::collector

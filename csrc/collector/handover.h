@@ -1,0 +1,25 @@
+// Rows that other threads than the writer make: few, so one lock serves. It is a leaf: nothing is called while it is held.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "collector/rows.h"
+
+namespace tetrace::collector {
+
+// `detail` becomes a text; "" is none.
+void hand_over(Happened what, std::string_view detail = {}, std::uint64_t count = 0);
+void hand_over(const NodeRow& node);
+
+struct Handed {
+  std::vector<EventRow> events;
+  std::vector<NodeRow> nodes;
+  std::uint64_t too_many = 0;  // rows for which there was no room
+};
+Handed take_handed();
+
+std::int64_t now_ns();
+
+}  // namespace tetrace::collector

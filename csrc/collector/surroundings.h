@@ -1,0 +1,15 @@
+// Who else is in the process.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace tetrace::collector {
+
+// Paths of loaded libraries whose file name contains this.
+std::vector<std::string> loaded_libraries(const std::string& part_of_name);
+
+// Tools that hold CUPTI where they run, by the libraries and variables that they leave; "" when none is seen.
+std::string other_tools();
+
+}  // namespace tetrace::collector

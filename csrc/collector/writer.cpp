@@ -1,0 +1,169 @@
+#include "collector/writer.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+
+#include "collector/batch.h"
+#include "collector/handover.h"
+#include "collector/window.h"
+
+namespace tetrace::collector {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::seconds period{1};
+// After the window was closed, what was launched in it still ends.
+constexpr int last_questions = 10;
+
+// Never destroyed: the thread runs until the process is gone.
+struct Writer {
+  // A leaf, as the locks of buffers, texts and handover are: none of them is taken while it is held.
+  std::mutex mutex;
+  std::condition_variable wake, done;
+  bool started = false;
+  bool woken = false;
+  std::uint64_t asked = 0;    // times that somebody waits for
+  std::uint64_t answered = 0;
+
+  ActivityBuffers buffers;
+  std::atomic<const CuptiApi*> api{nullptr};
+  std::atomic<const CallNames*> calls{nullptr};
+  std::atomic<int> questions{0};
+  std::atomic<std::uint64_t> dropped{0};
+  // Of the thread; others read its counters.
+  std::atomic<Batch*> batch{nullptr};
+};
+
+Writer& writer() {
+  static Writer& only = *new Writer;
+  return only;
+}
+
+constexpr int without_end = 1 << 30;
+
+// CUPTI calls back for each buffer, on this thread: no lock is held here.
+void ask_cupti(Writer& all, const CuptiApi& api) {
+  const int left = all.questions.load();
+  if (left > 0) {
+    api.cuptiActivityFlushAll(0);
+    int expected = left;
+    if (left < without_end) all.questions.compare_exchange_strong(expected, left - 1);
+  }
+}
+
+void count_dropped(Writer& all, const CuptiApi& api) {
+  std::size_t dropped = 0;
+  if (api.cuptiActivityGetNumDroppedRecords(nullptr, 0, &dropped) != cupti::success || dropped == 0) return;
+  all.dropped += dropped;
+  hand_over(Happened::dropped_by_cupti, {}, dropped);
+}
+
+void write_all(Writer& all, Batch& batch) {
+  const CuptiApi* api = all.api.load();
+  batch.use(api, all.calls.load());
+  for (auto full = all.buffers.full(); !full.empty(); full = all.buffers.full()) {
+    for (const FullBuffer& buffer : full) {
+      batch.add(buffer.memory, buffer.used);
+      all.buffers.give_back(buffer.memory);
+    }
+  }
+  batch.add(take_handed());
+  if (api != nullptr) all.buffers.prepare();
+}
+
+void work(Writer& all) {
+  auto* batch = new Batch(process_path());
+  all.batch = batch;
+  Clock::time_point next = Clock::now() + period;
+  for (;;) {
+    std::uint64_t asked = 0;
+    {
+      std::unique_lock<std::mutex> lock(all.mutex);
+      all.wake.wait_until(lock, next, [&] { return all.woken; });
+      all.woken = false;
+      asked = all.asked;
+    }
+    const CuptiApi* api = all.api.load();
+    if (Clock::now() >= next) {
+      if (api != nullptr) ask_cupti(all, *api);
+      next = Clock::now() + period;
+    }
+    if (api != nullptr) count_dropped(all, *api);
+    write_all(all, *batch);
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    all.answered = asked;
+    all.done.notify_all();
+  }
+}
+
+void* run(void*) {
+  pthread_setname_np(pthread_self(), "tetrace-writer");
+  try {
+    work(writer());
+  } catch (const std::exception& error) {
+    say(std::string("the collector's writer stops: ") + error.what() + "; the script goes on, the GPU is not recorded");
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+ActivityBuffers& activity_buffers() { return writer().buffers; }
+
+void decode_with(const CuptiApi& api, const CallNames& calls) {
+  writer().calls = &calls;
+  writer().api = &api;
+}
+
+void keep_asking(bool on) { writer().questions = on ? without_end : last_questions; }
+
+void end_writer() { writer().api = nullptr; }
+
+void stop_asking() { writer().questions = 0; }
+
+// All signals are blocked in the thread: handlers of the script's must not run there, and a file beyond the limit of its
+// size is an error and no SIGXFSZ.
+bool start_writer() {
+  Writer& all = writer();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  if (all.started) return true;
+  sigset_t every, before;
+  sigfillset(&every);
+  pthread_sigmask(SIG_SETMASK, &every, &before);
+  pthread_t thread;
+  all.started = pthread_create(&thread, nullptr, run, nullptr) == 0;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (all.started) pthread_detach(thread);
+  return all.started;
+}
+
+void wake_writer() {
+  Writer& all = writer();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  all.woken = true;
+  all.wake.notify_one();
+}
+
+bool wait_for_writer(std::int64_t most_ms) {
+  Writer& all = writer();
+  std::unique_lock<std::mutex> lock(all.mutex);
+  if (!all.started) return false;
+  const std::uint64_t mine = ++all.asked;
+  all.woken = true;
+  all.wake.notify_one();
+  return all.done.wait_for(lock, std::chrono::milliseconds(most_ms), [&] { return all.answered >= mine; });
+}
+
+Written written() {
+  const Batch* batch = writer().batch;
+  const std::uint64_t dropped = writer().dropped;
+  return batch == nullptr ? Written{0, 0, dropped} : Written{batch->written_bytes(), batch->lost(), dropped};
+}
+
+}  // namespace tetrace::collector

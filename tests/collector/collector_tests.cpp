@@ -1,0 +1,271 @@
+// Decoder, buffers, texts and file of the collector on synthetic records: no CUPTI, no GPU. Says what failed, and ends
+// with 1 then.
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "collector/activity_buffers.h"
+#include "collector/batch.h"
+#include "collector/decode.h"
+#include "collector/launching_calls.h"
+#include "collector/options.h"
+#include "collector/spill.h"
+#include "collector/texts.h"
+
+using namespace tetrace::collector;
+
+namespace {
+
+int failures = 0;
+
+#define CHECK(condition)                                                         \
+  do {                                                                           \
+    if (!(condition)) {                                                          \
+      std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+      ++failures;                                                                \
+    }                                                                            \
+  } while (false)
+
+struct OnlyLaunches : Names {
+  std::uint32_t text(const char* name) override { return name == nullptr ? no_text : static_cast<std::uint32_t>(*name); }
+  bool is_recorded(std::uint16_t, std::uint32_t call, Rows&) override { return call == 211; }
+};
+
+// A record as it lies in CUPTI's buffer: no more than the bytes of the smallest version are there.
+template <class Record>
+std::vector<std::uint8_t> bytes_of(const Record& record) {
+  const auto* from = reinterpret_cast<const std::uint8_t*>(&record);
+  return {from, from + sizeof record};
+}
+
+template <class Record>
+Rows decoded(const Record& record) {
+  OnlyLaunches names;
+  Rows rows;
+  decode(bytes_of(record).data(), names, rows);
+  return rows;
+}
+
+void test_kernel() {
+  cupti::KernelRecord record{};
+  record.kind = 10, record.registers = 255, record.start = 100, record.end = 250;
+  record.device = 1, record.context = 2, record.stream = 3, record.correlation = 4;
+  record.grid[0] = 70'000, record.grid[1] = 2, record.grid[2] = 1;
+  record.block[0] = 1024, record.block[1] = 1, record.block[2] = 1;
+  record.static_shared = 16, record.dynamic_shared = 200'000;
+  record.name = "k", record.graph_node = 5, record.graph = 6;
+  const Rows rows = decoded(record);
+  CHECK(rows.kernels.size() == 1 && rows.incomplete == 0);
+  const KernelRow& row = rows.kernels.at(0);
+  CHECK(row.start == 100 && row.end == 250 && row.graph_node == 5 && row.graph == 6);
+  CHECK(row.device == 1 && row.context == 2 && row.stream == 3 && row.correlation == 4 && row.name == 'k');
+  CHECK(row.grid[0] == 70'000 && row.grid[1] == 2 && row.block[0] == 1024 && row.block[2] == 1);
+  CHECK(row.registers == 255 && row.static_shared == 16 && row.dynamic_shared == 200'000);
+}
+
+void test_kernel_without_end() {
+  cupti::KernelRecord record{};
+  record.kind = 10, record.start = 100;
+  const Rows rows = decoded(record);
+  CHECK(rows.kernels.empty() && rows.incomplete == 1);
+}
+
+void test_copies() {
+  cupti::MemcpyRecord copy{};
+  copy.kind = 1, copy.copy_kind = 2, copy.source_kind = 3, copy.destination_kind = 1, copy.flags = 1;
+  copy.bytes = 1ull << 40, copy.start = 1, copy.end = 2, copy.stream = 7, copy.correlation = 8, copy.graph_node = 9;
+  cupti::MemcpyPeerRecord peer{};
+  peer.kind = 22, peer.copy_kind = 10, peer.bytes = 5, peer.start = 3, peer.end = 4, peer.correlation = 11;
+  cupti::MemsetRecord set{};
+  set.kind = 2, set.value = 255, set.bytes = 6, set.start = 5, set.end = 6, set.correlation = 12;
+  const MemcpyRow row = decoded(copy).memcpys.at(0);
+  CHECK(row.copy_kind == 2 && row.source_kind == 3 && row.destination_kind == 1 && row.flags == 1);
+  CHECK(row.bytes == 1ull << 40 && row.stream == 7 && row.correlation == 8 && row.graph_node == 9);
+  CHECK(decoded(peer).memcpys.at(0).copy_kind == 10 && decoded(peer).memcpys.at(0).correlation == 11);
+  CHECK(decoded(set).memsets.at(0).value == 255 && decoded(set).memsets.at(0).bytes == 6);
+}
+
+void test_calls() {
+  cupti::CallRecord call{};
+  call.kind = 5, call.call = 211, call.start = 1, call.end = 2, call.thread = 77, call.correlation = 3;
+  CHECK(decoded(call).calls.at(0).domain == 0 && decoded(call).calls.at(0).thread == 77);
+  call.kind = 4;
+  CHECK(decoded(call).calls.at(0).domain == 1);
+  call.call = 1;
+  CHECK(decoded(call).calls.empty());
+}
+
+void test_the_rest() {
+  cupti::SyncRecord sync{};
+  sync.kind = 38, sync.type = 3, sync.start = 1, sync.end = 2, sync.event = 0xffffffff, sync.stream = 7;
+  cupti::OverheadRecord overhead{};
+  overhead.kind = 17, overhead.type = 65536, overhead.object_kind = 2, overhead.object_thread = 5;
+  overhead.start = 1, overhead.end = 2;
+  cupti::DeviceRecord device{};
+  device.kind = 8, device.bandwidth_kilobytes_per_s = 4'800'000'000, device.memory_bytes = 1ull << 37;
+  device.capability_major = 9, device.multiprocessors = 132, device.device = 3, device.name = "H";
+  CHECK(decoded(sync).syncs.at(0).event == 0xffffffff && decoded(sync).syncs.at(0).type == 3);
+  CHECK(decoded(overhead).overheads.at(0).thread == 5);
+  CHECK(decoded(device).devices.at(0).bandwidth_bytes_per_s == 4'800'000'000'000);
+  CHECK(decoded(device).devices.at(0).device == 3 && decoded(device).devices.at(0).name == 'H');
+}
+
+// Nothing reads behind a record, whatever is in it.
+void test_any_bytes() {
+  std::mt19937 random(7);
+  OnlyLaunches names;
+  Rows rows;
+  for (int round = 0; round < 20'000; ++round) {
+    std::vector<std::uint8_t> bytes(208);
+    for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random());
+    const std::uint32_t kind = random() % 52;
+    std::memcpy(bytes.data(), &kind, sizeof kind);
+    const void* name = nullptr;
+    std::memcpy(bytes.data() + (kind == 8 ? offsetof(cupti::DeviceRecord, name) : offsetof(cupti::KernelRecord, name)),
+                &name, sizeof name);
+    decode(bytes.data(), names, rows);
+  }
+  CHECK(!rows.kernels.empty() && !rows.memcpys.empty() && rows.incomplete > 0);
+}
+
+void test_names_of_calls() {
+  for (const char* name : {"cudaLaunchKernel_v7000", "cuLaunchKernelEx_ptsz", "__cudaLaunchKernel_v13000", "cuMemFree_v2",
+                           "cudaGraphLaunch_v10000", "cudaMemcpyAsync_ptsz_v7000", "cudaMallocFromPoolAsync_v11020",
+                           "cudaStreamSynchronize_v3020", "cuLibraryLoadData", "cuMemsetD32Async"}) {
+    CHECK(is_launching_call(name));
+  }
+  for (const char* name : {"cudaGetDevice_v3020", "cuCtxGetCurrent", "cudaEventRecord_v3020", "cudaStreamIsCapturing_v10000",
+                           "cuFuncGetAttribute", "cudaGraphInstantiate_v12000", "nvrtc", ""}) {
+    CHECK(!is_launching_call(name));
+  }
+}
+
+void test_options() {
+  const std::string json = R"({"calls": "all","start" : "window", "n": 3})";
+  CHECK(text_in_json(json, "calls") == "all" && text_in_json(json, "start") == "window");
+  CHECK(text_in_json(json, "n").empty() && text_in_json(json, "none").empty() && text_in_json(R"({"calls)", "calls").empty());
+}
+
+void test_texts() {
+  const std::uint32_t first = text_id("first");
+  CHECK(text_id("first") == first && text_id("second") != first);
+  CHECK((nvtx_text_id("first") & nvtx_text) != 0 && nvtx_text_id("first") == nvtx_text_id("first"));
+  std::uint32_t count = 0;
+  const std::vector<char> payload = take_new_texts(count);
+  CHECK(count == 3 && payload.size() == (8 + 8) * 3 && std::string(payload.data() + 8, 5) == "first");
+  CHECK(take_new_texts(count).empty() && count == 0);
+  char name[] = "kernel_a";
+  NameCache cache;
+  const std::uint32_t before = cache.find(name);
+  name[7] = 'b';  // another module's name at the address of one that is gone
+  CHECK(cache.find(name) != before && cache.find(name) == text_id("kernel_b") && cache.find(nullptr) == no_text);
+}
+
+void test_buffers() {
+  ActivityBuffers buffers;
+  buffers.prepare();
+  std::vector<std::uint8_t*> taken;
+  while (std::uint8_t* memory = buffers.take()) taken.push_back(memory);
+  CHECK(taken.size() == ActivityBuffers::most);
+  taken[0][5] = 1;
+  CHECK(buffers.fill(taken[0], 6) && !buffers.fill(taken[1], 0));
+  std::uint8_t foreign = 0;
+  CHECK(!buffers.fill(&foreign, 1) && !buffers.fill(taken[0], 6));
+  const std::vector<FullBuffer> full = buffers.full();
+  CHECK(full.size() == 1 && full[0].memory == taken[0] && full[0].used == 6 && buffers.full().empty());
+  CHECK(buffers.take() == taken[1] && buffers.take() == nullptr);
+  buffers.give_back(taken[0]);
+  CHECK(buffers.take() == taken[0] && taken[0][5] == 0);
+  buffers.write_off();
+  CHECK(buffers.take() != nullptr);
+}
+
+std::string contents(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void test_file(const std::string& folder) {
+  Spill spill(folder + "/process-1");
+  const EventRow event{1, 2, no_text, 3};
+  CHECK(spill.write(Kind::text, 0, 1, "\1\0\0\0\1\0\0\0a\0\0\0", 12));
+  CHECK(spill.write(&event, 1));
+  spill.set_cupti(130000);
+  CHECK(spill.note_loss({4, 8, no_text, 5}));
+  const std::string bytes = contents(spill.path());
+  constexpr std::size_t head = sizeof(FileHeader), frame = sizeof(FrameHeader), row = sizeof(EventRow);
+  CHECK(bytes.size() == head + (frame + row) + (frame + 16) + (frame + row) && bytes.size() == spill.written_bytes());
+  FileHeader header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  CHECK(header.cupti == 130000 && header.process == getpid() && header.version == file_version);
+  EventRow loss;
+  std::memcpy(&loss, bytes.data() + head + frame, sizeof loss);
+  CHECK(loss.what == 8 && loss.count == 5);
+  CHECK(std::memcmp(bytes.data() + bytes.size() - row, &event, row) == 0);
+}
+
+// The next program of a process (exec) has its own file.
+void test_second_file(const std::string& folder) {
+  Spill first(folder + "/process-2"), second(folder + "/process-2");
+  const EventRow event{};
+  CHECK(first.write(&event, 1) && second.write(&event, 1));
+  CHECK(second.path() == folder + "/process-2/cupti-1.bin");
+}
+
+void test_full_disk(const std::string& folder) {
+  Spill spill(folder + "/process-3");
+  const std::vector<NodeRow> rows(1000);
+  CHECK(spill.write(rows.data(), rows.size()));
+  const std::uint64_t whole = spill.written_bytes();
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit limit{whole + 100, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &limit);
+  CHECK(!spill.write(rows.data(), rows.size()) && spill.written_bytes() == whole);
+  CHECK(spill.note_loss({4, 8, no_text, 1000}));
+  CHECK(contents(spill.path()).size() == whole);
+  setrlimit(RLIMIT_FSIZE, &before);
+  CHECK(spill.write(rows.data(), rows.size()) && contents(spill.path()).size() == spill.written_bytes());
+}
+
+void test_no_folder() {
+  Spill spill("/proc/none/process-4");
+  const EventRow event{};
+  CHECK(!spill.write(&event, 1) && spill.path().empty() && !spill.note_loss(event));
+}
+
+}  // namespace
+
+int main() {
+  test_kernel();
+  test_kernel_without_end();
+  test_copies();
+  test_calls();
+  test_the_rest();
+  test_any_bytes();
+  test_names_of_calls();
+  test_options();
+  test_texts();
+  test_buffers();
+  char folder[] = "/tmp/tetrace-collector-XXXXXX";
+  if (mkdtemp(folder) == nullptr) return 2;
+  test_file(folder);
+  test_second_file(folder);
+  test_full_disk(folder);
+  test_no_folder();
+  const std::string remove = "rm -r " + std::string(folder);
+  if (std::system(remove.c_str()) != 0) return 2;
+  return failures == 0 ? 0 : 1;
+}

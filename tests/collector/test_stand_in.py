@@ -1,0 +1,213 @@
+"""The collector's library in a process without a GPU: a CUPTI that stands in makes records, the process ends in many ways."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.collector.frames import Frames
+from tetrace.record.build import LIBRARY
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="needs the collector, which was not built")
+
+ON, OFF, YIELDED, RESUMED, FAILED, DROPPED_BY_CUPTI, DROPPED_HERE, FULL, FLUSHED = range(1, 10)
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def script(build: Callable[..., Path], tmp_path: Path) -> Script:
+    """Runs a process that does these actions one by one, recorded into `tmp_path`."""
+    place = build("stand_in_script", "stand_in_cupti", "stand_in_cupti_12_0")
+
+    def run(actions: str, cupti: str = "stand-in", **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [place / "stand_in_script", place / f"libcupti.so.{cupti}", LIBRARY, *actions.split()]
+        variables = {"TETRACE_RECORDING": str(tmp_path), **environment}
+        return subprocess.run(
+            command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return run
+
+
+def frames(folder: Path) -> Frames:
+    """The file of the only process."""
+    [path] = folder.glob("process-*/cupti*.bin")
+    return Frames(path)
+
+
+def counts(found: Frames) -> dict[str, int]:
+    return {kind: len(rows) for kind, rows in found.rows.items() if rows and kind != "event"}
+
+
+def plain(done: subprocess.CompletedProcess[str]) -> bool:
+    """The script ended well, and was told nothing."""
+    return (done.returncode, done.stderr) == (0, "")
+
+
+def test_kernels_with_their_calls(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init launch=3000 copy=5"))
+    found = frames(tmp_path)
+    assert counts(found) == {"kernel": 3000, "memcpy": 5, "call": 3005, "device": 1, "call_name": 2}
+    assert Counter(found.names("kernel")) == {"_Z4gemmPfS_S_": 1000, "_Z9layernormPfi": 1000, "_Z4geluPf": 1000}
+    assert sorted(found.names("call_name")) == ["cudaLaunchKernel_v7000", "cudaMemcpyAsync_v3020"]
+    assert found.names("device") == ["NVIDIA H200"]
+    assert found.cupti == 130000
+    assert found.torn == 0
+    kernel, call = found.rows["kernel"][0], found.rows["call"][0]
+    assert (kernel["correlation"], kernel["stream"], kernel["grid_x"]) == (call["correlation"], 7, 128)
+    assert found.events() == [(ON, "", 0), (FLUSHED, "", 0)]
+
+
+def test_all_calls_when_asked_for(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init launch=10", TETRACE_COLLECTOR=json.dumps({"calls": "all"})))
+    assert sorted(frames(tmp_path).names("call_name")) == ["cudaGetDevice_v3020", "cudaLaunchKernel_v7000"]
+    assert counts(frames(tmp_path))["call"] == 20
+
+
+def test_cupti_that_cannot_choose_calls(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init launch=10", "stand-in-12.0", STAND_IN_VERSION="18"))
+    assert counts(frames(tmp_path)) == {"kernel": 10, "call": 10, "device": 1, "call_name": 1}
+
+
+def test_only_the_window(script: Script, tmp_path: Path) -> None:
+    window = json.dumps({"calls": "launches", "start": "window"})
+    actions = "init launch=7 start launch=10 stop launch=7 capture=2 start launch=1 stop"
+    assert plain(script(actions, TETRACE_COLLECTOR=window))
+    found = frames(tmp_path)
+    assert counts(found) == {"kernel": 11, "call": 11, "device": 1, "call_name": 1, "node": 4}
+    assert [what for what, _, _ in found.events()] == [ON, OFF, ON, OFF, FLUSHED]
+
+
+def test_wanted_before_cuda_starts(script: Script, tmp_path: Path) -> None:
+    window = json.dumps({"start": "window"})
+    assert plain(script("start init launch=3", TETRACE_COLLECTOR=window))
+    assert counts(frames(tmp_path))["kernel"] == 3
+
+
+def test_not_wanted_any_more_when_cuda_starts(script: Script, tmp_path: Path) -> None:
+    assert plain(script("start stop init launch=3", TETRACE_COLLECTOR=json.dumps({"start": "window"})))
+    assert counts(frames(tmp_path)) == {"device": 1}
+
+
+def test_nodes_of_graphs_and_what_they_were_cloned_from(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init capture=2"))
+    nodes = [(row["node"], row["original"], row["graph"]) for row in frames(tmp_path).rows["node"]]
+    assert nodes == [(1, 0, 3), (2, 1, 3), (3, 0, 3), (4, 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("kill", -signal.SIGKILL), ("abort", -signal.SIGABRT), ("_exit", 0), ("flush _exit", 0)]
+)
+def test_what_was_asked_for_before_the_end_is_there(script: Script, tmp_path: Path, end: str, code: int) -> None:
+    done = script(f"init launch=1000 sleep=1300 launch=10 {end}")
+    assert (done.returncode, done.stderr) == (code, "")
+    assert counts(frames(tmp_path))["kernel"] == (1010 if "flush" in end else 1000)
+
+
+def test_forked_child_writes_nothing(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init launch=10 fork launch=10 fork"))
+    assert counts(frames(tmp_path))["kernel"] == 20
+
+
+def test_script_that_closes_every_file(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init launch=1000 flush close launch=1000"))
+    assert counts(frames(tmp_path))["kernel"] == 2000
+
+
+def test_full_disk(script: Script, tmp_path: Path) -> None:
+    done = script("init launch=100 flush limit=100 launch=10000 flush launch=10 state")
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written: " in done.stderr
+    found = frames(tmp_path)
+    [(_, _, lost)] = [event for event in found.events() if event[0] == FULL]
+    assert counts(found)["kernel"] >= 100
+    assert (found.torn, lost) == (0, 2 * 10_110 - counts(found)["kernel"] - counts(found)["call"])
+
+
+def test_folder_that_cannot_be_written(script: Script) -> None:
+    done = script("init launch=100 flush launch=100", TETRACE_RECORDING="/proc/none")
+    assert done.returncode == 0
+    assert done.stderr.startswith("tetrace: '/proc/none/process-")
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_recording_asked_for(script: Script, tmp_path: Path) -> None:
+    done = script("init start launch=10 stop yield resume flush state", TETRACE_RECORDING="")
+    assert (done.returncode, done.stderr, json.loads(done.stdout)) == (0, "", {"state": "off"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_somebody_else_holds_cupti(script: Script, tmp_path: Path) -> None:
+    done = script("init start launch=10 stop state", STAND_IN_HOLDER="CUPTI for Nsight Systems")
+    told = "CUPTI for Nsight Systems holds CUPTI in this process"
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"tetrace: the GPU is not recorded: {told}; ")
+    state: dict[str, Any] = json.loads(done.stdout)
+    assert (state["state"], state["reason"].split(";")[0]) == ("failed", told)
+    found = frames(tmp_path)
+    assert counts(found) == {}
+    assert [(what, detail.split(";")[0]) for what, detail, _ in found.events()] == [(FAILED, told), (FLUSHED, "")]
+
+
+def test_holder_without_a_name_is_told_by_what_it_leaves(script: Script) -> None:
+    done = script("init", "stand-in-12.0", STAND_IN_HOLDER="any", NSYS_PROFILING_SESSION_ID="1")
+    assert "Nsight Systems (NSYS_PROFILING_SESSION_ID is set) holds CUPTI" in done.stderr
+
+
+def test_cupti_that_is_too_old(script: Script) -> None:
+    done = script("init launch=10", STAND_IN_VERSION="17")
+    assert done.returncode == 0
+    assert "is older than CUDA 12.0" in done.stderr
+
+
+def test_another_tool_takes_cupti_and_gives_it_back(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init launch=10 yield launch=100 capture=1 resume launch=10 capture=1"))
+    found = frames(tmp_path)
+    assert counts(found) == {"kernel": 20, "call": 20, "device": 2, "call_name": 1, "node": 2}
+    expected = [(ON, "", 0), (YIELDED, "torch.profiler", 0), (RESUMED, "", 0), (ON, "", 0), (FLUSHED, "", 0)]
+    assert found.events() == expected
+    # It had a clock of its own.
+    assert all(abs(row["start"] - time.time_ns()) < 3600 * 10**9 for row in found.rows["kernel"])
+
+
+KEPT = "the other tool keeps its subscription to CUPTI: nodes of graphs made from here on are missing"
+
+
+def test_another_tool_keeps_its_subscription(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init launch=10 yield resume launch=10 capture=1", STAND_IN_KEPT="1"))
+    found = frames(tmp_path)
+    assert counts(found)["kernel"] == 20
+    assert (RESUMED, KEPT, 0) in found.events()
+
+
+@pytest.mark.parametrize("order", ["yield init launch=5 resume launch=10", "yield resume init launch=10"])
+def test_another_tool_had_cupti_before_cuda_started(order: str, script: Script, tmp_path: Path) -> None:
+    assert plain(script(order, STAND_IN_HELD="1"))
+    assert counts(frames(tmp_path))["kernel"] == 10
+
+
+def test_activity_without_an_end_is_counted(script: Script, tmp_path: Path) -> None:
+    assert plain(script("init launch=1 unfinished"))
+    found = frames(tmp_path)
+    assert counts(found)["kernel"] == 1
+    assert (DROPPED_HERE, 1) in [(what, count) for what, _, count in found.events()]
+
+
+def test_long_run_stays_small(script: Script, tmp_path: Path) -> None:
+    done = script("init long=500000")
+    assert plain(done)
+    grown_kilobytes, _, _ = map(float, done.stdout.split())
+    assert grown_kilobytes < 120_000
+    found = frames(tmp_path)
+    dropped = sum(count for what, _, count in found.events() if what == DROPPED_BY_CUPTI)
+    assert counts(found)["kernel"] + counts(found)["call"] + dropped == 1_000_000

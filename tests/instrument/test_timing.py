@@ -1,0 +1,522 @@
+"""Intervals on streams (csrc/timing), with a stand-in for the driver whose clocks the test sets."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from fake_cuda import needs_compiler
+
+from tetrace import _C
+
+pytestmark = needs_compiler
+
+STEP = _C.site("step", 0, 0)
+MODEL, LAYER, HEAD = (_C.site(name, 0, 1) for name in ("model", "layer", "head"))
+MODEL_BACK, LAYER_BACK, HEAD_BACK = (_C.site(name, 0, 2) for name in ("model", "layer", "head"))
+LOSS_BACK, PART_BACK = _C.site("loss", 0, 2), _C.site("part", 0, 2)
+PART = _C.site("part", 0, 1)
+for forward, backward in ((MODEL, MODEL_BACK), (LAYER, LAYER_BACK), (HEAD, HEAD_BACK), (PART, PART_BACK)):
+    _C.set_backward_site(forward, backward)
+
+
+def begin(cuda, events=1000, native=True):
+    """Measures MODEL and, inside it, LAYER and HEAD. PART is inside LAYER and not measured itself."""
+    _C.ranges_open("", 8192)
+    for forward, backward, around in ((MODEL, MODEL_BACK, -1), (LAYER, LAYER_BACK, MODEL), (HEAD, HEAD_BACK, MODEL)):
+        _C.timing_measure(forward, around, True)
+        _C.timing_measure(backward, around, True)
+    _C.timing_measure(PART, LAYER, False)
+    _C.timing_measure(PART_BACK, LAYER, False)
+    _C.timing_measure(LOSS_BACK, -1, True)
+    _C.timing_open(events, STEP, cuda.get_device, cuda.get_stream, cuda.source if native else 0, cuda.path)
+
+
+def step(number, sampled=True):
+    _C.set_step(number)
+    return _C.timing_step(number, sampled)
+
+
+def call(cuda, site, ns, *inside):
+    """A range of `site` with `ns` of work, half before what is inside it and half after."""
+    _C.push(site)
+    cuda.work(ns // 2)
+    for one in inside:
+        call(cuda, *one)
+    cuda.work(ns - ns // 2)
+    _C.pop()
+
+
+def back(cuda, *nodes):
+    """A backward whose nodes are of these sites and take these times."""
+    for site, ns in nodes:
+        _C.push(site)
+        cuda.work(ns)
+        _C.pop()
+    _C.timing_end_backward()
+
+
+def rows():
+    """{(step, site): (count, skipped, ns)} of what was measured since it was last asked."""
+    found = np.frombuffer(_C.timing_rows(), "<i4, <i4, <i4, <i4, <i8").tolist()
+    return {(step, site): tuple(numbers) for site, step, *numbers in found}
+
+
+def counts(*names):
+    found = _C.timing_counts()
+    return tuple(found[name] for name in names)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_ranges_of_modules_are_measured_with_what_is_inside_them(cuda, native):
+    begin(cuda, native=native)
+    step(1)
+    cuda.work(700)
+    call(cuda, MODEL, 1000, (LAYER, 300), (LAYER, 500), (HEAD, 50))
+    step(2, False)
+    assert rows() == {
+        (1, STEP): (1, 0, 2550),
+        (1, MODEL): (1, 0, 1850),
+        (1, LAYER): (2, 0, 800),
+        (1, HEAD): (1, 0, 50),
+    }
+
+
+def test_only_sampled_steps_are_measured(cuda):
+    begin(cuda)
+    for number in range(1, 6):
+        step(number, number % 2 == 0)
+        call(cuda, MODEL, 100 * number)
+    step(6, False)
+    assert {key: row[2] for key, row in rows().items() if key[1] == MODEL} == {(2, MODEL): 200, (4, MODEL): 400}
+    assert cuda.count("records") == 8
+    assert cuda.count("made") == 4  # of a step and a range two each, used again
+
+
+def test_what_is_not_measured_costs_no_event(cuda):
+    begin(cuda)
+    other = _C.site("other", 0, 0)
+    step(1)
+    _C.push(other)
+    call(cuda, PART, 10)
+    _C.pop()
+    step(2, False)
+    assert cuda.count("records") == 2
+
+
+def test_backward_goes_from_module_to_module(cuda):
+    """One event for each change of module; those around are measured from their first node to their last."""
+    begin(cuda)
+    step(1)
+    back(cuda, (LOSS_BACK, 7), (HEAD_BACK, 20), (HEAD_BACK, 30), (MODEL_BACK, 5), (PART_BACK, 300), (LAYER_BACK, 100))
+    before = cuda.count("records")
+    step(2, False)
+    assert rows() == {
+        (1, STEP): (1, 0, 462),
+        (1, LOSS_BACK): (1, 0, 7),
+        (1, HEAD_BACK): (1, 0, 50),
+        (1, MODEL_BACK): (1, 0, 455),
+        (1, LAYER_BACK): (1, 0, 400),
+    }
+    assert before == 1 + 5  # the step; loss, head, model, part or layer, the end
+
+
+def test_a_recompute_inside_backward(cuda):
+    begin(cuda)
+    step(1)
+    _C.push(LAYER_BACK)
+    call(cuda, LAYER, 60)
+    cuda.work(5)
+    _C.pop()
+    _C.timing_end_backward()
+    step(2, False)
+    found = rows()
+    assert (found[1, LAYER], found[1, LAYER_BACK]) == ((1, 0, 60), (1, 0, 65))
+
+
+def test_a_backward_that_raises_is_measured_until_there(cuda):
+    begin(cuda)
+    step(1)
+    _C.push(LAYER_BACK)
+    cuda.work(40)
+    _C.unwind(0)
+    _C.timing_end_backward()
+    cuda.work(1000)
+    step(2, False)
+    assert rows()[1, LAYER_BACK] == (1, 0, 40)
+
+
+def test_nothing_waits_for_the_device(cuda):
+    """Rows of a step are made once its stream has come to its end, whenever that is."""
+    begin(cuda)
+    cuda.hold(1)
+    for number in (1, 2, 3):
+        step(number)
+        call(cuda, MODEL, number)
+    assert (step(4, False), rows()) == (0, {})
+    assert counts("pending") == (6,)
+    cuda.hold(1, False)
+    assert step(5, False) == 6
+    assert {key: row[2] for key, row in rows().items() if key[1] == MODEL} == {
+        (1, MODEL): 1, (2, MODEL): 2, (3, MODEL): 3,
+    }  # fmt: skip
+
+
+def test_the_end_waits_a_while_and_no_longer(cuda):
+    begin(cuda)
+    step(1)
+    call(cuda, MODEL, 5)
+    cuda.hold(1)
+    call(cuda, LAYER, 6)
+    _C.timing_close(0.02)
+    assert rows() == {(1, MODEL): (1, 0, 5), (1, LAYER): (0, 1, 0)}
+    assert counts("measured", "unfinished") == (1, 1)
+
+    begin(cuda)
+    cuda.hold(1, True)
+    step(1)
+    call(cuda, MODEL, 5)
+    threading.Timer(0.05, lambda: cuda.hold(1, False)).start()
+    _C.timing_close(10)
+    assert rows() == {(1, MODEL): (1, 0, 5)}
+
+
+def test_python_runs_on_while_the_driver_makes_a_thread_wait(cuda):
+    """It is another thread of Python that ends the waiting."""
+    begin(cuda)
+    step(1)
+    for opened in (_C.push, lambda _: _C.pop()):
+        cuda.stall()
+        threading.Timer(0.02, lambda: cuda.stall(False)).start()
+        opened(MODEL)
+    step(2, False)
+    assert rows()[1, MODEL] == (1, 0, 0)
+
+
+def test_a_capture_is_left_alone(cuda):
+    begin(cuda)
+    step(1)
+    call(cuda, MODEL, 10)
+    cuda.capture(1)
+    call(cuda, MODEL, 1000, (LAYER, 10))
+    back(cuda, (LAYER_BACK, 10))
+    cuda.capture(1, -1)  # the default stream, while a stream that it waits for is captured
+    call(cuda, LAYER, 1000)
+    cuda.capture(1, 0)
+    call(cuda, MODEL, 20)
+    step(2, False)
+    assert rows() == {(1, STEP): (1, 0, 2050), (1, MODEL): (2, 0, 30)}
+    assert counts("captured") == (5,)
+
+
+def test_events_are_made_and_read_while_another_stream_is_captured(cuda):
+    """Such calls end a capture, unless the thread has said that it knows what it does."""
+    begin(cuda)
+    cuda.capture(9)
+    step(1)
+    call(cuda, MODEL, 10)
+    step(2, False)
+    assert rows()[1, MODEL] == (1, 0, 10)
+
+
+def test_a_capture_that_begins_inside_a_module(cuda):
+    begin(cuda)
+    step(1)
+    _C.push(MODEL)
+    _C.push(LAYER_BACK)
+    cuda.capture(1)
+    _C.pop()
+    _C.pop()
+    _C.timing_end_backward()
+    cuda.capture(1, 0)
+    step(2, False)
+    assert set(rows()) == {(1, STEP)}
+    assert counts("captured") == (3,)  # the model, and of the backward the layer and the model
+
+
+def test_a_range_that_ends_on_another_stream_is_not_counted_but_told(cuda):
+    begin(cuda)
+    step(1)
+    _C.push(MODEL)
+    call(cuda, LAYER, 10)
+    cuda.use(2)
+    call(cuda, LAYER, 30)
+    _C.pop()
+    cuda.use(1)
+    step(2, False)
+    assert rows() == {(1, STEP): (1, 0, 10), (1, MODEL): (0, 1, 0), (1, LAYER): (2, 0, 40)}
+    assert counts("crossed") == (1,)
+
+
+def test_a_backward_that_changes_its_stream(cuda):
+    """A module whose nodes are on one stream is measured; one with nodes on both is not."""
+    begin(cuda)
+    step(1)
+    _C.push(HEAD_BACK)
+    cuda.work(10)
+    _C.pop()
+    cuda.use(2)
+    _C.push(LAYER_BACK)
+    cuda.work(25)
+    _C.pop()
+    cuda.use(1)
+    _C.timing_end_backward()
+    step(2, False)
+    assert rows() == {
+        (1, STEP): (1, 0, 10),
+        (1, HEAD_BACK): (1, 0, 10),
+        (1, LAYER_BACK): (1, 0, 25),
+        (1, MODEL_BACK): (1, 1, 25),
+    }
+
+
+def test_streams_are_read_apart(cuda):
+    """One that hangs does not keep what ran on another."""
+    begin(cuda)
+    step(1, False)
+    step(2)
+    cuda.hold(2)
+    cuda.use(2)
+    call(cuda, LAYER, 30)
+    cuda.use(1)
+    call(cuda, HEAD, 4)
+    step(3, False)
+    assert counts("measured", "pending") == (2, 1)
+    cuda.hold(2, False)
+    step(4, False)
+    assert {key: row[2] for key, row in rows().items()} == {(2, STEP): 4, (2, LAYER): 30, (2, HEAD): 4}
+
+
+def test_devices_have_events_of_their_own(cuda):
+    """Also where the thread has the other device's context, or none."""
+    begin(cuda)
+    step(1)
+    call(cuda, HEAD, 5)
+    cuda.use(0, device=1)
+    call(cuda, LAYER, 10)
+    cuda.use(257)
+    call(cuda, MODEL, 20)
+    cuda.enter(-1)
+    cuda.use(0, device=0)
+    call(cuda, HEAD, 7)
+    cuda.enter(0)
+    cuda.use(1)
+    step(2, False)
+    assert {key: row[2] for key, row in rows().items()} == {(1, STEP): 5, (1, HEAD): 12, (1, LAYER): 10, (1, MODEL): 20}
+    assert cuda.count("retained") == 2
+
+
+def test_a_device_that_is_not_in_use_is_not_put_to_use(cuda):
+    cuda.activate(3, False)
+    begin(cuda)
+    step(1)
+    cuda.use(3 * 256 + 1)
+    call(cuda, MODEL, 5)
+    cuda.use(1)
+    step(2, False)
+    assert set(rows()) == {(1, STEP)}
+    assert cuda.count("retained") == 1
+
+
+def test_without_room_calls_are_skipped_and_counted(cuda):
+    begin(cuda, events=4)
+    for number in (1, 2):
+        cuda.hold(1)
+        step(number)
+        for _ in range(3):
+            call(cuda, LAYER, 10)
+        cuda.hold(1, False)
+        step(number + 10, False)
+    assert rows() == {
+        (1, STEP): (1, 0, 30), (1, LAYER): (1, 2, 10), (2, STEP): (1, 0, 30), (2, LAYER): (1, 2, 10),
+    }  # fmt: skip
+    assert cuda.count("most_alive") == 4
+    assert counts("no_room", "measured") == (4, 4)
+    partial = dict(zip(*(_C.timing_summary()[name].tolist() for name in ("site", "partial_steps")), strict=True))
+    assert partial == {STEP: 0, LAYER: 2}
+
+
+@pytest.mark.parametrize("call_name", ["cuEventCreate", "cuEventRecord", "cuStreamIsCapturing", "cuEventElapsedTime"])
+def test_a_driver_that_refuses_costs_the_times_only(cuda, call_name):
+    begin(cuda)
+    step(1)
+    cuda.fail(call_name, 700)
+    call(cuda, MODEL, 10)
+    back(cuda, (LAYER_BACK, 10))
+    step(2, False)
+    cuda.fail(call_name, 0, 0)
+    assert all(row[0] == 0 for row in rows().values())
+    assert counts("measured") == (0,)
+    assert counts("failed")[0] > 0
+    step(3)
+    call(cuda, MODEL, 10)
+    step(4, False)
+    assert rows()[3, MODEL] == (1, 0, 10)
+
+
+def test_a_lost_device_leaves_what_was_pending(cuda):
+    begin(cuda)
+    step(1)
+    call(cuda, MODEL, 10)
+    cuda.fail("cuEventQuery", 700)
+    step(2, False)
+    cuda.fail("cuEventQuery", 0, 0)
+    assert rows() == {(1, STEP): (0, 1, 0), (1, MODEL): (0, 1, 0)}
+
+
+def test_threads_have_stacks_and_backwards_of_their_own(cuda):
+    """Sixteen threads on streams of their own, some of which end while modules are open."""
+    begin(cuda, events=20000)
+    step(1)
+
+    def work(number):
+        cuda.enter(-1)
+        cuda.use(16 + number)
+        for _ in range(50):
+            call(cuda, MODEL, 2, (LAYER, 4), (LAYER, 6))
+            back_of_thread = ((HEAD_BACK, 3), (LAYER_BACK, 5))
+            for site, ns in back_of_thread:
+                _C.push(site)
+                cuda.work(ns)
+                _C.pop()
+        _C.push(MODEL)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _C.timing_end_backward()
+    number, found = 2, {}
+    while not found and number < 1000:  # the last of a thread's end comes after its join
+        step(number, False)
+        found = rows()
+        number += 1
+        time.sleep(0.001)
+    assert found[1, MODEL] == (16 * 50, 0, 16 * 50 * 12)
+    assert found[1, LAYER] == (16 * 100, 0, 16 * 50 * 10)
+    assert found[1, HEAD_BACK] == (16 * 50, 0, 16 * 50 * 3)
+
+
+def test_the_end_of_a_backward_is_told_by_another_thread(cuda):
+    begin(cuda)
+    step(1)
+    at, done = threading.Event(), threading.Event()
+
+    def autograd():
+        cuda.enter(-1)
+        cuda.use(1)
+        _C.push(LAYER_BACK)
+        cuda.work(30)
+        _C.pop()
+        at.set()
+        done.wait(10)
+
+    worker = threading.Thread(target=autograd)
+    worker.start()
+    at.wait(10)
+    _C.timing_end_backward()
+    step(2, False)
+    assert rows()[1, LAYER_BACK] == (1, 0, 30)
+    done.set()
+    worker.join()
+
+
+def test_a_second_session_starts_anew(cuda):
+    begin(cuda)
+    step(1)
+    _C.push(MODEL)
+    _C.timing_close(0)
+    _C.pop()
+    begin(cuda)
+    step(1)
+    call(cuda, LAYER, 10)
+    step(2, False)
+    assert rows() == {(1, STEP): (1, 0, 10), (1, LAYER): (1, 0, 10)}
+    assert counts("measured", "unfinished") == (2, 0)
+
+
+def test_ranges_that_were_open_before_and_are_never_closed(cuda):
+    begin(cuda)
+    _C.push(MODEL)
+    step(1)
+    _C.push(LAYER)
+    cuda.work(10)
+    step(2)
+    cuda.work(5)
+    _C.unwind(0)
+    step(3, False)
+    # The layer's interval belongs to the step in which it began.
+    assert rows() == {(1, STEP): (1, 0, 10), (1, LAYER): (1, 0, 15), (2, STEP): (1, 0, 5)}
+
+
+def test_a_forked_child_measures_nothing(cuda):
+    begin(cuda)
+    step(1)
+    _C.push(MODEL)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _C.push(LAYER)
+        _C.pop()
+        _C.pop()
+        _C.timing_end_backward()
+        step(2)
+        _C.timing_close(1)
+        os.write(writing, str(cuda.count("records")).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 10) == b"2"  # the parent's, of the step and the model
+    os.close(reading), os.close(writing)
+    _C.pop()
+
+
+def test_the_summary(cuda):
+    begin(cuda)
+    lengths = np.random.default_rng(0).lognormal(12, 1, 500).astype(np.int64)
+    for number, ns in enumerate(lengths.tolist(), 1):
+        step(number)
+        call(cuda, MODEL, ns - ns // 3, (LAYER, ns // 3))
+    step(1000, False)
+    found = _C.timing_summary()
+    row = {name: found[name][found["site"].tolist().index(MODEL)] for name in found}
+    assert (row["steps"], row["partial_steps"], row["count"]) == (500, 0, 500)
+    measured = np.array([ns for (_, site), (_, _, ns) in rows().items() if site == MODEL])
+    assert abs(measured - lengths).max() <= 1 + lengths.max() * 1e-6  # the driver gives milliseconds as a float
+    assert (row["sum_ns"], row["min_ns"], row["max_ns"]) == (measured.sum(), measured.min(), measured.max())
+    for name, share in (("median_ns", 0.5), ("p95_ns", 0.95)):
+        exact = np.quantile(measured, share, method="inverted_cdf")
+        assert abs(row[name] - exact) <= 0.017 * exact
+
+
+def test_steps_whose_ranges_are_never_closed_do_not_pile_up(cuda):
+    begin(cuda)
+    for number in range(1, 101):
+        step(number)
+        _C.push(MODEL)
+        call(cuda, LAYER, 1)
+    step(200, False)
+    made = [number for number, site in rows() if site == LAYER]
+    assert made == list(range(1, 37))
+    _C.timing_close(0)
+    assert {key[0] for key in rows()} == set(range(37, 101))
+
+
+def test_a_library_that_is_no_driver(tmp_path):
+    with pytest.raises(ValueError, match=r"libnone\.so: cannot be loaded"):
+        _C.timing_open(10, STEP, int, int, 0, str(tmp_path / "libnone.so"))
+    with pytest.raises(ValueError, match="has no cuDeviceGet"):
+        _C.timing_open(10, STEP, int, int, 0, "libm.so.6")
+
+
+def test_while_it_is_closed_nothing_is_done(cuda):
+    rows()
+    _C.ranges_open("", 8192)
+    assert _C.timing_step(1, True) == 0
+    _C.push(MODEL)
+    _C.pop()
+    _C.timing_end_backward()
+    assert cuda.count("records") == 0

@@ -1,0 +1,60 @@
+"""What the collector's library may need and show, since it is loaded into any process; and what the sdist has."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tetrace.record.build import LIBRARY
+
+ROOT = Path(__file__).parent.parent
+C_LIBRARY = ("libc.so", "libdl.so", "libpthread.so", "libm.so", "librt.so", "ld-linux")
+SHOWN = {
+    "InitializeInjection",
+    "InitializeInjectionNvtx2",
+    *(f"tetrace_collector_{what}" for what in ("start", "stop", "flush", "yield", "resume", "state")),
+}
+
+needs_library = pytest.mark.skipif(
+    shutil.which("readelf") is None or not LIBRARY.exists(), reason="needs readelf and a build with the collector"
+)
+
+
+def readelf(*options: str) -> str:
+    """What readelf says of the library."""
+    return subprocess.run(["readelf", "-W", *options, LIBRARY], capture_output=True, text=True, check=True).stdout
+
+
+@needs_library
+def test_the_collector_needs_the_c_library_alone() -> None:
+    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", readelf("-d"))
+    assert needed
+    assert [name for name in needed if not name.startswith(C_LIBRARY)] == []
+
+
+@needs_library
+def test_the_collector_shows_its_entries_alone() -> None:
+    symbols = [line.split() for line in readelf("--dyn-syms").splitlines()]
+    shown = {columns[7] for columns in symbols if len(columns) == 8 and columns[6].isdigit()}
+    assert shown == SHOWN
+
+
+@needs_library
+def test_the_collector_is_small_and_stripped() -> None:
+    assert LIBRARY.stat().st_size < 1_000_000
+    assert ".symtab" not in readelf("-S")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a checkout")
+def test_the_sdist_has_every_file_of_the_build() -> None:
+    sources = ["*.cpp", "*.h", "*.map", "*.cmake"]
+    listed = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", *sources]
+    files = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    grafted = tuple(f"{folder}/" for folder in re.findall(r"^graft (\S+)$", manifest, re.MULTILINE))
+    packaged = ("tetrace/", "tests/", "profiles/", "benchmarks/")
+    assert [name for name in files if not name.startswith((*grafted, *packaged))] == []

@@ -1,0 +1,145 @@
+"""What happened to a process's recording: when it was on, what was lost, and what that means in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tetrace.sources.cupti_rows import Recorded
+from tetrace.sources.rings import OPEN_NS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Integers = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
+
+# csrc/collector/rows.h, Happened.
+ON, OFF, YIELDED, RESUMED, FAILED, DROPPED_BY_CUPTI, DROPPED_HERE, UNWRITTEN, FLUSHED = range(1, 10)
+_LOST = (DROPPED_BY_CUPTI, DROPPED_HERE, UNWRITTEN)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened; `detail` says who or why."""
+
+    at_ns: int
+    what: int
+    detail: str
+    count: int
+
+
+def events_of(recorded: Recorded) -> list[Event]:
+    """Events by time."""
+    columns = (recorded.column("event", name).tolist() for name in ("at", "what", "detail", "count"))
+    found = [
+        Event(at, what, recorded.text(detail), count) for at, what, detail, count in zip(*columns, strict=True) if what
+    ]
+    return sorted(found, key=lambda event: event.at_ns)
+
+
+def has_recorded(events: Sequence[Event]) -> bool:
+    """Whether GPU activity was ever recorded, or would have been if there had been any."""
+    return any(event.what == ON for event in events)
+
+
+def lost(events: Sequence[Event]) -> int:
+    """Records that are missing."""
+    return sum(event.count for event in events if event.what in _LOST)
+
+
+@dataclass(frozen=True)
+class Window:
+    """When a process was recorded: `begin` and `end` of the stretches, shape (stretches,), sorted.
+
+    What was opened around the creation of a graph's node counts too, whenever that was: replayed kernels are told by
+    it. `nodes` are the times of that, sorted.
+    """
+
+    begin: Integers
+    end: Integers
+    nodes: Integers
+
+    def choose(self, rows: Mapping[str, Any], steps: Mask) -> Mask:
+        """Which rows of a ring belong to the recording, shape (rows,)."""
+        start, end = rows["start_ns"], rows["end_ns"]
+        stretch = np.minimum(np.searchsorted(self.end, start, side="right"), len(self.end) - 1)
+        inside = (self.end[stretch] > start) & (self.begin[stretch] < end)
+        captures = np.searchsorted(self.nodes, end) > np.searchsorted(self.nodes, start)
+        return np.where(steps, self._choose_steps(start, end), inside | captures)
+
+    def _choose_steps(self, start: Integers, end: Integers) -> Mask:
+        """Those that begin in the recording or are mostly in it: recording begins with CUDA, somewhere in a step.
+
+        Steps between two stretches are kept: they part the steps around them.
+        """
+        begin, last = self.begin[0], self.end[-1]
+        inside = np.minimum(end, last) - np.maximum(start, begin)
+        return ((start >= begin) & (start < last)) | (inside > end - start - inside)
+
+
+def window_of(events: Sequence[Event], nodes: Integers) -> Window | None:
+    """When the process of these events was recorded; None where that is not known.
+
+    Whoever takes CUPTI back says so before recording goes on, which it does only within the window.
+    """
+    begin: list[int] = []
+    end: list[int] = []
+    for event in events:
+        is_open = len(begin) > len(end)
+        if event.what == ON and not is_open:
+            begin.append(event.at_ns)
+        elif event.what in (OFF, YIELDED, FAILED) and is_open:
+            end.append(event.at_ns)
+    if not begin:
+        return None
+    end += [OPEN_NS] * (len(begin) - len(end))
+    return Window(np.array(begin, np.int64), np.array(end, np.int64), np.sort(nodes))
+
+
+def around(windows: Sequence[Window]) -> Window | None:
+    """From the first moment that any was recorded to the last."""
+    if not windows:
+        return None
+    begin = min(int(window.begin[0]) for window in windows)
+    end = max(int(window.end[-1]) for window in windows)
+    return Window(np.array([begin], np.int64), np.array([end], np.int64), np.empty(0, np.int64))
+
+
+def notices(recorded: Recorded, events: Sequence[Event], step_at: Mapping[int, int]) -> Iterator[str]:
+    """What is missing, and from when. `step_at`: the step that ran at the time of an event, where it is known.
+
+    Who had CUPTI meanwhile, the instrumentation has told by steps.
+    """
+    first = next((event.at_ns for event in events if event.what == ON), None)
+    for event in events:
+        when = "" if first is None else f"{(event.at_ns - first) / 1e9:.3f} s after recording began"
+        when += f" (step {step_at[event.at_ns]})" if when and event.at_ns in step_at else ""
+        if event.what == FAILED:
+            reason = f"the collector failed: {event.detail or 'no reason is known'}"
+            yield f"{reason}; nothing of the GPU was recorded{f' from {when} on' if when else ''}"
+    yield from _lost_notices(events)
+    if recorded.torn:
+        yield "the collector's file is cut off: the process was killed while it was written"
+    elif _ended_recording(events):
+        yield "the process was killed while it was recorded: what CUPTI had not handed over is missing"
+
+
+def _lost_notices(events: Sequence[Event]) -> Iterator[str]:
+    by_cupti, here, unwritten = (sum(e.count for e in events if e.what == what) for what in _LOST)
+    if by_cupti:
+        yield f"CUPTI dropped {by_cupti:,} records: its buffers were full"
+    if here:
+        yield f"{here:,} records were dropped: they came faster than the disk took them"
+    if unwritten:
+        why = next((event.detail for event in events if event.what == UNWRITTEN and event.detail), "the disk is full")
+        yield f"{unwritten:,} records could not be written: {why}"
+
+
+def _ended_recording(events: Sequence[Event]) -> bool:
+    """Whether the process ended while recording was on, without a word."""
+    window = window_of(events, np.empty(0, np.int64))
+    return window is not None and int(window.end[-1]) == OPEN_NS and all(event.what != FLUSHED for event in events)
