@@ -190,7 +190,6 @@ void attach() {
   if (all.attached) return;
   all.attached = true;
   activate();
-  std::atexit(end_process);  // once more: last in, first out, and CUPTI's own end must come later
   std::string reason;
   all.api = load_cupti(options().cupti, reason);
   if (all.api.version == 0) return fail(all, "no libcupti can be used: " + reason + "; pip install nvidia-cuda-cupti");
@@ -200,6 +199,9 @@ void attach() {
   if (!all.holder.empty()) return give(all, all.holder);  // a profile that began before CUDA did
   if (!take_cupti(all, reason)) return fail(all, reason);
   all.holds_cupti = true;
+  hold_cupti(true);
+  // Once more, behind what CUPTI itself registered: last in, first out, and its end must come after ours.
+  std::atexit(end_process);
   all.state = State::armed;
   all.activities->prepare();
   if (all.subscriber == nullptr) say_taken_back(all);
@@ -246,6 +248,7 @@ void yield(const std::string& who) {
   if (all.subscriber != nullptr) all.api.cuptiUnsubscribe(all.subscriber);
   all.subscriber = nullptr;
   all.holds_cupti = false;
+  hold_cupti(false);
   activity_buffers().write_off();
   stop_asking();
   give(all, who);
@@ -261,6 +264,7 @@ void resume() {
   if (!take_cupti(all, reason)) return fail(all, reason);
   all.activities->retake();
   all.holds_cupti = true;
+  hold_cupti(true);
   all.state = State::armed;
   all.reason.clear();
   say_taken_back(all);

@@ -35,6 +35,7 @@ struct Writer {
   std::atomic<const CuptiApi*> api{nullptr};
   std::atomic<const CallNames*> calls{nullptr};
   std::atomic<int> questions{0};
+  std::atomic<bool> holds{false};
   std::atomic<std::uint64_t> dropped{0};
   // Of the thread; others read its counters.
   std::atomic<Batch*> batch{nullptr};
@@ -94,7 +95,8 @@ void work(Writer& all) {
       if (api != nullptr) ask_cupti(all, *api);
       next = Clock::now() + period;
     }
-    if (api != nullptr) count_dropped(all, *api);
+    // Another tool's count is not ours to reset: none is asked for while it has CUPTI.
+    if (api != nullptr && all.holds.load()) count_dropped(all, *api);
     write_all(all, *batch);
     const std::lock_guard<std::mutex> lock(all.mutex);
     all.answered = asked;
@@ -126,6 +128,8 @@ void keep_asking(bool on) { writer().questions = on ? without_end : last_questio
 void end_writer() { writer().api = nullptr; }
 
 void stop_asking() { writer().questions = 0; }
+
+void hold_cupti(bool on) { writer().holds = on; }
 
 // All signals are blocked in the thread: handlers of the script's must not run there, and a file beyond the limit of its
 // size is an error and no SIGXFSZ.

@@ -21,6 +21,8 @@ void decode_with(const CuptiApi& api, const CallNames& calls);
 // forced flush loses activities that have not ended, so this one is not.
 void keep_asking(bool on);
 void stop_asking();
+// Whether CUPTI is ours; while it is not, its counts of dropped records are left alone.
+void hold_cupti(bool on);
 // CUPTI is not called any more.
 void end_writer();
 

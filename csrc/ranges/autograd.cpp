@@ -22,11 +22,13 @@ Lists& lists() { return *current.load(std::memory_order_acquire); }
 
 }  // namespace
 
+std::atomic<bool> has_gap{false};
 std::atomic<Peek> peek_sequence{nullptr};
 std::atomic<Peek> autograd_thread{nullptr};
 
 void set_sequence(Peek peek, Peek thread_id) {
-  autograd_thread.store(thread_id);
+  // Another thread may be between reading the one and calling the other: what was given is never taken away.
+  if (thread_id != nullptr) autograd_thread.store(thread_id);
   peek_sequence.store(thread_id == nullptr ? nullptr : peek);
 }
 
@@ -60,10 +62,10 @@ std::int32_t Transitions::find(std::int64_t sequence) const {
   return (after - 1)->site;
 }
 
-void Transitions::clear() {
+void Transitions::clear(bool forgot) {
   const std::lock_guard<std::mutex> lock(mutex_);
   list_.clear();
-  forgot_ = false;
+  forgot_ = forgot;
 }
 
 Transitions* transitions_of(std::uint64_t thread, bool make) {
@@ -78,10 +80,11 @@ Transitions* transitions_of(std::uint64_t thread, bool make) {
   return list.get();
 }
 
-void forget_transitions() {
+void forget_transitions(bool with_gap) {
   Lists& all = lists();
+  has_gap = with_gap;
   const std::lock_guard<std::mutex> lock(all.mutex);
-  for (auto& [thread, list] : all.of_thread) list->clear();
+  for (auto& [thread, list] : all.of_thread) list->clear(with_gap);
 }
 
 void abandon_transitions() { current.store(new Lists, std::memory_order_release); }

@@ -14,13 +14,17 @@ namespace tetrace::ranges {
 constexpr std::int32_t outside = -1;  // of every module
 constexpr std::int32_t unknown = -2;
 
+// Whether nodes were made while nothing was noted.
+extern std::atomic<bool> has_gap;
+
 class Transitions {
  public:
   // From number `sequence` on, nodes are made in `site`.
   void note(std::int64_t sequence, std::int32_t site);
   // The forward site whose node has this number, `outside` or `unknown`.
   std::int32_t find(std::int64_t sequence) const;
-  void clear();
+  // `forgot`: nodes that were made before are still to run backward, and are unknown.
+  void clear(bool forgot);
 
  private:
   struct Transition {
@@ -30,7 +34,7 @@ class Transitions {
   // The backward of one thread's nodes runs on another, maybe while the first goes on.
   mutable std::mutex mutex_;
   std::vector<Transition> list_;
-  bool forgot_ = false;
+  bool forgot_ = has_gap.load();
 };
 
 // What the observer built against torch gives and calls, handed to it as the capsule `autograd_capsule_name`.
@@ -52,7 +56,8 @@ void set_sequence(Peek peek, Peek thread_id);
 // The list of the thread that autograd calls `thread`; null when it has none and none is to be made. Lists live as long
 // as the process.
 Transitions* transitions_of(std::uint64_t thread, bool make);
-void forget_transitions();
+// `with_gap`: notes begin again in a run whose nodes live on; else nothing was noted before.
+void forget_transitions(bool with_gap);
 // In a forked child, where a lock may be held by a thread that is not there.
 void abandon_transitions();
 

@@ -106,7 +106,7 @@ void bind(py::module_& module) {
   module.def("set_loss_site", &set_loss_site, "site"_a);
   module.def("only_in_ring", &only_in_ring, "site"_a, "only"_a);
   module.def("autograd_capsule", &autograd_capsule);
-  module.def("forget_transitions", &forget_transitions);
+  module.def("forget_transitions", [] { forget_transitions(true); });
   module.def("read_ring", &ring_columns, "path"_a);
 }
 

@@ -135,7 +135,7 @@ void switch_on(const std::string& folder, std::size_t bytes_per_thread) {
   }
   prepare_once();
   switch_off();
-  forget_transitions();
+  forget_transitions(false);
   nvtx::find_tool();
   const double rate = ticks_per_second();
   Registry& all = registry();

@@ -117,6 +117,16 @@ def test_a_thread_without_modules_has_no_loss(autograd):
     assert site_of(autograd, autograd.node()) is None
 
 
+def test_nodes_that_nobody_noted_are_unknown_and_not_the_loss(autograd):
+    missed = autograd.node()
+    _C.forget_transitions()
+    _C.push(INNER)
+    noted = autograd.node()
+    _C.pop()
+    loss = autograd.node()
+    assert [site_of(autograd, node) for node in (loss, noted, missed)] == [LOSS, INNER_BACK, None]
+
+
 def test_a_module_without_backward_site_has_no_range(autograd):
     _C.push(_C.site("compiled", 13, 1))
     node = autograd.node()

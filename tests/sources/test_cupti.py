@@ -88,7 +88,7 @@ def a_process(pid: int = PID) -> Collected:
 def test_every_table(tmp_path: Path) -> None:
     trace = recorded(tmp_path, a_process())
     assert {name: trace.rows(name) for name in trace.tables} == {
-        "processes": 1, "threads": 2, "devices": 1, "activities": 3, "calls": 3, "synchronizations": 2, "overheads": 3,
+        "processes": 1, "threads": 2, "devices": 1, "activities": 3, "calls": 4, "synchronizations": 2, "overheads": 3,
         "graph_nodes": 1, "ranges": 4, "sites": 1,
     }  # fmt: skip
     assert table(trace, "processes", "pid", "name") == [(PID, "python")]
@@ -105,6 +105,7 @@ def test_every_table(tmp_path: Path) -> None:
     assert table(trace, "calls", *times, "thread", "correlation", "kind", "name") == [
         (1005, 1008, 0, 1, "launch", "cudaLaunchKernel"),
         (1040, 1042, 0, 2, "launch", "cudaMemcpyAsync"),
+        (1053, 1054, 0, 0, "other", "cudaGetDevice"),
         (1055, 1060, 1, 4, "synchronize", "cudaStreamSynchronize"),
     ]
     assert table(trace, "synchronizations", *times, "device", "stream", "correlation", "kind") == [
@@ -189,12 +190,17 @@ def test_a_process_that_was_killed_is_told(tmp_path: Path) -> None:
 
 def test_what_was_lost_is_told(tmp_path: Path) -> None:
     collected = Collected().event(ON, 1000).kernel("k", 1010, 1020)
-    for what, count in ((DROPPED_BY_CUPTI, 3), (DROPPED_HERE, 1000), (DROPPED_HERE, 500), (UNWRITTEN, 40)):
-        collected.event(what, 1500, count=count)
+    for what, count, why in (
+        (DROPPED_BY_CUPTI, 3, ""),
+        (DROPPED_HERE, 1000, "had not ended"),
+        (DROPPED_HERE, 500, "had not ended"),
+        (UNWRITTEN, 40, "the disk is full"),
+    ):
+        collected.event(what, 1500, why, count=count)
     trace = recorded(tmp_path, whole(collected.event(0, 0, count=7)))
     assert trace.metadata.notices == (
         "CUPTI dropped 3 records: its buffers were full",
-        "1,500 records were dropped: they came faster than the disk took them",
+        "1,500 records were dropped: had not ended",
         "40 records could not be written: the disk is full",
     )
     assert trace.metadata.dropped_records == 1543
@@ -218,12 +224,13 @@ def a_run_with(*events: tuple[int, int, str]) -> Collected:
 
 def test_ranges_while_another_tool_has_cupti_are_left_out_but_for_steps(tmp_path: Path) -> None:
     taken, back = int(3.5 * SECOND), int(5.5 * SECOND)
-    run = a_run_with((YIELDED, taken, "torch.profiler"), (RESUMED, back - 5, ""), (ON, back, ""))
+    run = a_run_with((YIELDED, taken, "torch.profiler"), (RESUMED, back - 5, "no graphs from here"), (ON, back, ""))
     trace = recorded(tmp_path, run)
     modules = [number for number, name in table(trace, "ranges", "sequence", "name") if name == "fc"]
     steps = [number for number, name in table(trace, "ranges", "sequence", "name") if name == "step"]
     # The steps part those around them. The instrumentation has told by steps who had CUPTI.
-    assert (modules, steps, trace.metadata.notices) == ([0, 1, 2, 5], [0, 1, 2, 3, 4, 5], ())
+    assert (modules, steps) == ([0, 1, 2, 5], [0, 1, 2, 3, 4, 5])
+    assert [notice for notice in trace.metadata.notices if "no graphs from here" in notice]
 
 
 def test_a_collector_that_fails_in_the_middle(tmp_path: Path) -> None:

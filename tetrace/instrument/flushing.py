@@ -1,7 +1,8 @@
 """Has Nsight Systems' CUPTI hand over what it holds, each second: of a process that is killed, all else would be lost.
 
 nsys' own option for that, --cuda-flush-interval, left nothing of a process that was killed four seconds after its last
-kernel (2025.3.1); a forced flush hands over everything that has run.
+kernel (2025.3.1). A forced flush hands over records of what still runs too, which are lost then: only a process that
+ends at once forces it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 _EVERY_S = 1.0
-_FORCED = 1
+_COMPLETE, _FORCED = 0, 1
 # The libraries that nsys puts into a process; its own CUPTI lies beside them.
 _INJECTED = "libToolsInjection"
 _MOST_SEARCHES = 5
@@ -39,14 +40,14 @@ def install() -> Callable[[], None]:
     return end
 
 
-def flush() -> None:
-    """Has nsys' CUPTI hand over what has run by now, if it is loaded."""
+def flush(forced: bool = False) -> None:
+    """Has nsys' CUPTI hand over what has run by now, if it is loaded; `forced`: nothing runs after this."""
     global _hand_over, _searches
     if _hand_over is None and _searches < _MOST_SEARCHES and _cuda.is_initialized():
         _searches += 1
         _hand_over = _flush_function()
     if _hand_over is not None:
-        _hand_over(_FORCED)
+        _hand_over(_FORCED if forced else _COMPLETE)
 
 
 def _flush_until(ended: Any) -> None:

@@ -181,3 +181,7 @@ def _finished(reason: str, **facts: Any) -> None:
     failed = {"exception": exits.exception()} if reason == "exception" else {}
     process.finish(reason, step, **failed, **facts)
     stop()
+    if reason == "os._exit":
+        from tetrace.instrument import flushing
+
+        flushing.flush(forced=True)

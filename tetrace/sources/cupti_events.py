@@ -121,6 +121,8 @@ def notices(recorded: Recorded, events: Sequence[Event], step_at: Mapping[int, i
         if event.what == FAILED:
             reason = f"the collector failed: {event.detail or 'no reason is known'}"
             yield f"{reason}; nothing of the GPU was recorded{f' from {when} on' if when else ''}"
+        elif event.what == RESUMED and event.detail:
+            yield f"after {when}: {event.detail}" if when else event.detail
     yield from _lost_notices(events)
     if recorded.torn:
         yield "the collector's file is cut off: the process was killed while it was written"
@@ -133,9 +135,12 @@ def _lost_notices(events: Sequence[Event]) -> Iterator[str]:
     if by_cupti:
         yield f"CUPTI dropped {by_cupti:,} records: its buffers were full"
     if here:
-        yield f"{here:,} records were dropped: they came faster than the disk took them"
+        why = next(
+            (event.detail for event in events if event.what == DROPPED_HERE and event.detail), "no reason is known"
+        )
+        yield f"{here:,} records were dropped: {why}"
     if unwritten:
-        why = next((event.detail for event in events if event.what == UNWRITTEN and event.detail), "the disk is full")
+        why = next((event.detail for event in events if event.what == UNWRITTEN and event.detail), "no reason is known")
         yield f"{unwritten:,} records could not be written: {why}"
 
 

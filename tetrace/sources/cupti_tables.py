@@ -12,7 +12,6 @@ from tetrace.sources.cupti_rows import NO_TEXT, Recorded
 from tetrace.sources.nsys_export import constant, distinct_words, small
 from tetrace.sources.rings import global_tid
 from tetrace.sources.rows import distinct_values
-from tetrace.trace.arrays import numpy_of, taken
 from tetrace.trace.schema import KERNEL, MEMCPY, MEMSET
 
 if TYPE_CHECKING:
@@ -98,16 +97,14 @@ def _memsets(pid: int, recorded: Recorded) -> dict[str, Any]:
 
 def _calls(pid: int, recorded: Recorded) -> dict[str, Any]:
     names = _call_names(recorded)
-    kept_words = [calls.is_kept(word) or word.startswith("(") for word in names.dictionary.to_pylist()]
-    kept = np.flatnonzero(np.array(kept_words, np.bool_)[numpy_of(names)])
-    name = taken(names, kept)
+    # Which calls are wanted was chosen when they were recorded.
     return {
-        "global_tid": _threads(pid, recorded.column("call", "thread")[kept]),
-        "start_ns": recorded.column("call", "start")[kept],
-        "end_ns": recorded.column("call", "end")[kept],
-        "correlation": recorded.column("call", "correlation")[kept],
-        "kind": calls.kinds(name),
-        "name": name,
+        "global_tid": _threads(pid, recorded.column("call", "thread")),
+        "start_ns": recorded.column("call", "start"),
+        "end_ns": recorded.column("call", "end"),
+        "correlation": recorded.column("call", "correlation"),
+        "kind": calls.kinds(names),
+        "name": names,
     }
 
 
