@@ -71,6 +71,14 @@ def test_autograds_thread_is_known_without_its_name() -> None:
     assert nameless == named
 
 
+def test_a_name_in_one_process_says_nothing_of_another() -> None:
+    recording = three_steps("")
+    alone = rows(attribute(recording.trace()))
+    recording.named("pt_autograd_0", AUTOGRAD, process=2)
+    recording.launch(ADD, (1, 2), (2, 3), AUTOGRAD, process=2)
+    assert [row for row in rows(attribute(recording.trace())) if row in alone][: len(alone)] == alone
+
+
 def test_steps_carry_the_numbers_of_the_run() -> None:
     steps = attribute(three_steps().trace()).steps
     assert steps.number.tolist() == [10, 11, 12]

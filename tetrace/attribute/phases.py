@@ -72,7 +72,7 @@ def autograd_threads(trace: Trace, host: Host) -> Mask:
     threads = trace.rows("threads")
     words = trace.words("threads", "name")
     by_name = np.array([word.startswith("pt_autograd") for word in words], np.bool_)[trace.column("threads", "name")]
-    if by_name.any() or not len(host):
+    if not len(host):
         return by_name
     module = host.says("begins") | host.is_kind("module", "compiled", "loss")
     backward = (module & (host.say("phase") == BACKWARD)) | _named(host, _C_BACKWARD)
@@ -82,10 +82,12 @@ def autograd_threads(trace: Trace, host: Host) -> Mask:
     np.minimum.at(first[1], host.thread[forward], host.start[forward])
     # A worker may run forward again (recompute), but the thread that builds the graph ran it before.
     process = trace.column("threads", "process")
+    named = np.bincount(process[by_name], minlength=trace.rows("processes")) > 0
     earliest = np.full(trace.rows("processes"), np.iinfo(np.int64).max)
     np.minimum.at(earliest, process, first[1])
     has_backward = first[0] < np.iinfo(np.int64).max
-    return has_backward & ((first[1] > earliest[process]) | (first[0] < first[1]))
+    by_ranges = has_backward & ((first[1] > earliest[process]) | (first[0] < first[1]))
+    return by_name | (by_ranges & ~named[process])
 
 
 def _named(host: Host, prefixes: tuple[str, ...]) -> Mask:
