@@ -211,3 +211,5 @@ def test_long_run_stays_small(script: Script, tmp_path: Path) -> None:
     found = frames(tmp_path)
     dropped = sum(count for what, _, count in found.events() if what == DROPPED_BY_CUPTI)
     assert counts(found)["kernel"] + counts(found)["call"] + dropped == 1_000_000
+    # It launches faster than any GPU: a slow machine drops some of that, never most.
+    assert dropped < 500_000

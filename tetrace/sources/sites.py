@@ -2,7 +2,8 @@
 
 A site is a distinct meaning of a range (module and phase, quantize call, GEMM, ...), written once; a range names its
 site by a number in its NVTX payload or in its ring. Sites are numbered by process, so they are matched by pid, and
-each match is checked by the text of the range: a pid that was used twice cannot give a range a wrong meaning.
+each match of a range of NVTX is checked by its text: a pid that was used twice cannot give one a wrong meaning. Rows of
+rings have no text to check.
 """
 
 from __future__ import annotations
