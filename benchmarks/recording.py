@@ -4,8 +4,9 @@
 
 Each row compares two ways of running benchmarks/training.py in this one run of the benchmark: blocks of steps with and
 without something in one process; and whole processes, started in turn, so that drift of the machine hits all. Figures
-are medians of blocks. `activities` is the collector of `tetrace record --collector cupti` without any range, `cupti` the
-same with those of modules, of Transformer Engine's calls, and its own of NVTX, `events` measures every module in every step.
+are medians of blocks; --pairs 0 leaves the processes out. `activities` is the collector of `tetrace record --collector
+cupti` without any range, `cupti` the same with those of modules, of Transformer Engine's calls, and its own of NVTX;
+`events` measures every module in every step, `sampled` in each tenth, which is the default.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ WAYS = {
     "plain": lambda folder: ([sys.executable], []),
     "instrumentation": lambda folder: ([*RECORD, "--collector", "host", "-o", f"{folder}/host", "--"], []),
     "events": lambda folder: ([*RECORD, "--collector", "events", "--every", "1", "-o", f"{folder}/events", "--"], []),
+    "sampled": lambda folder: ([*RECORD, "--collector", "events", "-o", f"{folder}/sampled", "--"], []),
     "activities": lambda folder: (
         [*RECORD, "--collector", "cupti", "--ranges", "off", "-o", f"{folder}/activities", "--"],
         [],
@@ -36,13 +38,15 @@ WAYS = {
     "recorded": lambda folder: ([*RECORD, "--collector", "nsys", "-o", f"{folder}/nsys", "--"], []),
     "profiler": lambda folder: ([sys.executable], ["--under", "profiler"]),
 }
-SWITCHED = ("instrumentation", "events", "activities", "cupti", "recorded", "profiler")
+SWITCHED = ("instrumentation", "events", "sampled", "activities", "cupti", "recorded", "profiler")
 # (what, above, below, what it may cost at most when bound by the host)
 ROWS = (
     ("instrumentation on / off, one process", "instrumentation on", "instrumentation off", 1.05),
     ("instrumented process / plain process", "instrumentation", "plain", None),
     ("CUDA events on / off, one process", "events on", "events off", 1.03),
     ("record --collector events --every 1 / plain", "events", "plain", 1.03),
+    ("CUDA events of each 10th step on / off, one process", "sampled on", "sampled off", 1.03),
+    ("record --collector events / plain", "sampled", "plain", 1.03),
     ("cupti without ranges on / off, one process", "activities on", "activities off", 1.08),
     ("record --collector cupti --ranges off / plain", "activities", "plain", 1.08),
     ("cupti loaded, window closed / plain", "activities off", "plain", None),

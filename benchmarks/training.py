@@ -106,10 +106,10 @@ def recording(ranges: str, **options: str):
             stop()
 
 
-def timer(model):
+def timer(model, every: int):
     import tetrace
 
-    return tetrace.timer(model, every=1, show=False)
+    return tetrace.timer(model, every=every, show=False)
 
 
 def profiler(_model):
@@ -123,7 +123,8 @@ WAYS = {
     "activities": lambda _: recording("off", **CUPTI),
     "cupti": lambda _: recording("modules", **CUPTI),
     "recorded": lambda _: recording("modules", collector="nsys"),
-    "events": timer,
+    "events": lambda model: timer(model, 1),
+    "sampled": lambda model: timer(model, 10),
     "profiler": profiler,
 }
 
