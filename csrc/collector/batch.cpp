@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "collector/options.h"
 #include "collector/window.h"
 
 namespace tetrace::collector {
@@ -86,7 +87,7 @@ void Batch::say_once() {
   const bool first = reason_.empty();
   reason_ = std::strerror(error);
   if (!first) return;
-  const std::string path = spill_.path().empty() ? process_path() : spill_.path();
+  const std::string path = spill_.path().empty() ? options().folder : spill_.path();
   say("'" + path + "' cannot be written: " + reason_ + "; what the GPU does meanwhile is not recorded, the script goes " +
       "on; make room there, or choose another folder with --output");
 }
@@ -95,7 +96,7 @@ void Batch::say_once() {
 void Batch::lose(std::uint64_t rows) {
   if (rows == 0) return;
   const std::uint64_t lost = lost_ += rows;
-  spill_.note_loss({now_ns(), static_cast<std::uint32_t>(Happened::disk_full), text_id(reason_), lost});
+  spill_.note_loss({now_ns(), static_cast<std::uint32_t>(Happened::disk_full), own_text_id(reason_), lost});
 }
 
 }  // namespace tetrace::collector

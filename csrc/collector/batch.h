@@ -17,8 +17,6 @@ namespace tetrace::collector {
 
 class Batch : public Names {
  public:
-  explicit Batch(std::string folder) : spill_(std::move(folder)) {}
-
   void use(const CuptiApi* api, const CallNames* calls);
   // Decodes one buffer and writes its rows.
   void add(const std::uint8_t* buffer, std::size_t used);

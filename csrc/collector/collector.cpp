@@ -68,7 +68,7 @@ std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
 
 void fail(Collector& all, const std::string& reason) {
   all.state = State::failed;
-  all.reason = reason;
+  all.reason = without_home(reason);
   hand_over(Happened::failed, reason);
   say("the GPU is not recorded: " + reason);
 }
@@ -98,6 +98,7 @@ bool take_buffers(Collector& all, std::string& reason) {
   if (all.api.cuptiSetThreadIdType != nullptr) all.api.cuptiSetThreadIdType(cupti::system_thread_ids);
   const cupti::Result result = register_buffers(all.api);
   if (result != cupti::success) return reason = "CUPTI takes no buffers: " + all.api.words(result), false;
+  // Full buffers come from CUPTI's own worker then, also after the window; the writer asks for those that are not full.
   if (all.api.cuptiActivityFlushPeriod != nullptr) all.api.cuptiActivityFlushPeriod(flush_period_ms);
   return true;
 }
@@ -176,6 +177,7 @@ std::string quoted(const std::string& text) {
 
 void activate() {
   prepare_once();
+  do_while_writing(extend_nvtx);
   if (!start_writer()) say("no thread can be started to write the recording; raise `ulimit -u`");
 }
 
@@ -192,7 +194,7 @@ void attach() {
   activate();
   std::string reason;
   all.api = load_cupti(options().cupti, reason);
-  if (all.api.version == 0) return fail(all, "no libcupti can be used: " + reason + "; pip install nvidia-cuda-cupti");
+  if (all.api.version == 0) return fail(all, reason);
   all.calls = std::make_unique<CallNames>(all.api, options().all_calls);
   all.activities = std::make_unique<Activities>(all.api, *all.calls, options().all_calls);
   decode_with(all.api, *all.calls);
@@ -226,12 +228,15 @@ void stop() {
   close_window(all);
 }
 
+// Nobody who starts or stops meanwhile waits for the disk.
 void flush() {
   if (!is_wanted()) return;
   Collector& all = collector();
-  const std::unique_lock<std::mutex> lock = lock_soon(all.control);
-  if (lock.owns_lock() && all.holds_cupti) all.api.cuptiActivityFlushAll(cupti::flush_forced);
-  if (lock.owns_lock() && all.attached) hand_over(Happened::flushed_at_end);
+  {
+    const std::unique_lock<std::mutex> lock = lock_soon(all.control);
+    if (lock.owns_lock() && all.holds_cupti) all.api.cuptiActivityFlushAll(cupti::flush_forced);
+    if (lock.owns_lock() && all.attached) hand_over(Happened::flushed_at_end);
+  }
   close_nvtx();
   wait_for_writer(most_wait_ms);
 }
@@ -276,7 +281,10 @@ std::string state() {
   Collector& all = collector();
   const Lock lock(all.control);
   const Written now = written();
-  return "{\"state\": " + quoted(state_names[static_cast<int>(all.state)]) + ", \"reason\": " + quoted(all.reason) +
+  const std::string failure = without_home(writer_failure());
+  const State shown = failure.empty() ? all.state : State::failed;
+  return "{\"state\": " + quoted(state_names[static_cast<int>(shown)]) +
+         ", \"reason\": " + quoted(failure.empty() ? all.reason : failure) +
          ", \"cupti\": " + std::to_string(all.api.version) + ", \"library\": " + quoted(all.api.library) +
          ", \"dropped\": " + std::to_string(now.dropped) + ", \"lost\": " + std::to_string(now.lost) +
          ", \"written_bytes\": " + std::to_string(now.bytes) + "}";

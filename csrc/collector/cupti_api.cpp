@@ -7,6 +7,8 @@
 namespace tetrace::collector {
 namespace {
 
+const std::string& library_name = *new std::string("libcupti.so");
+
 // Empty when the library has all that is needed; else what it lacks.
 std::string look_up(void* library, CuptiApi& api) {
   std::string missing;
@@ -26,19 +28,19 @@ std::string path_of(void* function, const std::string& otherwise) {
   return dladdr(function, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : otherwise;
 }
 
-// "" when `api` is that library's now.
+// "" when `api` is that library's now; else what is wrong with it.
 std::string try_library(const std::string& path, int flags, CuptiApi& api) {
   CuptiApi found;
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | flags);
   if (library == nullptr) {
     const char* error = dlerror();
-    return error == nullptr ? path + " cannot be loaded" : error;
+    return std::string("cannot be loaded") + (error == nullptr ? "" : std::string(" (") + error + ")");
   }
   const std::string missing = look_up(library, found);
-  if (!missing.empty()) return path + " has no " + missing;
+  if (!missing.empty()) return "has no " + missing;
   const cupti::Result result = found.cuptiGetVersion(&found.version);
-  if (result != cupti::success) return path + " does not work here: " + found.words(result);
-  if (found.version < cupti::oldest_version) return path + " is older than CUDA 12.0";
+  if (result != cupti::success) return "does not work here: " + found.words(result);
+  if (found.version < cupti::oldest_version) return "is older than CUDA 12.0";
   found.library = path_of(reinterpret_cast<void*>(found.cuptiGetVersion), path);
   api = found;
   return "";
@@ -52,21 +54,36 @@ std::string CuptiApi::words(cupti::Result result) const {
   return std::string(text) + " (" + std::to_string(result) + ")";
 }
 
-CuptiApi load_cupti(const std::vector<std::string>& candidates, std::string& reason) {
+namespace {
+
+// Two of them in a process break both.
+CuptiApi use_loaded(const std::string& path, std::string& reason) {
   CuptiApi api;
-  const std::vector<std::string> loaded = loaded_libraries("libcupti.so");
-  if (!loaded.empty()) {
-    reason = try_library(loaded.front(), RTLD_NOLOAD, api);
-    return api;
-  }
+  const std::string failure = try_library(path, RTLD_NOLOAD, api);
+  if (failure.empty()) return api;
+  std::string users;
+  for (const std::string& user : users_of_library(library_name)) users += (users.empty() ? "" : ", ") + user;
+  reason = path + ", which this process has loaded already (" +
+           (users.empty() ? "something opened it by its name" : "for " + users) + "), " + failure +
+           ", and a second one beside it would break both; update what brings it, or record with --collector nsys";
+  return api;
+}
+
+}  // namespace
+
+CuptiApi load_cupti(const std::vector<std::string>& candidates, std::string& reason) {
   reason.clear();
+  const std::vector<std::string> loaded = loaded_libraries(library_name);
+  if (!loaded.empty()) return use_loaded(loaded.front(), reason);
+  CuptiApi api;
   std::vector<std::string> all = candidates;
   all.insert(all.end(), {"libcupti.so.13", "libcupti.so.12", "libcupti.so"});
   for (const std::string& path : all) {
     const std::string failure = try_library(path, RTLD_NODELETE, api);
     if (failure.empty()) return reason.clear(), api;
-    reason += (reason.empty() ? "" : "; ") + failure;
+    reason += (reason.empty() ? "" : "; ") + path + " " + failure;
   }
+  reason = "no libcupti can be used: " + reason + "; pip install nvidia-cuda-cupti";
   return api;
 }
 

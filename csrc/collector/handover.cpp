@@ -3,6 +3,7 @@
 #include <mutex>
 #include <utility>
 
+#include "collector/options.h"
 #include "collector/texts.h"
 #include "ranges/clock.h"
 
@@ -37,7 +38,7 @@ void add(std::vector<Row>& rows, const Row& row, std::size_t most, std::uint64_t
 std::int64_t now_ns() { return ranges::read_clock(CLOCK_REALTIME); }
 
 void hand_over(Happened what, std::string_view detail, std::uint64_t count) {
-  const std::uint32_t text = detail.empty() ? no_text : text_id(detail);
+  const std::uint32_t text = detail.empty() ? no_text : own_text_id(without_home(detail));
   Waiting& all = waiting();
   const std::lock_guard<std::mutex> lock(all.mutex);
   add(all.rows.events, {now_ns(), static_cast<std::uint32_t>(what), text, count}, most_events, all.rows.too_many);

@@ -9,7 +9,7 @@
 
 namespace tetrace::collector {
 
-// `detail` becomes a text; "" is none.
+// `detail` becomes a text, in which the user's home folder is ~; "" is none.
 void hand_over(Happened what, std::string_view detail = {}, std::uint64_t count = 0);
 void hand_over(const NodeRow& node);
 

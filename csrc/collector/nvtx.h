@@ -16,6 +16,9 @@ int initialize_nvtx(NvtxGetExportTableFunc_t get_export_table);
 // Closes the rings of all threads: the window was closed, or the process ends. Other threads may still be in a range.
 void close_nvtx();
 
+// Makes the files of rings grow whose threads have asked for it. For the writer.
+void extend_nvtx();
+
 // In a forked child: the rings are the parent's, unmapped and neither cut nor written. Only the forking thread is there.
 // `lock_nvtx` before the fork, `unlock_nvtx` after it in the parent.
 void lock_nvtx();

@@ -10,6 +10,7 @@
 
 #include "collector/nvtx.h"
 #include "collector/window.h"
+#include "collector/writer.h"
 #include "ranges/ring.h"
 
 namespace tetrace::collector::nvtx {
@@ -39,7 +40,7 @@ struct Stack {
 struct Thread {
   std::int64_t number = ranges::thread_number();
   std::uint64_t session = 0;
-  std::unique_ptr<Ring> ring;       // null when its file could not be made
+  std::shared_ptr<Ring> ring;       // null when its file could not be made; the writer holds it while it makes it grow
   std::atomic<bool> closed{false};  // the ring is
   std::int32_t depth = 0;           // of all domains
   std::vector<Stack> stacks;        // by domain
@@ -55,8 +56,8 @@ struct Started {
 };
 
 // `mutex` guards all of it, and every ring against being closed by two. What belongs to one thread is its own. No
-// function of another file is called while it is held, but for the ring's. Never destroyed: threads may still run while
-// the process ends.
+// function of another file is called while it is held, but for the ring's. No file grows meanwhile. Never destroyed:
+// threads may still run while the process ends.
 struct Registry {
   std::mutex mutex;
   std::vector<Thread*> threads;
@@ -107,7 +108,7 @@ Thread& this_thread() {
 void enter(Thread& thread, std::uint64_t session) {
   static const double rate = ranges::ticks_per_second();
   const std::string folder = process_folder();
-  std::unique_ptr<Ring> ring = folder.empty() ? nullptr : Ring::create(folder, ring_bytes, rate, "nvtx");
+  std::shared_ptr<Ring> ring = folder.empty() ? nullptr : Ring::create(folder, ring_bytes, rate, "nvtx", wake_writer);
   Registry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   close_ring(thread, true);
@@ -240,6 +241,18 @@ void close_nvtx() {
   const std::lock_guard<std::mutex> lock(all.mutex);
   for (Thread* thread : all.threads) close_ring(*thread, thread == current);
   all.started.clear();
+}
+
+void extend_nvtx() {
+  Registry& all = registry();
+  std::vector<std::shared_ptr<Ring>> rings;
+  {
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    for (const Thread* thread : all.threads) {
+      if (thread->ring && !thread->closed) rings.push_back(thread->ring);
+    }
+  }
+  for (const std::shared_ptr<Ring>& ring : rings) ring->extend_ahead();
 }
 
 void lock_nvtx() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace tetrace::collector {
@@ -14,6 +15,9 @@ struct Options {
 };
 
 const Options& options();
+
+// `text` with the user's home folder as ~, where a path begins with it: a recording may be shown to others.
+std::string without_home(std::string_view text);
 
 // The value of a text in a flat JSON object; "" when it is not there. Public for its test.
 std::string text_in_json(const std::string& json, const std::string& name);

@@ -142,6 +142,7 @@ enum class Happened : std::uint32_t {
   dropped_here = 7,      // count: records
   disk_full = 8,         // count: rows that could not be written, whatever the reason; detail says which it was
   flushed_at_end = 9,
+  texts_full = 10,  // detail: of what the new ones have no number from now on; count: bytes that are kept
 };
 
 struct EventRow {

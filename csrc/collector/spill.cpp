@@ -1,12 +1,13 @@
 #include "collector/spill.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+
+#include "collector/window.h"
 
 namespace tetrace::collector {
 namespace {
@@ -59,21 +60,16 @@ bool Spill::write_header(int file) {
 }
 
 bool Spill::create() {
-  if (mkdir(folder_.c_str(), 0755) != 0 && errno != EEXIST) return false;
-  for (int copy = 0; copy < 1000; ++copy) {
-    std::string path = folder_ + "/cupti" + (copy == 0 ? "" : "-" + std::to_string(copy)) + ".bin";
-    const File file(path, O_WRONLY | O_CREAT | O_EXCL);
-    if (file < 0 && errno == EEXIST) continue;
-    if (file < 0) return false;
-    path_ = std::move(path);
-    if (write_header(file)) return true;
-    // Nothing of it may stay: the next attempt would otherwise take another name.
-    const int error = errno;
-    unlink(path_.c_str());
-    path_.clear();
-    errno = error;
-    return false;
-  }
+  if (folder_.empty()) folder_ = process_folder();
+  if (folder_.empty()) return false;
+  std::string path = folder_ + "/cupti.bin";
+  const File file(path, O_WRONLY | O_CREAT | O_EXCL);
+  if (file < 0) return false;
+  if (write_header(file)) return path_ = std::move(path), true;
+  // Nothing of it may stay: the next attempt makes it anew.
+  const int error = errno;
+  unlink(path.c_str());
+  errno = error;
   return false;
 }
 

@@ -12,9 +12,8 @@ namespace tetrace::collector {
 
 class Spill {
  public:
-  // Folder and file are made at the first frame: FOLDER/cupti.bin, or cupti-1.bin and so on where an earlier program of this
-  // process (exec) has left one.
-  explicit Spill(std::string folder) : folder_(std::move(folder)) {}
+  // FOLDER/cupti.bin, made at the first frame; "" is the folder of this program, which is made then too.
+  explicit Spill(std::string folder = "") : folder_(std::move(folder)) {}
 
   // False when the frame is not in the file; errno says why. What was written of it is cut off again.
   bool write(Kind kind, std::size_t row_bytes, std::size_t rows, const void* payload, std::size_t payload_bytes);

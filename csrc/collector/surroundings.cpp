@@ -21,6 +21,47 @@ int visit(dl_phdr_info* info, std::size_t, void* state) {
   return 0;
 }
 
+const char* name_in(const char* path) {
+  const char* slash = std::strrchr(path, '/');
+  return slash == nullptr ? path : slash + 1;
+}
+
+const ElfW(Dyn)* dynamic_section(const dl_phdr_info& info) {
+  for (int segment = 0; segment < info.dlpi_phnum; ++segment) {
+    const auto& header = info.dlpi_phdr[segment];
+    if (header.p_type == PT_DYNAMIC) return reinterpret_cast<const ElfW(Dyn)*>(info.dlpi_addr + header.p_vaddr);
+  }
+  return nullptr;
+}
+
+// Whether its list of needed libraries has one whose name begins so.
+bool needs(const dl_phdr_info& info, const std::string& begin_of_name) {
+  const ElfW(Dyn)* first = dynamic_section(info);
+  const char* texts = nullptr;
+  for (const ElfW(Dyn)* entry = first; entry != nullptr && entry->d_tag != DT_NULL; ++entry) {
+    // Some loaders leave the address as it is in the file.
+    const bool is_placed = entry->d_un.d_ptr >= info.dlpi_addr;
+    if (entry->d_tag == DT_STRTAB) {
+      texts = reinterpret_cast<const char*>(entry->d_un.d_ptr + (is_placed ? 0 : info.dlpi_addr));
+    }
+  }
+  for (const ElfW(Dyn)* entry = first; texts != nullptr && entry->d_tag != DT_NULL; ++entry) {
+    if (entry->d_tag != DT_NEEDED) continue;
+    if (std::strncmp(name_in(texts + entry->d_un.d_val), begin_of_name.c_str(), begin_of_name.size()) == 0) return true;
+  }
+  return false;
+}
+
+int visit_user(dl_phdr_info* info, std::size_t, void* state) {
+  auto& search = *static_cast<Search*>(state);
+  const char* name = info->dlpi_name == nullptr ? "" : name_in(info->dlpi_name);
+  // What the kernel maps (linux-vdso) needs nothing, and its addresses are of another kind.
+  if (std::strncmp(name, "linux-", 6) != 0 && needs(*info, search.part)) {
+    search.found.emplace_back(*name == '\0' ? "the program" : name);
+  }
+  return 0;
+}
+
 struct Sign {
   const char* text;
   const char* tool;
@@ -51,6 +92,12 @@ void add(std::string& tools, const char* tool, const std::string& sign) {
 std::vector<std::string> loaded_libraries(const std::string& part_of_name) {
   Search search{part_of_name, {}};
   dl_iterate_phdr(visit, &search);
+  return search.found;
+}
+
+std::vector<std::string> users_of_library(const std::string& begin_of_name) {
+  Search search{begin_of_name, {}};
+  dl_iterate_phdr(visit_user, &search);
   return search.found;
 }
 

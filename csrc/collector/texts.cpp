@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "collector/handover.h"
 #include "collector/rows.h"
 #include "collector/window.h"
 #include "collector/writer.h"
@@ -13,16 +14,21 @@
 namespace tetrace::collector {
 namespace {
 
-// A script that puts numbers into the texts of its ranges makes new ones for ever.
-constexpr std::size_t most_bytes = std::size_t{32} << 20;
 constexpr std::size_t longest = std::size_t{1} << 16;
+
+// Numbers of texts by text. A script that puts numbers into the texts of its ranges makes new ones for ever: they must not
+// take the room of others.
+struct Shelf {
+  std::unordered_map<std::string_view, std::uint32_t> ids;
+  std::size_t bytes = 0;
+  bool is_full = false;
+};
 
 // The lock is a leaf: nothing is called while it is held. Never destroyed: threads may run while the process ends.
 struct Texts {
   std::mutex mutex;
-  std::unordered_map<std::string_view, std::uint32_t> plain, nvtx;
+  Shelf plain, nvtx;
   std::deque<std::string> kept;
-  std::size_t bytes = 0;
   std::vector<char> fresh;
   std::uint32_t fresh_count = 0;
 };
@@ -46,37 +52,42 @@ void add_to_frame(Texts& all, std::uint32_t id, std::string_view text) {
   ++all.fresh_count;
 }
 
-std::uint32_t find_or_add(std::string_view text, std::uint32_t bit, bool& added) {
-  if (is_forked_child.load(std::memory_order_relaxed)) return no_text;
-  text = text.substr(0, longest);
-  Texts& all = texts();
+enum class Found { known, added, no_room, first_without_room };
+
+Found find_or_add(Texts& all, std::string_view text, std::uint32_t bit, std::size_t most_bytes, std::uint32_t& id) {
   const std::lock_guard<std::mutex> lock(all.mutex);
-  auto& ids = bit == 0 ? all.plain : all.nvtx;
-  const auto found = ids.find(text);
-  if (found != ids.end()) return found->second;
+  Shelf& shelf = bit == 0 ? all.plain : all.nvtx;
+  const auto found = shelf.ids.find(text);
+  if (found != shelf.ids.end()) return id = found->second, Found::known;
   constexpr std::size_t bookkeeping = 128;
-  if (all.bytes + text.size() + bookkeeping > most_bytes) return no_text;
-  all.bytes += text.size() + bookkeeping;
-  const std::uint32_t id = static_cast<std::uint32_t>(all.kept.size()) | bit;
+  if (shelf.bytes + text.size() + bookkeeping > most_bytes) {
+    return std::exchange(shelf.is_full, true) ? Found::no_room : Found::first_without_room;
+  }
+  shelf.bytes += text.size() + bookkeeping;
+  id = static_cast<std::uint32_t>(all.kept.size()) | bit;
   all.kept.emplace_back(text);
-  ids.emplace(all.kept.back(), id);
+  shelf.ids.emplace(all.kept.back(), id);
   add_to_frame(all, id, text);
-  added = true;
+  return Found::added;
+}
+
+std::uint32_t number_of(std::string_view text, std::uint32_t bit, std::size_t most_bytes, const char* what) {
+  if (is_forked_child.load(std::memory_order_relaxed)) return no_text;
+  std::uint32_t id = no_text;
+  const Found found = find_or_add(texts(), text.substr(0, longest), bit, most_bytes, id);
+  if (found == Found::first_without_room) hand_over(Happened::texts_full, what, most_bytes);
+  if (found == Found::added && bit == nvtx_text) wake_writer();
   return id;
 }
 
 }  // namespace
 
-std::uint32_t text_id(std::string_view text) {
-  bool added = false;
-  return find_or_add(text, 0, added);
-}
+std::uint32_t text_id(std::string_view text) { return number_of(text, 0, most_text_bytes, "kernels"); }
+
+std::uint32_t own_text_id(std::string_view text) { return number_of(text, 0, SIZE_MAX, ""); }
 
 std::uint32_t nvtx_text_id(std::string_view domain_and_text) {
-  bool added = false;
-  const std::uint32_t id = find_or_add(domain_and_text, nvtx_text, added);
-  if (added) wake_writer();
-  return id;
+  return number_of(domain_and_text, nvtx_text, most_text_bytes, "NVTX ranges");
 }
 
 std::vector<char> take_new_texts(std::uint32_t& count) {

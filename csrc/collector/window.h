@@ -19,11 +19,9 @@ extern std::atomic<bool> is_forked_child;
 // Whether this process is to be recorded at all.
 bool is_wanted();
 
-// This process's folder, made when it is not there yet; "" where nothing may be written: no recording was asked for, a
-// forked child, or the folder cannot be made.
+// The folder of this program of this process (ranges/image.h), made when it is not there yet; "" where nothing may be
+// written: no recording was asked for, a forked child, or the folder cannot be made, which errno explains.
 std::string process_folder();
-// The same path, whether it is there or not.
-std::string process_path();
 
 // One line to the user, "tetrace: ...". The script's output stays its own: only what went wrong is said.
 void say(const std::string& line);

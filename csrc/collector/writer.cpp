@@ -26,7 +26,8 @@ struct Writer {
   // A leaf, as the locks of buffers, texts and handover are: none of them is taken while it is held.
   std::mutex mutex;
   std::condition_variable wake, done;
-  bool started = false;
+  bool runs = false;
+  std::string failure;  // why it runs no more
   bool woken = false;
   std::uint64_t asked = 0;    // times that somebody waits for
   std::uint64_t answered = 0;
@@ -34,6 +35,7 @@ struct Writer {
   ActivityBuffers buffers;
   std::atomic<const CuptiApi*> api{nullptr};
   std::atomic<const CallNames*> calls{nullptr};
+  std::atomic<void (*)()> also{nullptr};
   std::atomic<int> questions{0};
   std::atomic<bool> holds{false};
   std::atomic<std::uint64_t> dropped{0};
@@ -48,7 +50,9 @@ Writer& writer() {
 
 constexpr int without_end = 1 << 30;
 
-// CUPTI calls back for each buffer, on this thread: no lock is held here.
+// Besides the period that CUPTI is told, in which its own worker hands over full buffers only: what lies in those that
+// are not full yet would be lost in a process that is killed. CUPTI calls back for each buffer, on this thread: no lock is
+// held here.
 void ask_cupti(Writer& all, const CuptiApi& api) {
   const int left = all.questions.load();
   if (left > 0) {
@@ -79,7 +83,7 @@ void write_all(Writer& all, Batch& batch) {
 }
 
 void work(Writer& all) {
-  auto* batch = new Batch(process_path());
+  auto* batch = new Batch;
   all.batch = batch;
   Clock::time_point next = Clock::now() + period;
   for (;;) {
@@ -90,6 +94,8 @@ void work(Writer& all) {
       all.woken = false;
       asked = all.asked;
     }
+    // First, since threads drop what they have no room for.
+    if (const auto also = all.also.load()) also();
     const CuptiApi* api = all.api.load();
     if (Clock::now() >= next) {
       if (api != nullptr) ask_cupti(all, *api);
@@ -104,12 +110,21 @@ void work(Writer& all) {
   }
 }
 
+// Nobody may wait for it any more. CUPTI gets no more buffers than there are, and drops the rest.
+void give_up(Writer& all, const std::string& why) {
+  say("the collector's writer stops: " + why + "; the script goes on, the GPU is not recorded");
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  all.runs = false;
+  all.failure = "its writer stopped: " + why;
+  all.done.notify_all();
+}
+
 void* run(void*) {
   pthread_setname_np(pthread_self(), "tetrace-writer");
   try {
     work(writer());
   } catch (const std::exception& error) {
-    say(std::string("the collector's writer stops: ") + error.what() + "; the script goes on, the GPU is not recorded");
+    give_up(writer(), error.what());
   }
   return nullptr;
 }
@@ -122,6 +137,8 @@ void decode_with(const CuptiApi& api, const CallNames& calls) {
   writer().calls = &calls;
   writer().api = &api;
 }
+
+void do_while_writing(void (*work)()) { writer().also = work; }
 
 void keep_asking(bool on) { writer().questions = on ? without_end : last_questions; }
 
@@ -136,32 +153,40 @@ void hold_cupti(bool on) { writer().holds = on; }
 bool start_writer() {
   Writer& all = writer();
   const std::lock_guard<std::mutex> lock(all.mutex);
-  if (all.started) return true;
+  if (all.runs || !all.failure.empty()) return all.runs;
   sigset_t every, before;
   sigfillset(&every);
   pthread_sigmask(SIG_SETMASK, &every, &before);
   pthread_t thread;
-  all.started = pthread_create(&thread, nullptr, run, nullptr) == 0;
+  all.runs = pthread_create(&thread, nullptr, run, nullptr) == 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (all.started) pthread_detach(thread);
-  return all.started;
+  if (all.runs) pthread_detach(thread);
+  return all.runs;
 }
 
-void wake_writer() {
+bool wake_writer() {
   Writer& all = writer();
   const std::lock_guard<std::mutex> lock(all.mutex);
   all.woken = true;
   all.wake.notify_one();
+  return all.runs;
+}
+
+std::string writer_failure() {
+  Writer& all = writer();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return all.failure;
 }
 
 bool wait_for_writer(std::int64_t most_ms) {
   Writer& all = writer();
   std::unique_lock<std::mutex> lock(all.mutex);
-  if (!all.started) return false;
+  if (!all.runs) return false;
   const std::uint64_t mine = ++all.asked;
   all.woken = true;
   all.wake.notify_one();
-  return all.done.wait_for(lock, std::chrono::milliseconds(most_ms), [&] { return all.answered >= mine; });
+  all.done.wait_for(lock, std::chrono::milliseconds(most_ms), [&] { return all.answered >= mine || !all.runs; });
+  return all.answered >= mine;
 }
 
 Written written() {

@@ -26,11 +26,18 @@ void hold_cupti(bool on);
 // CUPTI is not called any more.
 void end_writer();
 
-// Starts the thread when it does not run yet; false when it cannot be. Waking one that does not run does nothing.
-bool start_writer();
-void wake_writer();
+// What the thread does, too, each time that it wakes. Given before it starts.
+void do_while_writing(void (*work)());
 
-// Waits until what has been handed over is in the file, or is counted as lost. False after `most_ms`.
+// Starts the thread when it does not run yet; false when it cannot be, or has failed.
+bool start_writer();
+// False where it does not run.
+bool wake_writer();
+// Why the thread has ended; "" while it has not.
+std::string writer_failure();
+
+// Waits until what has been handed over is in the file, or is counted as lost. False after `most_ms`, and where nobody
+// writes.
 bool wait_for_writer(std::int64_t most_ms);
 
 struct Written {

@@ -6,6 +6,7 @@
 #include "ranges/annotate.h"
 #include "ranges/autograd.h"
 #include "ranges/calls.h"
+#include "ranges/image.h"
 #include "ranges/reading.h"
 #include "ranges/sites.h"
 #include "ranges/stack.h"
@@ -77,6 +78,13 @@ py::capsule autograd_capsule() {
   return py::capsule(&functions, autograd_capsule_name);
 }
 
+std::string folder_of_process(const std::string& recording) {
+  std::string folder = process_folder(recording);
+  if (!folder.empty()) return folder;
+  PyErr_SetFromErrnoWithFilename(PyExc_OSError, recording.c_str());
+  throw py::error_already_set();
+}
+
 py::dict ring_columns(const std::string& path) {
   Recorded recorded = [&] {
     const py::gil_scoped_release unlocked;
@@ -107,6 +115,7 @@ void bind(py::module_& module) {
   module.def("only_in_ring", &only_in_ring, "site"_a, "only"_a);
   module.def("autograd_capsule", &autograd_capsule);
   module.def("forget_transitions", [] { forget_transitions(true); });
+  module.def("process_folder", &folder_of_process, "recording"_a);
   module.def("read_ring", &ring_columns, "path"_a);
 }
 

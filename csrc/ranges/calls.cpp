@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "ranges/stack.h"
 #include "ranges/threads.h"
+#include "watch/watched.h"
 
 namespace tetrace::ranges {
 namespace {
@@ -24,7 +25,15 @@ struct KeyHash {
   }
 };
 
-using Sites = std::unordered_map<Key, std::int32_t, KeyHash>;
+constexpr std::int32_t no_site = -1;
+
+// What is known of a call.
+struct Found {
+  std::int32_t site = no_site;
+  std::int32_t watched = -1;  // what is observed of its tensor (watch/watched.h)
+};
+
+using Sites = std::unordered_map<Key, Found, KeyHash>;
 // Variable lengths make new shapes in every step.
 constexpr std::size_t most_sites = 20'000;
 
@@ -34,8 +43,6 @@ std::unordered_map<std::int64_t, Sites>& sites_of_quantizers() {
   return *sites;
 }
 
-constexpr std::int32_t no_site = -1;
-
 enum class What { quantize, gemm };
 
 // One function that was replaced.
@@ -43,7 +50,7 @@ struct Ranged {
   PyObject_HEAD
   PyMethodDef* method;
   PyObject* plain;
-  PyObject* resolve;  // (args, kwargs) -> number of the site, negative for none
+  PyObject* resolve;  // (args, kwargs) -> number of the site, negative for none; or (site, number of what is watched)
   PyObject* known;    // of quantizers: a dictionary by address, which a quantizer that may be remembered is in
   PyObject* running;  // a list: while it holds something, addresses say nothing
   Sites* sites;       // of GEMMs
@@ -154,15 +161,23 @@ bool fill_gemm(PyObject* const* args, Py_ssize_t count, Key* key) {
   return count_data(args[a], &(*key)[4]) && count_data(args[b], &(*key)[5]);
 }
 
-std::int32_t ask(const Ranged& self, PyObject* args, PyObject* names) {
+Found read_answer(PyObject* answer) {
+  Found found;
+  const bool both = PyTuple_Check(answer) && PyTuple_GET_SIZE(answer) == 2;
+  found.site = static_cast<std::int32_t>(PyLong_AsLong(both ? PyTuple_GET_ITEM(answer, 0) : answer));
+  if (both) found.watched = static_cast<std::int32_t>(PyLong_AsLong(PyTuple_GET_ITEM(answer, 1)));
+  return found;
+}
+
+Found ask(const Ranged& self, PyObject* args, PyObject* names) {
   PyObject* named = names == nullptr ? PyDict_New() : Py_NewRef(names);
-  PyObject* site = named == nullptr ? nullptr : PyObject_CallFunctionObjArgs(self.resolve, args, named, nullptr);
-  const long number = site == nullptr ? no_site : PyLong_AsLong(site);
-  Py_XDECREF(site);
+  PyObject* answer = named == nullptr ? nullptr : PyObject_CallFunctionObjArgs(self.resolve, args, named, nullptr);
+  const Found found = answer == nullptr ? Found{} : read_answer(answer);
+  Py_XDECREF(answer);
   Py_XDECREF(named);
-  if (!PyErr_Occurred()) return static_cast<std::int32_t>(number);
+  if (!PyErr_Occurred()) return found;
   PyErr_WriteUnraisable(self.resolve);  // tetrace's own: it must not reach the script
-  return no_site;
+  return {};
 }
 
 bool is_known(const Ranged& self, PyObject* quantizer) {
@@ -191,7 +206,7 @@ bool fill(const Ranged& self, PyObject* args, PyObject* names, Key* key) {
   return count > self.place && PyList_GET_SIZE(self.running) == 0 && fill_quantize(self, first, count, named, key);
 }
 
-std::int32_t find(const Ranged& self, PyObject* args, PyObject* names) {
+Found find(const Ranged& self, PyObject* args, PyObject* names) {
   Key key{};
   if (!fill(self, args, names, &key)) {
     PyErr_Clear();
@@ -201,10 +216,10 @@ std::int32_t find(const Ranged& self, PyObject* args, PyObject* names) {
     const auto found = table->find(key);
     if (found != table->end()) return found->second;
   }
-  const std::int32_t site = ask(self, args, names);
-  Sites* kept = site < 0 ? nullptr : table_of(self, args, true);
-  if (kept != nullptr && kept->size() < most_sites) kept->emplace(key, site);
-  return site;
+  const Found answer = ask(self, args, names);
+  Sites* kept = answer.site < 0 ? nullptr : table_of(self, args, true);
+  if (kept != nullptr && kept->size() < most_sites) kept->emplace(key, answer);
+  return answer;
 }
 
 bool has_nothing_to_say(const Ranged& self, PyObject* args, PyObject* names) {
@@ -216,11 +231,13 @@ bool has_nothing_to_say(const Ranged& self, PyObject* args, PyObject* names) {
 // Takes and passes on a tuple and a dictionary, as the compiled module's functions do: nothing is packed anew.
 PyObject* call(PyObject* object, PyObject* args, PyObject* names) {
   const auto& self = *reinterpret_cast<Ranged*>(object);
-  const std::int32_t site = has_nothing_to_say(self, args, names) ? no_site : find(self, args, names);
-  if (site < 0) return PyObject_Call(self.plain, args, names);
-  push(site);
+  const Found found = has_nothing_to_say(self, args, names) ? Found{} : find(self, args, names);
+  if (found.site < 0) return PyObject_Call(self.plain, args, names);
+  push(found.site);
   PyObject* result = PyObject_Call(self.plain, args, names);
   pop();
+  // Only now: the result has the scale, and what was quantized is there as long as the caller's arguments are.
+  if (found.watched >= 0 && result != nullptr) watch::observe_call(found.watched, args, names, self.place, result);
   return result;
 }
 
@@ -296,6 +313,8 @@ pybind11::object ranged_quantize(const pybind11::object& plain, const pybind11::
 
 void forget_calls(std::int64_t quantizer) { sites_of_quantizers().erase(quantizer); }
 
+void forget_all_calls() { sites_of_quantizers().clear(); }
+
 }  // namespace
 
 void bind_calls(pybind11::module_& module) {
@@ -303,6 +322,7 @@ void bind_calls(pybind11::module_& module) {
   module.def("ranged_gemm", &ranged_gemm, "plain"_a, "resolve"_a);
   module.def("ranged_quantize", &ranged_quantize, "plain"_a, "resolve"_a, "place"_a, "known"_a, "running"_a);
   module.def("forget_calls", &forget_calls, "quantizer"_a);
+  module.def("forget_all_calls", &forget_all_calls);
 }
 
 }  // namespace tetrace::ranges

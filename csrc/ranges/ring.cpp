@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #if defined(__linux__)
@@ -21,6 +22,8 @@ namespace {
 constexpr std::size_t chunk_bytes = std::size_t{1} << 20;
 constexpr std::uint64_t chunk_rows = chunk_bytes / sizeof(Row) + 1;
 constexpr std::size_t least_mapped = std::size_t{1} << 24;
+// As much again as there is, so that a busy thread is far ahead of a slow disk, and an idle one has little.
+constexpr std::size_t most_ahead = 16 * chunk_bytes;
 // What a thread can write between the moment when ranges go off and the moment when it sees that: a few rows.
 constexpr std::size_t slack_bytes = std::size_t{1} << 16;
 
@@ -40,8 +43,16 @@ class File {
   int descriptor_;
 };
 
+// Beyond the limit of a file's size (ulimit -f) the kernel sends SIGXFSZ, which would end the script.
+std::size_t most_file_bytes() {
+  rlimit limit{};
+  const bool has_limit = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return has_limit ? static_cast<std::size_t>(limit.rlim_cur) : SIZE_MAX;
+}
+
 // Blocks on the disk, not only a larger size: writing to a mapped hole of a full disk would kill the process.
 bool extend(int file, std::size_t from, std::size_t to) {
+  if (to > most_file_bytes()) return false;
 #if defined(__linux__)
   return posix_fallocate(file, static_cast<off_t>(from), static_cast<off_t>(to - from)) == 0;
 #else
@@ -94,22 +105,24 @@ std::int64_t thread_number() {
 #endif
 }
 
-Ring::Ring(std::string path, std::size_t limit_bytes) : path_(std::move(path)), limit_bytes_(limit_bytes) {}
+Ring::Ring(std::string path, std::size_t limit_bytes, Ask ask)
+    : path_(std::move(path)), limit_bytes_(limit_bytes), ask_(ask) {}
 
 Ring::~Ring() {
   if (header_ != nullptr) munmap(header_, limit_bytes_);
 }
 
 std::unique_ptr<Ring> Ring::create(const std::string& folder, std::size_t limit_bytes, double ticks_per_second,
-                                   const char* prefix) {
+                                   const char* prefix, Ask ask) {
   std::string path = free_path(folder, prefix);
   if (path.empty()) return nullptr;
-  std::unique_ptr<Ring> ring(new Ring(std::move(path), limit_bytes));
+  std::unique_ptr<Ring> ring(new Ring(std::move(path), limit_bytes, ask));
   if (!ring->map()) return nullptr;
   ring->fill_header(ticks_per_second);
-  if (!ring->grow()) return nullptr;
+  if (!ring->grow() || !ring->take_room()) return nullptr;
   ring->stop_ = ring->room_;
   fault_in(ring->rows_, ring->rows_ + ring->stop_);
+  ring->ask_ahead();
   return ring;
 }
 
@@ -149,27 +162,65 @@ void Ring::rename(std::string_view name) {
 }
 
 bool Ring::grow() {
-  const std::size_t target = std::min(limit_bytes_, file_bytes_ + chunk_bytes);
-  if ((target - header_bytes) / sizeof(Row) <= room_) return false;
+  const std::size_t from = file_bytes_;
+  const std::size_t more = ask_ == nullptr ? chunk_bytes : std::clamp(from, chunk_bytes, most_ahead);
+  const std::size_t target = std::min({limit_bytes_, from + more, most_file_bytes()});
+  if (target < from + sizeof(Row)) return false;
   const File file(path_, O_RDWR);
-  if (file < 0 || !extend(file, file_bytes_, target)) return false;
+  if (file < 0 || !extend(file, from, target)) return false;
   file_bytes_ = target;
-  room_ = (target - header_bytes) / sizeof(Row);
+  return true;
+}
+
+// What the file has grown by since the last time.
+bool Ring::take_room() {
+  const std::uint64_t room = (file_bytes_ - header_bytes) / sizeof(Row);
+  if (room <= room_) return false;
+  room_ = room;
   __atomic_store_n(&header_->room, room_, __ATOMIC_RELAXED);
   return true;
 }
 
-// The slots that are mapped ahead are used up: more of them, or over the oldest rows. Once it turned, the file stays as
-// it is, because slots behind the newest row hold the oldest ones.
-void Ring::turn() {
+void Ring::extend_ahead() {
+  if (!wants_more_.exchange(false) || cut_at_ != 0) return;
+  if (!grow()) is_full_ = true;
+  // Closed meanwhile: cut once more.
+  const std::size_t end = cut_at_;
+  if (end != 0 && truncate(path_.c_str(), static_cast<off_t>(end)) != 0) return;  // then it is only longer
+}
+
+void Ring::ask_ahead() {
+  if (ask_ == nullptr || is_full_ || wants_more_.exchange(true)) return;
+  ask_();
+}
+
+// All slots are used: more of them, or over the oldest rows. False while another thread is about to make more. Once it
+// turned, the file stays as it is, because slots behind the newest row hold the oldest ones.
+bool Ring::find_room() {
+  const bool has_turned = written_ > room_;
+  if (!has_turned && take_room()) return true;
+  if (!has_turned && ask_ != nullptr && !is_full_) {
+    wants_more_ = true;
+    if (ask_()) return false;
+    ask_ = nullptr;
+  }
+  if (!has_turned && ask_ == nullptr && grow() && take_room()) return true;
+  slot_ = 0;
+  return true;
+}
+
+// The slots that are mapped ahead are used up. False when there is no room for a row, which is dropped.
+bool Ring::turn() {
+  if (slot_ == room_ && !find_room()) {
+    ++header_->dropped;
+    return false;
+  }
   note_anchor();
   release();
-  if (slot_ == room_) {
-    const bool turned = written_ > room_;
-    if (turned || !grow()) slot_ = 0;
-  }
   stop_ = std::min(room_, slot_ + chunk_rows);
   fault_in(rows_ + slot_, rows_ + stop_);
+  if (stop_ == room_ && written_ <= room_) ask_ahead();
+  return true;
 }
 
 // The last chunk but one, whose ranges have mostly ended: the file keeps what is in it. One that ends later brings its
@@ -206,13 +257,14 @@ void Ring::close(bool by_owner) {
   const std::uint64_t written = __atomic_load_n(&header_->written, __ATOMIC_RELAXED);
   const std::uint64_t rows = std::min(written, __atomic_load_n(&header_->room, __ATOMIC_RELAXED));
   const std::size_t used = header_bytes + rows * sizeof(Row) + (by_owner ? 0 : slack_bytes);
+  cut_at_ = used;
   if (used < file_bytes_ && truncate(path_.c_str(), static_cast<off_t>(used)) != 0) return;  // then it is only longer
 }
 
 bool end_row_in_file(const std::string& path, Place place, std::uint64_t end) {
   const File file(path, O_RDWR);
   Header header{};
-  if (file < 0 || pread(file, &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) return false;
+  if (place.slot == no_slot || file < 0 || pread(file, &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) return false;
   if (header.written - place.number > header.room) return false;
   const std::size_t at = header_bytes + place.slot * sizeof(Row) + offsetof(Row, end);
   return pwrite(file, &end, sizeof end, static_cast<off_t>(at)) == static_cast<ssize_t>(sizeof end);

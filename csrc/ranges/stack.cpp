@@ -121,7 +121,11 @@ std::int32_t enter_backward(std::uint64_t forward_thread, std::int64_t sequence)
   if (thread == nullptr) return 0;
   thread->last_backward = backward_site_of(*thread, forward_thread, sequence);
   Site* site = find_site(thread->last_backward);
-  if (site == nullptr) return 0;
+  if (site == nullptr) {
+    // What the node takes is of no module: least of all of the one before.
+    if (timing::is_sampling.load(std::memory_order_relaxed)) timing::range_opened(-1, Kind::backward, thread->open.size());
+    return 0;
+  }
   open_range(*thread, thread->last_backward, *site, sequence, true);
   return 1;
 }

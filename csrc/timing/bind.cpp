@@ -52,13 +52,17 @@ void take_back(void* held) { PyEval_RestoreThread(static_cast<PyThreadState*>(he
 
 constexpr Interpreter python{let_go, take_back};
 
+void ask_for_streams(const py::object& device, const py::object& stream, std::uintptr_t source) {
+  Py_XSETREF(get_device, py::object(device).release().ptr());
+  Py_XSETREF(get_stream, py::object(stream).release().ptr());
+  set_sources(reinterpret_cast<Source>(source), python_source);
+}
+
 void open_timing(std::size_t most_events, std::int32_t step_site, const py::object& device, const py::object& stream,
                  std::uintptr_t source, const std::string& library) {
   const Driver& driver = load_driver(library);
-  Py_XSETREF(get_device, py::object(device).release().ptr());
-  Py_XSETREF(get_stream, py::object(stream).release().ptr());
-  interpreter = &python;
-  set_sources(reinterpret_cast<Source>(source), python_source);
+  know_interpreter();
+  ask_for_streams(device, stream, source);
   const py::gil_scoped_release unlocked;
   open(driver, most_events, step_site);
 }
@@ -108,10 +112,13 @@ py::dict counts() {
 
 }  // namespace
 
+void know_interpreter() { interpreter = &python; }
+
 void bind(py::module_& module) {
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   module.def("timing_open", &open_timing, "most_events"_a, "step_site"_a, "get_device"_a, "get_stream"_a,
              "source"_a = 0, "library"_a = "libcuda.so.1");
+  module.def("timing_streams", &ask_for_streams, "get_device"_a, "get_stream"_a, "source"_a = 0);
   module.def("timing_close", &close_timing, unlocked, "wait_s"_a);
   module.def("timing_measure", &measure, "site"_a, "around"_a, "measured"_a);
   module.def("timing_reset", &reset, unlocked);

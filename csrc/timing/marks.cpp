@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -31,19 +32,20 @@ struct Thread {
 
 struct Threads {
   std::mutex mutex;
-  std::vector<Thread*> all;
+  std::vector<std::shared_ptr<Thread>> all;
 };
 
-// Locks are taken in this order: of the threads, of one's backward, then any other. Never destroyed, and made anew in a
-// forked child.
+// The lock of the threads is a leaf: who holds one's backward may wait for the interpreter, and who waits for this lock
+// may hold that. Of a backward's lock only its own thread waits while it holds the interpreter. Never destroyed, and made
+// anew in a forked child.
 std::atomic<Threads*> current_threads{new Threads};
 
 Threads& threads() { return *current_threads.load(std::memory_order_acquire); }
 
-void leave(Thread* thread);
+void leave(const std::shared_ptr<Thread>& thread);
 
 struct Owner {
-  Thread* thread = nullptr;
+  std::shared_ptr<Thread> thread;
   ~Owner() {
     if (thread != nullptr) leave(thread);
   }
@@ -53,7 +55,7 @@ thread_local Owner own;
 
 Thread& this_thread() {
   if (own.thread == nullptr) {
-    own.thread = new Thread;
+    own.thread = std::make_shared<Thread>();
     Threads& known = threads();
     const std::lock_guard<std::mutex> lock(known.mutex);
     known.all.push_back(own.thread);
@@ -89,16 +91,16 @@ void unnest(const Begun& begun) {
   now.release(event);
 }
 
-// The thread ends.
-void leave(Thread* thread) {
+// The thread ends; another one may be ending its backward.
+void leave(const std::shared_ptr<Thread>& thread) {
   Threads& known = threads();
   {
     const std::lock_guard<std::mutex> lock(known.mutex);
     known.all.erase(std::remove(known.all.begin(), known.all.end(), thread), known.all.end());
   }
   for (const Nested& left : thread->nested) recorder().miss(left.begun, Missed::left);
+  const std::lock_guard<std::mutex> alone(thread->backward.mutex);
   leave_chain(thread->backward);
-  delete thread;
 }
 
 void forget_nested() {
@@ -111,7 +113,7 @@ void forget_nested() {
 void after_fork_in_child() {
   is_open = false;
   is_sampling = false;
-  own.thread = nullptr;
+  own.thread.reset();  // the list still has it, and is left as it is
   current_threads.store(new Threads, std::memory_order_release);
   abandon_measured();
   abandon_recorder();
@@ -168,9 +170,13 @@ void begin_step(std::int32_t number, bool sampled) {
 
 void end_backward() {
   if (!is_open.load(std::memory_order_acquire)) return;
-  Threads& known = threads();
-  const std::lock_guard<std::mutex> lock(known.mutex);
-  for (Thread* thread : known.all) {
+  std::vector<std::shared_ptr<Thread>> all;
+  {
+    Threads& known = threads();
+    const std::lock_guard<std::mutex> lock(known.mutex);
+    all = known.all;
+  }
+  for (const std::shared_ptr<Thread>& thread : all) {
     const std::lock_guard<std::mutex> alone(thread->backward.mutex);
     end_chain(thread->backward);
   }

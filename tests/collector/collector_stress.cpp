@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "nvtx_calls.h"
 #include "ranges/ring.h"
 
 extern "C" {
@@ -42,36 +43,85 @@ void write_ring(const std::string& folder) {
   ring->close(true);
 }
 
-void launch(const std::string& folder) {
+// Registered and plain texts, some of them new each time; ranges of other threads are ended too.
+void open_ranges(int thread, int round) {
+  static std::atomic<nvtxRangeId_t> crossing{0};
+  const nvtxDomainHandle_t domain = nvtx_calls::domain("NCCL");
+  for (int range = 0; range < 50; ++range) {
+    nvtx_calls::push(("layer " + std::to_string(range)).c_str());
+    nvtx_calls::push(domain, nvtx_calls::string(domain, "ncclAllReduce"));
+    nvtx_calls::end(crossing.exchange(nvtx_calls::start("crossing")));
+    nvtx_calls::push(("thread " + std::to_string(thread) + " round " + std::to_string(round)).c_str());
+    nvtx_calls::pop();
+    nvtx_calls::pop(domain);
+    nvtx_calls::pop();
+  }
+}
+
+void launch(const std::string& folder, int thread) {
   for (int round = 0; round < rounds; ++round) {
     stand_in_launch(200);
+    open_ranges(thread, round);
     stand_in_copy(20);
   }
   stand_in_capture(20);
   write_ring(folder);
 }
 
+// Does `meanwhile` again and again while all threads do `work`.
+template <class Work, class... Meanwhile>
+void with_threads(Work work, Meanwhile... meanwhile) {
+  std::vector<std::thread> all, others;
+  std::atomic<bool> done{false};
+  for (int thread = 0; thread < threads; ++thread) all.emplace_back(work, thread);
+  const auto repeat = [&done](auto what) {
+    while (!done) {
+      what();
+      usleep(2000);
+    }
+  };
+  (others.emplace_back(repeat, meanwhile), ...);
+  for (std::thread& thread : all) thread.join();
+  done = true;
+  for (std::thread& thread : others) thread.join();
+}
+
+void stop_and_start() {
+  tetrace_collector_stop();
+  tetrace_collector_start();
+  tetrace_collector_state();
+}
+
+void yield_and_resume() {
+  tetrace_collector_yield("another tool");
+  tetrace_collector_resume();
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
   const std::string folder = arguments[1];
-  InitializeInjection();
-  std::vector<std::thread> all;
-  for (int thread = 0; thread < threads; ++thread) all.emplace_back(launch, folder);
-  std::atomic<bool> done{false};
-  std::thread window([&] {
-    while (!done) {
-      tetrace_collector_stop();
-      tetrace_collector_start();
-      tetrace_collector_state();
-      usleep(2000);
+  if (!nvtx_calls::attach()) return 3;
+  std::thread cuda(InitializeInjection);  // while ranges are recorded already
+  open_ranges(0, 0);
+  cuda.join();
+  with_threads([&](int thread) { launch(folder, thread); }, stop_and_start);
+  const auto launch_again = [](int thread) {
+    for (int round = 0; round < rounds; ++round) {
+      stand_in_launch(50);
+      stand_in_capture(1);
+      open_ranges(thread, round);
     }
+  };
+  with_threads(launch_again, stop_and_start, yield_and_resume, yield_and_resume, tetrace_collector_flush);
+  // Windows that are long enough for files to grow, and are closed while they do. These threads take no lock.
+  const auto open_many = [](int thread) {
+    for (int range = 0; thread < 4 && range < 200'000; ++range) nvtx_calls::push("same"), nvtx_calls::pop();
+  };
+  with_threads(open_many, [] {
+    usleep(500'000);
+    stop_and_start();
   });
-  for (std::thread& thread : all) thread.join();
-  done = true;
-  window.join();
-  tetrace_collector_yield("another tool");
-  tetrace_collector_resume();
   stand_in_launch(100);
   tetrace_collector_flush();
 }

@@ -5,13 +5,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -21,9 +26,13 @@
 #include "collector/launching_calls.h"
 #include "collector/options.h"
 #include "collector/spill.h"
+#include "collector/surroundings.h"
 #include "collector/texts.h"
+#include "collector/writer.h"
+#include "ranges/ring.h"
 
 using namespace tetrace::collector;
+namespace ranges = tetrace::ranges;
 
 namespace {
 
@@ -172,6 +181,126 @@ void test_texts() {
   CHECK(cache.find(name) != before && cache.find(name) == text_id("kernel_b") && cache.find(nullptr) == no_text);
 }
 
+// Those of NVTX ranges, which may be new ones for ever, leave room for the names of kernels, and it is told.
+void test_too_many_texts() {
+  take_handed();
+  const std::string long_text(std::size_t{1} << 16, 'x');
+  std::size_t kept = 0;
+  while (nvtx_text_id(std::to_string(kept) + long_text) != no_text) ++kept;
+  CHECK(kept > 500 && kept <= most_text_bytes / ((std::size_t{1} << 16) + 128));
+  CHECK(nvtx_text_id("one more" + long_text) == no_text && nvtx_text_id("0" + long_text) != no_text);
+  CHECK(text_id("_Z6kernelv") != no_text);
+  const std::vector<EventRow> events = take_handed().events;
+  CHECK(events.size() == 1 && events[0].what == static_cast<std::uint32_t>(Happened::texts_full));
+  CHECK(events.at(0).count == most_text_bytes && events.at(0).detail == own_text_id("NVTX ranges"));
+  while (text_id("_Z" + std::to_string(kept++) + long_text) != no_text) {
+  }
+  CHECK(own_text_id("why it failed") != no_text);
+  CHECK(take_handed().events.at(0).detail == own_text_id("kernels"));
+}
+
+void test_home_is_not_shown() {
+  CHECK(without_home("no '/home/ann/lib.so:/home/ann' here") == "no '~/lib.so:~' here");
+  CHECK(without_home("/home/anna /mnt/home/ann /home/ann-2") == "/home/anna /mnt/home/ann /home/ann-2");
+}
+
+void test_users_of_a_library() {
+  const std::vector<std::string> users = users_of_library("libc.so");
+  CHECK(std::count(users.begin(), users.end(), "the program") == 1);
+  CHECK(std::any_of(users.begin(), users.end(), [](const std::string& user) { return user.find("libm.so") == 0; }));
+  CHECK(users_of_library("libcupti.so").empty());
+}
+
+// Nobody waits for a writer that is no more, and no other is started.
+void test_writer_that_throws() {
+  static CuptiApi api;
+  api.cuptiActivityGetNextRecord = [](std::uint8_t*, std::size_t, std::uint8_t**) -> cupti::Result {
+    throw std::runtime_error("a record that cannot be");
+  };
+  api.cuptiGetCallbackName = [](std::uint32_t, std::uint32_t, const char**) -> cupti::Result { return 1; };
+  api.cuptiActivityGetNumDroppedRecords = [](void*, std::uint32_t, std::size_t*) -> cupti::Result { return 1; };
+  static const CallNames calls(api, true);
+  decode_with(api, calls);
+  const int errors = dup(STDERR_FILENO), nowhere = open("/dev/null", O_WRONLY);
+  CHECK(start_writer() && writer_failure().empty());
+  dup2(nowhere, STDERR_FILENO);
+  CHECK(activity_buffers().fill(activity_buffers().take(), 8) && wake_writer());
+  const auto before = std::chrono::steady_clock::now();
+  const bool written = wait_for_writer(30'000);
+  CHECK(!written && std::chrono::steady_clock::now() - before < std::chrono::seconds(10));
+  CHECK(!start_writer() && !wake_writer() && writer_failure().find("a record that cannot be") != std::string::npos);
+  dup2(errors, STDERR_FILENO);
+  close(errors);
+  close(nowhere);
+}
+
+// Rings.
+
+bool asked = false;
+bool ask() { return asked = true; }
+bool ask_nobody() { return false; }
+
+std::size_t size_of(const std::string& path) {
+  struct stat found {};
+  return stat(path.c_str(), &found) == 0 ? static_cast<std::size_t>(found.st_size) : 0;
+}
+
+ranges::Place append(ranges::Ring& ring) { return ring.append({1, 0, -1, 7, 0, 0, 0}); }
+
+// How many rows it takes until one is dropped, at most `most`.
+std::size_t fill(ranges::Ring& ring, std::size_t most) {
+  std::size_t rows = 0;
+  while (rows < most && append(ring).slot != ranges::no_slot) ++rows;
+  return rows;
+}
+
+constexpr std::size_t rows_in_mebibyte = (std::size_t{1} << 20) / sizeof(ranges::Row);
+
+void test_ring_that_another_thread_extends(const std::string& folder) {
+  const auto ring = ranges::Ring::create(folder, std::size_t{1} << 26, 1e9, "ahead", ask);
+  CHECK(ring != nullptr && asked);
+  CHECK(fill(*ring, 1'000'000) == rows_in_mebibyte);
+  asked = false;
+  ranges::Place dropped = append(*ring);
+  CHECK(dropped.slot == ranges::no_slot && asked);
+  ring->extend_ahead();
+  CHECK(size_of(ring->path()) > (std::size_t{2} << 20));
+  ring->end_row(dropped, {1, 2, -1, 8, 0, 0, 0});  // there is room by now
+  CHECK(fill(*ring, 1'000'000) >= rows_in_mebibyte - 1);
+  ring->close(true);
+  const std::size_t whole = size_of(ring->path());
+  asked = true;
+  ring->extend_ahead();
+  CHECK(size_of(ring->path()) == whole);
+}
+
+void test_ring_whose_extending_thread_is_gone(const std::string& folder) {
+  const auto ring = ranges::Ring::create(folder, std::size_t{1} << 26, 1e9, "alone", ask_nobody);
+  CHECK(fill(*ring, 200'000) == 200'000 && size_of(ring->path()) > 200'000 * sizeof(ranges::Row));
+}
+
+// SIGXFSZ would end this program.
+void test_ring_under_a_limit(const std::string& folder) {
+  std::signal(SIGXFSZ, SIG_DFL);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit limit{100'000, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &limit);
+  const auto alone = ranges::Ring::create(folder, std::size_t{1} << 26, 1e9, "limited");
+  const auto helped = ranges::Ring::create(folder, std::size_t{1} << 26, 1e9, "helped", ask);
+  for (const auto& ring : {alone.get(), helped.get()}) {
+    CHECK(ring != nullptr);
+    ring->extend_ahead();
+    CHECK(fill(*ring, 50'000) == 50'000);
+    ring->close(true);
+    CHECK(size_of(ring->path()) <= 100'000 && size_of(ring->path()) > 90'000);
+  }
+  const rlimit nothing{1000, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &nothing);
+  CHECK(ranges::Ring::create(folder, std::size_t{1} << 26, 1e9, "none") == nullptr);
+  setrlimit(RLIMIT_FSIZE, &before);
+}
+
 void test_buffers() {
   ActivityBuffers buffers;
   buffers.prepare();
@@ -197,6 +326,7 @@ std::string contents(const std::string& path) {
 }
 
 void test_file(const std::string& folder) {
+  mkdir((folder + "/process-1").c_str(), 0755);
   Spill spill(folder + "/process-1");
   const EventRow event{1, 2, no_text, 3};
   CHECK(spill.write(Kind::text, 0, 1, "\1\0\0\0\1\0\0\0a\0\0\0", 12));
@@ -215,15 +345,16 @@ void test_file(const std::string& folder) {
   CHECK(std::memcmp(bytes.data() + bytes.size() - row, &event, row) == 0);
 }
 
-// The next program of a process (exec) has its own file.
-void test_second_file(const std::string& folder) {
+// Numbers of texts of two writers would be mixed.
+void test_second_writer(const std::string& folder) {
+  mkdir((folder + "/process-2").c_str(), 0755);
   Spill first(folder + "/process-2"), second(folder + "/process-2");
   const EventRow event{};
-  CHECK(first.write(&event, 1) && second.write(&event, 1));
-  CHECK(second.path() == folder + "/process-2/cupti-1.bin");
+  CHECK(first.write(&event, 1) && !second.write(&event, 1) && errno == EEXIST && second.path().empty());
 }
 
 void test_full_disk(const std::string& folder) {
+  mkdir((folder + "/process-3").c_str(), 0755);
   Spill spill(folder + "/process-3");
   const std::vector<NodeRow> rows(1000);
   CHECK(spill.write(rows.data(), rows.size()));
@@ -249,6 +380,7 @@ void test_no_folder() {
 }  // namespace
 
 int main() {
+  setenv("HOME", "/home/ann/", 1);
   test_kernel();
   test_kernel_without_end();
   test_copies();
@@ -258,13 +390,20 @@ int main() {
   test_names_of_calls();
   test_options();
   test_texts();
+  test_too_many_texts();
+  test_home_is_not_shown();
+  test_users_of_a_library();
+  test_writer_that_throws();
   test_buffers();
   char folder[] = "/tmp/tetrace-collector-XXXXXX";
   if (mkdtemp(folder) == nullptr) return 2;
   test_file(folder);
-  test_second_file(folder);
+  test_second_writer(folder);
   test_full_disk(folder);
   test_no_folder();
+  test_ring_that_another_thread_extends(folder);
+  test_ring_whose_extending_thread_is_gone(folder);
+  test_ring_under_a_limit(folder);
   const std::string remove = "rm -r " + std::string(folder);
   if (std::system(remove.c_str()) != 0) return 2;
   return failures == 0 ? 0 : 1;

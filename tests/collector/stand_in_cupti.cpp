@@ -3,7 +3,7 @@
 //
 // STAND_IN_HOLDER=NAME: somebody of that name has subscribed before. STAND_IN_HELD: the PyTorch profiler has, and set its
 // clock; it lends its records to others. STAND_IN_KEPT: it subscribes for good once the collector lets go.
-// STAND_IN_VERSION: what cuptiGetVersion says.
+// STAND_IN_VERSION: what cuptiGetVersion says. STAND_IN_SLOW_MS: how long each record takes to be read, as on a slow disk.
 // Compiled with OLD, it has only what CUPTI 12.0 has.
 #include <sys/syscall.h>
 #include <time.h>
@@ -79,6 +79,11 @@ struct StandIn {
   bool delivers = false;
   std::uint32_t correlation = 0;
   std::atomic<std::uint64_t> nodes{0};
+  // The subscriber is the same each time.
+  std::pair<Callback, void*> subscription() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return {callback, user};
+  }
   std::atomic<std::uint64_t (*)()> clock{std::getenv("STAND_IN_HELD") != nullptr ? other_clock : wall_clock};
 };
 
@@ -209,14 +214,15 @@ EXPORT void stand_in_unfinished() {
 // A graph of `count` nodes is captured, then cloned.
 EXPORT void stand_in_capture(std::uint32_t count) {
   StandIn& all = stand_in();
+  const auto [callback, user] = all.subscription();
   for (std::uint32_t done = 0; done < count; ++done) {
     const std::uint64_t node = ++all.nodes;
     GraphData graph{reinterpret_cast<void*>(3), nullptr, reinterpret_cast<void*>(node), nullptr};
     const ResourceData data{nullptr, nullptr, &graph};
-    if (all.subscribed) all.callback(all.user, resource_domain, graph_node_created, &data);
+    if (all.subscribed) callback(user, resource_domain, graph_node_created, &data);
     graph.original_node = graph.node;
     graph.node = reinterpret_cast<void*>(++all.nodes);
-    if (all.subscribed) all.callback(all.user, resource_domain, graph_node_cloned, &data);
+    if (all.subscribed) callback(user, resource_domain, graph_node_cloned, &data);
   }
 }
 
@@ -238,6 +244,7 @@ EXPORT Result cuptiGetCallbackName(std::uint32_t domain, std::uint32_t call, con
 
 EXPORT Result cuptiSubscribe(void** subscriber, Callback callback, void* user) {
   StandIn& all = stand_in();
+  const std::lock_guard<std::mutex> lock(all.mutex);
   if (std::getenv("STAND_IN_HOLDER") != nullptr || all.subscribed) return multiple_subscribers;
   all.callback = callback;
   all.user = user;
@@ -309,6 +316,7 @@ EXPORT Result cuptiActivityFlushAll(std::uint32_t) {
 EXPORT Result cuptiActivityGetNextRecord(std::uint8_t* buffer, std::size_t used, std::uint8_t** record) {
   std::uint8_t* next = *record == nullptr ? buffer : *record + bytes_of(*reinterpret_cast<std::uint32_t*>(*record));
   if (next >= buffer + used) return limit_reached;
+  if (const char* slow = std::getenv("STAND_IN_SLOW_MS")) usleep(1000 * static_cast<unsigned>(std::atoi(slow)));
   *record = next;
   return success;
 }

@@ -77,6 +77,21 @@ void limit_files(unsigned kilobytes) {
   setrlimit(RLIMIT_FSIZE, &limit);
 }
 
+// Prints how long `stop` took in ms while another thread flushes to a slow disk, and how long the flush took.
+void stop_while_flushing() {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto since_ms = [&] {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin).count();
+  };
+  std::thread flush([] { call(collector, "tetrace_collector_flush"); });
+  usleep(200'000);
+  const auto before = since_ms();
+  call(collector, "tetrace_collector_stop");
+  const auto stopped = since_ms() - before;
+  flush.join();
+  std::printf("%ld %ld\n", static_cast<long>(stopped), static_cast<long>(since_ms()));
+}
+
 void print_state() {
   void* function = dlsym(collector, "tetrace_collector_state");
   std::puts(reinterpret_cast<const char* (*)()>(function)());
@@ -91,6 +106,7 @@ void act(const std::string& action, unsigned number) {
   else if (action == "yield") call(collector, "tetrace_collector_yield", "torch.profiler");
   else if (action == "resume") call(collector, "tetrace_collector_resume");
   else if (action == "state") print_state();
+  else if (action == "stop_while_flushing") stop_while_flushing();
   else if (action == "launch") call(cupti, "stand_in_launch", number);
   else if (action == "copy") call(cupti, "stand_in_copy", number);
   else if (action == "capture") call(cupti, "stand_in_capture", number);

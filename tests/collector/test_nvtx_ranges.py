@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tetrace import _C
+from tests.sources.collected import table
+from tetrace import _C, load
 from tetrace.record.build import LIBRARY
 from tetrace.sources import cupti_rows
 
@@ -49,7 +50,7 @@ def run(folder: Path, script: str, begin: str = "now") -> str:
 def rings(folder: Path) -> list[dict[str, Any]]:
     """The rings of the only process that left any, texts in place of their numbers."""
     [own] = folder.glob("process-*")
-    texts = cupti_rows.read(cupti_rows.files_of(own)).texts
+    texts = cupti_rows.read(own / "cupti.bin").texts
     found = [_C.read_ring(str(path)) for path in sorted(own.glob("nvtx-*.bin"))]
     for ring in found:
         ring["text"] = [texts.get(site & 0xFFFFFFFF, "?").replace("\x1f", ":") for site in ring["site"].tolist()]
@@ -222,3 +223,62 @@ def test_nothing_is_written_without_a_recording(tmp_path: Path) -> None:
 def test_an_nvtx_with_shorter_tables_is_filled_as_far_as_it_goes(tmp_path: Path) -> None:
     said = run(tmp_path, "old = Program(library, 12)\nprint(old.attached, old.push('x'), old.pop())")
     assert said.strip() == "1 0 0"
+
+
+def test_python_and_the_library_have_one_folder(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        """
+        from tetrace import _C
+        nvtx.push("x")
+        print(_C.process_folder(os.environ["TETRACE_RECORDING"]))
+        """,
+    )
+    assert [str(folder) for folder in tmp_path.glob("process-*")] == said.split()
+
+
+def test_each_program_of_a_process_has_its_own_texts(tmp_path: Path) -> None:
+    """A script that executes another has texts of the same numbers."""
+    folder = tmp_path / "run.tetrace.recording"
+    folder.mkdir()
+    run(
+        folder,
+        """
+        program = len(sys.argv)
+        nvtx.push(f"only in program {program}")
+        nvtx.push(f"in it, {program}")
+        nvtx.pop()
+        nvtx.pop()
+        flush()
+        if program < 3: os.execv(sys.executable, [*sys.orig_argv, "again"])
+        """,
+    )
+    (folder / "run.json").write_text("{}")
+    trace = load(folder)
+    pids = [pid for (pid,) in table(trace, "processes", "pid")]
+    assert (len(pids), len(set(pids))) == (3, 1)
+    assert table(trace, "ranges", "process", "name") == [
+        (number, text) for number in range(3) for text in (f"only in program {number + 1}", f"in it, {number + 1}")
+    ]
+
+
+def test_more_texts_than_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "run.tetrace.recording"
+    folder.mkdir()
+    run(
+        folder,
+        """
+        nvtx.push("known")
+        for number in range(9000):
+            nvtx.push(f"{number} " + "x" * 4096)
+            nvtx.pop()
+        nvtx.push("new " + "x" * 4096)
+        nvtx.push("known")
+        """,
+    )
+    (folder / "run.json").write_text("{}")
+    trace = load(folder)
+    assert [name for (name,) in table(trace, "ranges", "name")][-2:] == ["(unnamed)", "known"]
+    [told] = (notice for notice in trace.metadata.notices if "texts" in notice)
+    assert told.startswith("NVTX ranges have more different texts than the 32 MiB that are kept: ")
+    assert told.endswith("new ones are called (unnamed); leave numbers out of the texts of ranges")

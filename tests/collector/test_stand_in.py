@@ -137,7 +137,7 @@ def test_full_disk(script: Script, tmp_path: Path) -> None:
 def test_folder_that_cannot_be_written(script: Script) -> None:
     done = script("init launch=100 flush launch=100", TETRACE_RECORDING="/proc/none")
     assert done.returncode == 0
-    assert done.stderr.startswith("tetrace: '/proc/none/process-")
+    assert done.stderr.startswith("tetrace: '/proc/none' cannot be written: No such file or directory; ")
     assert done.stderr.count("\n") == 1
 
 
@@ -164,10 +164,30 @@ def test_holder_without_a_name_is_told_by_what_it_leaves(script: Script) -> None
     assert "Nsight Systems (NSYS_PROFILING_SESSION_ID is set) holds CUPTI" in done.stderr
 
 
-def test_cupti_that_is_too_old(script: Script) -> None:
-    done = script("init launch=10", STAND_IN_VERSION="17")
+def test_cupti_that_is_too_old(script: Script, tmp_path: Path) -> None:
+    """A second one beside it would break both: it says which, and not to install another."""
+    done = script("init launch=10 state", STAND_IN_VERSION="17")
     assert done.returncode == 0
-    assert "is older than CUDA 12.0" in done.stderr
+    told = "which this process has loaded already (something opened it by its name), is older than CUDA 12.0, and"
+    assert f"libcupti.so.stand-in, {told}" in done.stderr
+    assert "pip install" not in done.stderr
+    assert told in json.loads(done.stdout)["reason"]
+    assert told in frames(tmp_path).events()[0][1]
+
+
+def test_reasons_do_not_show_the_home_folder(script: Script, tmp_path: Path, build: Callable[..., Path]) -> None:
+    place = build("stand_in_cupti")
+    done = script("init state", STAND_IN_VERSION="17", HOME=str(place))
+    assert json.loads(done.stdout)["reason"].startswith("~/libcupti.so.stand-in, which")
+    assert frames(tmp_path).events()[0][1].startswith("~/libcupti.so.stand-in, which")
+
+
+def test_who_stops_does_not_wait_for_a_flush(script: Script) -> None:
+    done = script("init launch=600 stop_while_flushing", STAND_IN_SLOW_MS="2")
+    assert plain(done)
+    stopped_ms, flushed_ms = map(int, done.stdout.split())
+    assert flushed_ms > 1000
+    assert stopped_ms < 500
 
 
 def test_another_tool_takes_cupti_and_gives_it_back(script: Script, tmp_path: Path) -> None:

@@ -33,9 +33,10 @@ RUNS = {
     "graphs": ["layer_stack/model.py", "--recipe", "delayed", "--graphs"],
     "streams": ["streams/model.py"],
 }
-# CUPTI rounds to 32 ns, and two runs of a small kernel differ by a few of these.
-ROUNDING_NS, MOST_DIFFERENCE = 100, 0.02
+# CUPTI's clock ticks every 32 ns: a start and an end may each be one tick off.
+ROUNDING_NS, MOST_DIFFERENCE = 64, 0.02
 Kernel = tuple[str, str, str, str]
+Steps = dict[int, dict[Kernel, list[int]]]
 
 
 def record(folder: Path, collector: str, *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -83,18 +84,20 @@ def _renamed(folder: Path) -> dict[str, str]:
     return dict(zip([name for name, _ in pairs], _C.demangle([name for _, name in pairs]), strict=True))
 
 
-def kernels(run: tuple[Breakdown, Mapping[str, str]]) -> dict[int, dict[Kernel, list[int]]]:
-    """Durations by step and kernel; a kernel is its name with the phase, module and role that launched it."""
+def kernels(run: tuple[Breakdown, Mapping[str, str]], rank: int | None = None) -> Steps:
+    """Durations by step and kernel, of one rank or all; a kernel is its name with the phase, module and role that
+    launched it."""
     breakdown, renamed = run
     about = breakdown.attribution
     trace, numbers = about.trace, about.steps.number
     kinds, names = trace.words("activities", "kind"), trace.words("activities", "name")
     columns = [trace.column("activities", name) for name in ("kind", "name", "start_ns", "end_ns")]
     used = {int(numbers[step]) for step in breakdown.selection.windows.step[breakdown.selection.used]}
-    found: dict[int, dict[Kernel, list[int]]] = defaultdict(lambda: defaultdict(list))
+    ranks = trace.column("processes", "rank")[trace.column("activities", "process")].tolist()
+    found: Steps = defaultdict(lambda: defaultdict(list))
     for row, (kind, name, start, end) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         step = int(numbers[about.step[row]]) if about.step[row] >= 0 else -1
-        if kinds[kind] != "kernel" or step not in used:
+        if kinds[kind] != "kernel" or step not in used or rank not in (None, ranks[row]):
             continue
         module = about.module_names[about.module[row]] if about.module[row] >= 0 else ""
         role = ROLES[about.role[row]] if about.role[row] >= 0 else ""
@@ -112,45 +115,70 @@ def by_name(step: Mapping[Kernel, list[int]]) -> Counter[str]:
 
 
 @pytest.fixture(params=RUNS)
-def both(request: pytest.FixtureRequest, folders: Path) -> dict[str, dict[int, dict[Kernel, list[int]]]]:
-    return {name: kernels(recorded(request.param, name, folders)) for name in ("nsys", "cupti")}
+def both(request: pytest.FixtureRequest, folders: Path) -> tuple[Steps, Steps]:
+    """By nsys, and by cupti."""
+    return kernels(recorded(request.param, "nsys", folders)), kernels(recorded(request.param, "cupti", folders))
 
 
-def test_the_same_kernels_in_every_step(both: dict[str, dict[int, dict[Kernel, list[int]]]]) -> None:
-    nsys, cupti = both["nsys"], both["cupti"]
+def common_steps(nsys: Steps, cupti: Steps) -> list[int]:
+    """All steps that both use."""
     common = sorted(nsys.keys() & cupti.keys())
     assert len(common) >= 5, (sorted(nsys), sorted(cupti))
-    for step in common:
+    return common
+
+
+def check_kernels(nsys: Steps, cupti: Steps) -> None:
+    """The same names, equally often, in every step."""
+    for step in common_steps(nsys, cupti):
         fewer, more = by_name(nsys[step]) - by_name(cupti[step]), by_name(cupti[step]) - by_name(nsys[step])
         assert not fewer, f"step {step}: only nsys has {fewer}"
         assert not more, f"step {step}: only cupti has {more}"
 
 
-def test_the_same_phase_module_and_role(both: dict[str, dict[int, dict[Kernel, list[int]]]]) -> None:
-    step = max(both["nsys"].keys() & both["cupti"].keys())
-    counts = {name: {key: len(ns) for key, ns in steps[step].items()} for name, steps in both.items()}
+def check_attribution(nsys: Steps, cupti: Steps) -> None:
+    """The same phase, module and role of each kernel, equally often, in every step."""
+    for step in common_steps(nsys, cupti):
+        here, there = ({key: len(ns) for key, ns in steps[step].items()} for steps in (nsys, cupti))
+        different = {
+            key: (here.get(key, 0), there.get(key, 0))
+            for key in here.keys() | there.keys()
+            if here.get(key) != there.get(key)
+        }
+        assert not different, f"step {step}: (nsys, cupti) of {different}"
+
+
+def medians(steps: Steps, of: list[int]) -> dict[Kernel, float]:
+    """The median duration of each kernel over steps, in ns. Those of NCCL last until the other rank has come."""
+    lengths: dict[Kernel, list[int]] = defaultdict(list)
+    for step in of:
+        for kernel, ns in steps[step].items():
+            if "nccl" not in kernel[0].lower():
+                lengths[kernel] += ns
+    return {kernel: statistics.median(ns) for kernel, ns in lengths.items()}
+
+
+def check_times(nsys: Steps, cupti: Steps) -> None:
+    """Each kernel's median is the same within 2%, or what the clock rounds."""
+    common = common_steps(nsys, cupti)
+    here, there = medians(nsys, common), medians(cupti, common)
     different = {
-        key: (counts["nsys"].get(key, 0), counts["cupti"].get(key, 0))
-        for key in counts["nsys"].keys() | counts["cupti"].keys()
-        if counts["nsys"].get(key) != counts["cupti"].get(key)
+        kernel: (ns, there.get(kernel))
+        for kernel, ns in here.items()
+        if abs(there.get(kernel, 0) - ns) > max(ROUNDING_NS, MOST_DIFFERENCE * ns)
     }
-    assert not different, f"(nsys, cupti) of {different}"
+    assert not different, f"(nsys, cupti) in ns of {len(different)} of {len(here)} kernels: {different}"
 
 
-def test_the_same_times(both: dict[str, dict[int, dict[Kernel, list[int]]]]) -> None:
-    lengths: dict[str, dict[str, list[int]]] = {}
-    for collector, steps in both.items():
-        lengths[collector] = defaultdict(list)
-        for found in steps.values():
-            for (name, *_), ns in found.items():
-                lengths[collector][name] += ns
-    whole = sum(sum(ns) for ns in lengths["nsys"].values())
-    rows = []
-    for name, ns in lengths["nsys"].items():
-        here, there = statistics.median(ns), statistics.median(lengths["cupti"][name])
-        rows.append((max(0, abs(there - here) - ROUNDING_NS) * len(ns), name, here, there))
-    rows.sort(reverse=True)
-    assert sum(row[0] for row in rows) <= MOST_DIFFERENCE * whole, rows[:5]
+def test_the_same_kernels_in_every_step(both: tuple[Steps, Steps]) -> None:
+    check_kernels(*both)
+
+
+def test_the_same_phase_module_and_role(both: tuple[Steps, Steps]) -> None:
+    check_attribution(*both)
+
+
+def test_the_same_times(both: tuple[Steps, Steps]) -> None:
+    check_times(*both)
 
 
 # What happens to what was recorded.
@@ -283,14 +311,17 @@ def test_two_ranks_launch_what_they_launch_under_nsys(tmp_path: Path) -> None:
         "2",
         str(PROFILES / "ddp" / "model.py"),
     ]
-    counts = {}
+    runs = {}
     for collector in ("nsys", "cupti"):
         folder = tmp_path / collector
         folder.mkdir()
         record(folder, collector, *launch, *SIZES, "--recipe", "delayed")
         run = tetrace.analyze(tetrace.load(folder / "run.tetrace")), _renamed(folder) if collector == "nsys" else {}
-        steps = kernels(run)
         ranks = run[0].attribution.trace.tables["processes"].column("rank").to_pylist()
         assert sorted(rank for rank in ranks if rank >= 0) == [0, 1]
-        counts[collector] = by_name(steps[max(steps)])
-    assert counts["nsys"] == counts["cupti"]
+        runs[collector] = run
+    for rank in (0, 1):
+        both = kernels(runs["nsys"], rank), kernels(runs["cupti"], rank)
+        check_kernels(*both)
+        check_attribution(*both)
+        check_times(*both)

@@ -40,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     model = Model(4096).to("cuda", torch.bfloat16)
-    batch = torch.randn(8192, 4096, dtype=torch.bfloat16, device="cuda")
+    batch = torch.randn(16384, 4096, dtype=torch.bfloat16, device="cuda")
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, foreach=True)
     with tetrace.timer(model, every=1, history=args.history):
         for _ in range(args.steps):

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.sources.collected import table
+from tetrace import load
+
 pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or shutil.which("cc") is None, reason="needs Linux and a C compiler"
@@ -263,3 +266,47 @@ def test_no_range_is_told_to_another_tool(tmp_path: Path, library: Path) -> None
     """
     done = run(tmp_path, library, script)
     assert done.code == 0, done.err
+
+
+def test_reasons_that_are_kept_do_not_show_the_home_folder(tmp_path: Path, library: Path) -> None:
+    reason = f"{tmp_path}/lib/libcupti.so.11 is older than CUDA 12.0"
+    done = run(tmp_path, library, "train(2)", STAND_IN_STATE="failed", STAND_IN_REASON=reason, HOME=str(tmp_path))
+    assert done.about["collector"]["reason"] == "~/lib/libcupti.so.11 is older than CUDA 12.0"
+    assert done.about["notices"][-1:] == ["the GPU is not recorded: ~/lib/libcupti.so.11 is older than CUDA 12.0"]
+
+
+def test_a_library_that_cannot_be_opened_is_kept_without_the_home_folder(tmp_path: Path, library: Path) -> None:
+    done = run(tmp_path, tmp_path / "gone.so", "train(2)", HOME=str(tmp_path))
+    assert done.about["collector"]["reason"].startswith("its library cannot be used (~/gone.so: ")
+    assert str(tmp_path) not in json.dumps([done.about["collector"], done.about["notices"]])
+
+
+def test_a_script_that_takes_the_library_out_of_its_environment(tmp_path: Path, library: Path) -> None:
+    done = run(tmp_path, library, "train(2)", CUDA_INJECTION64_PATH="")
+    assert (done.code, done.calls) == (0, [])
+    assert "CUDA_INJECTION64_PATH is not set any more" in done.about["collector"]["reason"]
+    [told] = (notice for notice in done.about["notices"] if "recording the GPU" in notice)
+    assert told.endswith("so that CUDA loads no collector; keep it in the environment)")
+
+
+def test_a_program_that_executes_another_is_not_mixed_with_it(tmp_path: Path, library: Path) -> None:
+    script = """
+        program = len(sys.argv) - 2
+        for name in ("first", "second")[program:]:
+            from tetrace import annotate
+            with annotate(f"{name} in {program}"): pass
+        train(1)
+        if program == 0:
+            start._finished("end")
+            os.execv(sys.executable, [sys.executable, *sys.argv, "again"])
+    """
+    done = run(tmp_path, library, script)
+    assert done.code == 0, done.err
+    recording = tmp_path / "run.tetrace.recording"
+    names = sorted(folder.name.split("-", 2)[2:] for folder in recording.glob("process-*"))
+    assert names == [[], ["1"]]
+    trace = load(recording)
+    found = [row for row in table(trace, "ranges", "process", "name", "site") if " in " in row[1]]
+    assert [row[:2] for row in found] == [(0, "first in 0"), (0, "second in 0"), (1, "second in 1")]
+    sites = table(trace, "sites", "process", "name")
+    assert [sites[site] for _, _, site in found] == [row[:2] for row in found]

@@ -35,8 +35,9 @@ _NVTX_TEXT = 1 << 31
 class Collected:
     """Files of one process in the making; every method returns it."""
 
-    def __init__(self, pid: int = PID, cupti: int = 130000, version: int = 1) -> None:
+    def __init__(self, pid: int = PID, cupti: int = 130000, version: int = 1, program: int = 0) -> None:
         self.pid, self._cupti, self._version = pid, cupti, version
+        self._folder = f"process-{pid}" + (f"-{program}" if program else "")
         self._frames: list[tuple[int, int, int, bytes]] = []
         self._texts: dict[str, int] = {}
         self._calls: set[int] = set()
@@ -130,7 +131,7 @@ class Collected:
 
     def write(self, folder: Path, thread_name: str = "python") -> Path:
         """The process's folder in a working folder, which is returned."""
-        own = folder / f"process-{self.pid}"
+        own = folder / self._folder
         own.mkdir(parents=True)
         (own / "cupti.bin").write_bytes(self.bytes())
         (own / "process.json").write_text(json.dumps({"pid": self.pid}))

@@ -13,6 +13,7 @@ from tests.cli.test_report import run as tetrace
 from tests.sources.collected import AUTOGRAD, MAIN, PID, Collected, table
 from tetrace import _C, load
 from tetrace.attribute.attribution import attribute
+from tetrace.breakdown.analysis import break_down
 from tetrace.sources import cupti_rows
 from tetrace.sources.cupti_events import (
     DROPPED_BY_CUPTI,
@@ -22,6 +23,7 @@ from tetrace.sources.cupti_events import (
     OFF,
     ON,
     RESUMED,
+    TEXTS_FULL,
     UNWRITTEN,
     YIELDED,
 )
@@ -163,7 +165,7 @@ def test_a_file_that_is_cut_anywhere_gives_what_is_there(tmp_path: Path) -> None
     path = tmp_path / "cupti.bin"
     for length in range(0, len(data) + 1, 4):
         path.write_bytes(data[:length])
-        found = cupti_rows.read([path])
+        found = cupti_rows.read(path)
         counts.append(found.count("kernel"))
         assert found.column("kernel", "start").tolist() == [1010, 1011, 1012, 1013][: counts[-1]]
         assert all(found.text(number) for number in found.column("kernel", "name").tolist())
@@ -313,13 +315,72 @@ def test_a_file_of_another_version_costs_the_gpu_only(tmp_path: Path, collected:
     assert any(problem in notice for notice in trace.metadata.notices)
 
 
-def test_a_later_file_of_the_process_goes_on(tmp_path: Path) -> None:
-    """The library begins another one after a write that could not be taken back."""
-    collected = Collected().event(ON, 1000).kernel("first", 1010, 1020)
-    folder = collected.write(tmp_path / "run.tetrace.recording")
-    later = whole(Collected().rows("kernel", start=1030, end=1040, name=collected.text("first")))
-    (folder / f"process-{PID}" / "cupti-1.bin").write_bytes(later.bytes())
-    assert table(load(folder), "activities", "name", "start_ns") == [("first", 1010), ("first", 1030)]
+def test_programs_of_one_process_are_rows_of_their_own(tmp_path: Path) -> None:
+    """Numbers of texts, sites and correlations are those of a program: exec begins them anew."""
+    folder = tmp_path / "run.tetrace.recording"
+    names = ("first", "second", "third")
+    for number, name in enumerate(names):
+        at = 1000 * (number + 1)
+        program = Collected(program=number).event(ON, at).device(name=f"GPU of {name}")
+        program.site("module", f"layers of {name}", at + 1, at + 90, step=number, module=name)
+        program.launch(name, call=(at + 5, at + 8), runs=(at + 10, at + 20)).range(f"range of {name}", at + 2, at + 50)
+        program.event(OFF, at + 95).event(FLUSHED, at + 96).write(folder)
+    (folder / f"process-{PID}-2" / "process.json").write_text(json.dumps({"pid": PID, "rank": 7}))
+    trace = load(folder)
+    assert table(trace, "processes", "process", "pid", "rank") == [(0, PID, -1), (1, PID, -1), (2, PID, 7)]
+    assert table(trace, "threads", "process", "tid") == [(0, MAIN), (1, MAIN), (2, MAIN)]
+    assert table(trace, "devices", "process", "name") == [(n, f"GPU of {name}") for n, name in enumerate(names)]
+    assert table(trace, "activities", "process", "name", "correlation") == [
+        (n, name, 1) for n, name in enumerate(names)
+    ]
+    assert table(trace, "ranges", "process", "name", "site") == [
+        (0, "layers of first", 0), (0, "range of first", -1), (1, "layers of second", 1), (1, "range of second", -1),
+        (2, "layers of third", 2), (2, "range of third", -1),
+    ]  # fmt: skip
+    assert table(trace, "sites", "process", "module") == [(0, "first"), (1, "second"), (2, "third")]
+    attribution = attribute(trace)
+    assert [attribution.module_names[module] for module in attribution.module.tolist()] == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize(
+    ("gone_us", "back_us", "silent", "left_out"),
+    [(645, 950, {7, 8}, [6, 9]), (600, 905, {6, 7, 8}, [5, 9]), (640, 660, set(), [6])],
+)
+def test_steps_in_which_another_tool_had_cupti_are_not_used(
+    tmp_path: Path, gone_us: int, back_us: int, silent: set[int], left_out: list[int]
+) -> None:
+    """A window from the last kernel before to the first one after it would be one overlong step."""
+    collected = Collected().event(ON, 1_000_000)
+    for step in range(14):  # of 100 µs each, with a kernel where one was recorded
+        at = 1_000_000 + 100_000 * step
+        collected.site("step", "step", at, at + 100_000, step=step)
+        if step not in silent:
+            collected.launch("k", call=(at + 10_000, at + 11_000), runs=(at + 20_000, at + 30_000))
+    gone, back = (1_000_000 + 1000 * us for us in (gone_us, back_us))
+    collected.event(YIELDED, gone, "torch.profiler").event(RESUMED, back).event(ON, back)
+    collected.event(OFF, 2_500_000).event(FLUSHED, 2_500_001)
+    selection = break_down(attribute(recorded(tmp_path, collected))).selection
+    reasons = dict(zip(selection.windows.step.tolist(), selection.reason, strict=True))
+    told = "not recorded whole, the recorder was off for a part of it"
+    assert [step for step, why in reasons.items() if why == told] == left_out
+    wall = (selection.windows.end - selection.windows.start)[selection.used]
+    assert wall.tolist() == [100_000] * (14 - len(silent) - len(left_out) - 1)  # nor is the last, which is open
+
+
+def test_what_a_program_lost_is_told_of_it(tmp_path: Path) -> None:
+    lossy = Collected(program=1).event(ON, 2000).kernel("k", 2010, 2020).event(DROPPED_BY_CUPTI, 2030, count=3)
+    trace = recorded(tmp_path, whole(Collected().event(ON, 1000).kernel("k", 1010, 1020)), lossy.event(FLUSHED, 2040))
+    assert f"process {PID} (its program 2): CUPTI dropped 3 records: its buffers were full" in trace.metadata.notices
+
+
+def test_texts_that_were_too_many_are_told(tmp_path: Path) -> None:
+    collected = Collected().event(ON, 1_000).kernel("k", 1010, 1020).site("step", "step", 1_000, 9 * 10**9, step=4)
+    collected.rows("event", at=1_500_001_000, what=TEXTS_FULL, detail=collected.text("NVTX ranges"), count=32 << 20)
+    trace = recorded(tmp_path, collected.event(OFF, 9 * 10**9).event(FLUSHED, 9 * 10**9))
+    told = "NVTX ranges have more different texts than the 32 MiB that are kept: from 1.500 s after recording began "
+    told += "(step 4) on new ones are called (unnamed); leave numbers out of the texts of ranges"
+    assert told in trace.metadata.notices
+    assert told in " ".join(tetrace("report", tmp_path / "run.tetrace.recording").stdout.split())
 
 
 def test_ranges_of_a_process_without_cuda_count_while_the_others_are_recorded(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch.autograd.profiler
 
-from tetrace.instrument import dynamo, process, steps
+from tetrace.instrument import dynamo, masking, process, steps
 from tetrace.instrument.patches import Patches
 
 _PROFILER = "torch.profiler"
@@ -23,6 +23,7 @@ _PROFILER = "torch.profiler"
 # before would lose it, and not be told.
 _TEARDOWN = "TEARDOWN_CUPTI"
 _NO_REASON = "the collector does not say why"
+_PATH = "CUDA_INJECTION64_PATH"
 _MOST_TOLD = 5
 
 _library: Any = None
@@ -74,14 +75,14 @@ def install() -> Callable[[], None]:
     """Opens the library that the driver loads, and follows `torch.profiler`.
 
     Returns the function that has everything written and lets go of both. Raises `OSError` or `AttributeError` where the
-    library cannot be opened, or is another.
+    library cannot be opened, or is another; `LookupError` where the driver is not told of it any more.
     """
     global _library, _gaps, _settled, _noted, _lost
     try:
         # The path that the driver has: one library, and not a copy of it.
-        _library = _opened(os.environ["CUDA_INJECTION64_PATH"])
-    except (OSError, AttributeError) as error:
-        process.note(collector={"state": "failed", "reason": f"its library cannot be used ({error})"})
+        _library = _opened(_path())
+    except (OSError, AttributeError, LookupError) as error:
+        process.note(collector={"state": "failed", "reason": masking.plain(f"its library cannot be used ({error})")})
         raise
     _gaps, _settled, _noted, _lost = _Gaps(), False, "", ""
     patches = Patches()
@@ -96,6 +97,12 @@ def install() -> Callable[[], None]:
         _finish()
 
     return restore
+
+
+def _path() -> str:
+    if path := os.environ.get(_PATH):
+        return path
+    raise LookupError(f"{_PATH} is not set any more, so that CUDA loads no collector; keep it in the environment")
 
 
 def _opened(path: str) -> Any:
@@ -156,8 +163,10 @@ def _look(_step: int) -> None:
 
 
 def _state() -> dict[str, Any]:
+    """What it says of itself; reasons may name files."""
     said = _library.tetrace_collector_state()
-    return json.loads(said) if said else {"state": "failed"}
+    state = json.loads(said) if said else {"state": "failed"}
+    return {**state, "reason": masking.plain(str(state.get("reason", "")))}
 
 
 def _note_state() -> dict[str, Any]:

@@ -41,7 +41,7 @@ class _Gathered:
 
     parts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     thread_names: dict[int, str] = field(default_factory=dict)
-    said: dict[str, list[int]] = field(default_factory=dict)
+    said: dict[str, list[str]] = field(default_factory=dict)  # by text: the processes that it is said of
     dropped: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -56,25 +56,26 @@ def read(processes: Sequence[Process], sites: Sites, first_step: int, progress: 
     `progress` is told (processes done, processes in all). Where it is not known when a process was recorded, its ranges
     count from `first_step` on. Raises `InputError` for files of another version, and when nothing is in them.
     """
-    files = {process.pid: cupti_rows.files_of(process.folder) for process in processes}
-    recorded = {pid: cupti_rows.read(found) for pid, found in files.items() if found}
+    files = {process.key: cupti_rows.file_of(process.folder) for process in processes}
+    recorded = {key: cupti_rows.read(found) for key, found in files.items() if found}
     if not recorded:
         return None
-    events = {pid: cupti_events.events_of(one) for pid, one in recorded.items()}
-    windows = {pid: cupti_events.window_of(events[pid], one.column("node", "created")) for pid, one in recorded.items()}
+    events = {key: cupti_events.events_of(one) for key, one in recorded.items()}
+    windows = {key: cupti_events.window_of(events[key], one.column("node", "created")) for key, one in recorded.items()}
     whole = cupti_events.around([window for window in windows.values() if window is not None])
     gathered = _Gathered()
     for done, process in enumerate(processes):
-        one = recorded.get(process.pid, Recorded())
-        said = events.get(process.pid, [])
+        one = recorded.get(process.key, Recorded())
+        said = events.get(process.key, [])
         if cupti_events.has_recorded(said):
-            for table, part in cupti_tables.parts_of(process.pid, one):
+            for table, part in cupti_tables.parts_of(process.key, one):
                 gathered.add(table, part)
-        steps = _add_ranges(gathered, process, one, sites, _choices(windows.get(process.pid) or whole, first_step))
-        _add_facts(gathered, process.pid, one, said, steps)
+        steps = _add_ranges(gathered, process, one, sites, _choices(windows.get(process.key) or whole, first_step))
+        _add_facts(gathered, process, one, said, steps)
         if progress:
             progress(done + 1, len(processes))
-    return _trace(gathered, recorded, processes)
+    gaps = [(key << 24, *gap) for key, window in windows.items() if window is not None for gap in window.gaps()]
+    return _trace(gathered, recorded, processes, gaps)
 
 
 def _choices(window: Window | None, first_step: int) -> tuple[rings.Choice, rings.Choice]:
@@ -85,14 +86,19 @@ def _choices(window: Window | None, first_step: int) -> tuple[rings.Choice, ring
     return lambda rows, steps: steps | (rows["step"] >= first_step), lambda rows, steps: np.ones_like(steps)
 
 
-def _trace(gathered: _Gathered, recorded: Mapping[int, Recorded], processes: Sequence[Process]) -> Trace:
+def _trace(
+    gathered: _Gathered,
+    recorded: Mapping[int, Recorded],
+    processes: Sequence[Process],
+    gaps: Sequence[tuple[int, ...]],
+) -> Trace:
     said = _worded(gathered.said, len(recorded))
     parts = [Rows(name, found) for name, found in gathered.parts.items()]
     if not any(
         len(part["start_ns"]) for rows in parts if rows.table in ("activities", "ranges") for part in rows.parts
     ):
         raise InputError("; ".join(said) or "the collector saw neither GPU activity nor a range")
-    executables = {process.pid << 24: "python" for process in processes if process.is_python}
+    executables = {process.key << 24: "python" for process in processes if process.is_python}
     tables, notices = collect(parts, gathered.thread_names, executables)
     tables["devices"] = _devices(tables, recorded)
     version = max(one.cupti for one in recorded.values())
@@ -104,6 +110,7 @@ def _trace(gathered: _Gathered, recorded: Mapping[int, Recorded], processes: Seq
         notices=(*said, *notices),
         dropped_records=gathered.dropped,
         counts=dict(sorted(gathered.counts.items())),
+        facts={"unrecorded": [list(gap) for gap in gaps]} if gaps else {},
     )
     return Trace(metadata, tables)
 
@@ -114,12 +121,12 @@ def _version(number: int) -> str:
     return _CUDA_12.get(number, f"API {number}")
 
 
-def _worded(said: Mapping[str, Sequence[int]], processes: int) -> list[str]:
+def _worded(said: Mapping[str, Sequence[str]], processes: int) -> list[str]:
     """Notices, with the process where there are several."""
-    several = {text: f" (in {len(pids)} processes)" if len(pids) > 1 else "" for text, pids in said.items()}
+    several = {text: f" (in {len(labels)} processes)" if len(labels) > 1 else "" for text, labels in said.items()}
     return [
-        f"{text}{several[text]}" if several[text] or processes == 1 else f"process {pids[0]}: {text}"
-        for text, pids in said.items()
+        f"{text}{several[text]}" if several[text] or processes == 1 else f"{labels[0]}: {text}"
+        for text, labels in said.items()
     ]
 
 
@@ -141,23 +148,25 @@ def _add_ranges(
 
     for path in process.rings:
         rows = rings.read_ring(path)
-        _add_ring(gathered, process.pid, rows, rings.part_of_sites(process, rows, sites, choices[0]))
+        _add_ring(gathered, process.key, rows, rings.part_of_sites(process, rows, sites, choices[0]))
         chosen = rings.is_step(process, rows)
         steps.append(tuple(rows[name][chosen] for name in ("start_ns", "end_ns", "step")))
     for path in process.nvtx_rings:
         rows = rings.read_ring(path)
-        _add_ring(gathered, process.pid, rows, rings.part_of_texts(process.pid, rows, name_of, choices[1]))
+        _add_ring(gathered, process.key, rows, rings.part_of_texts(process.key, rows, name_of, choices[1]))
     return steps
 
 
-def _add_ring(gathered: _Gathered, pid: int, rows: Mapping[str, Any], part: dict[str, Any] | None) -> None:
+def _add_ring(gathered: _Gathered, key: int, rows: Mapping[str, Any], part: dict[str, Any] | None) -> None:
     gathered.add("ranges", part)
     gathered.dropped += int(rows["dropped"])
     if rows["name"]:
-        gathered.thread_names[rings.global_tid(pid, int(rows["thread"]))] = str(rows["name"])
+        gathered.thread_names[rings.global_tid(key, int(rows["thread"]))] = str(rows["name"])
 
 
-def _add_facts(gathered: _Gathered, pid: int, recorded: Recorded, events: Sequence[Event], steps: _Steps) -> None:
+def _add_facts(
+    gathered: _Gathered, process: Process, recorded: Recorded, events: Sequence[Event], steps: _Steps
+) -> None:
     step_at = {
         event.at_ns: int(number[inside[-1]])
         for event in events
@@ -165,7 +174,7 @@ def _add_facts(gathered: _Gathered, pid: int, recorded: Recorded, events: Sequen
         if len(inside := np.flatnonzero((start <= event.at_ns) & (event.at_ns < end)))
     }
     for text in cupti_events.notices(recorded, events, step_at):
-        gathered.said.setdefault(text, []).append(pid)
+        gathered.said.setdefault(text, []).append(process.label)
     gathered.dropped += cupti_events.lost(events)
     for kind in cupti_rows.KINDS:
         if kind != "event" and recorded.count(kind):
@@ -175,13 +184,13 @@ def _add_facts(gathered: _Gathered, pid: int, recorded: Recorded, events: Sequen
 def _devices(tables: Mapping[str, pa.Table], recorded: Mapping[int, Recorded]) -> pa.Table:
     """Devices that ran something. Processes number them as they see them: which GPU it is, is not recorded."""
     process, device = lanes(tables.get("activities"))
-    pids = column_of(tables["processes"].column("pid")).tolist()
+    keys = (column_of(tables["processes"].column("global_id")) >> 24).tolist()
     known = {
-        (pid, number): (one, row)
-        for pid, one in recorded.items()
+        (key, number): (one, row)
+        for key, one in recorded.items()
         for row, number in enumerate(one.column("device", "device").tolist())
     }
-    found = [known.get((pids[p], d)) for p, d in zip(process.tolist(), device.tolist(), strict=True)]
+    found = [known.get((keys[p], d)) for p, d in zip(process.tolist(), device.tolist(), strict=True)]
 
     def fact(name: str) -> Integers:
         return np.array([-1 if one is None else one[0].column("device", name)[one[1]] for one in found], np.int64)

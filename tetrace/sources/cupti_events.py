@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 # csrc/collector/rows.h, Happened.
-ON, OFF, YIELDED, RESUMED, FAILED, DROPPED_BY_CUPTI, DROPPED_HERE, UNWRITTEN, FLUSHED = range(1, 10)
+ON, OFF, YIELDED, RESUMED, FAILED, DROPPED_BY_CUPTI, DROPPED_HERE, UNWRITTEN, FLUSHED, TEXTS_FULL = range(1, 11)
 _LOST = (DROPPED_BY_CUPTI, DROPPED_HERE, UNWRITTEN)
 
 
@@ -62,6 +62,10 @@ class Window:
     begin: Integers
     end: Integers
     nodes: Integers
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """From when to when nothing was recorded between two stretches: another tool had CUPTI, or the window was shut."""
+        return list(zip(self.end[:-1].tolist(), self.begin[1:].tolist(), strict=True))
 
     def choose(self, rows: Mapping[str, Any], steps: Mask) -> Mask:
         """Which rows of a ring belong to the recording, shape (rows,)."""
@@ -118,7 +122,9 @@ def notices(recorded: Recorded, events: Sequence[Event], step_at: Mapping[int, i
     for event in events:
         when = "" if first is None else f"{(event.at_ns - first) / 1e9:.3f} s after recording began"
         when += f" (step {step_at[event.at_ns]})" if when and event.at_ns in step_at else ""
-        if event.what == FAILED:
+        if event.what == TEXTS_FULL:
+            yield _too_many_texts(event, when)
+        elif event.what == FAILED:
             reason = f"the collector failed: {event.detail or 'no reason is known'}"
             yield f"{reason}; nothing of the GPU was recorded{f' from {when} on' if when else ''}"
         elif event.what == RESUMED and event.detail:
@@ -128,6 +134,13 @@ def notices(recorded: Recorded, events: Sequence[Event], step_at: Mapping[int, i
         yield "the collector's file is cut off: the process was killed while it was written"
     elif _ended_recording(events):
         yield "the process was killed while it was recorded: what CUPTI had not handed over is missing"
+
+
+def _too_many_texts(event: Event, when: str) -> str:
+    since = f"from {when} on" if when else "at some time"
+    kept = f"{event.detail} have more different texts than the {event.count >> 20} MiB that are kept"
+    way_out = "; leave numbers out of the texts of ranges" if event.detail == "NVTX ranges" else ""
+    return f"{kept}: {since} new ones are called (unnamed){way_out}"
 
 
 def _lost_notices(events: Sequence[Event]) -> Iterator[str]:

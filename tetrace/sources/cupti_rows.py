@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,25 +102,20 @@ class Recorded:
         self._frames.setdefault(kind, []).append(frame)
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The files of frames in a process's folder, in the order in which they were begun."""
-    return sorted(folder.glob("cupti*.bin"), key=lambda file: (len(file.name), file.name))
+def file_of(folder: Path) -> Path | None:
+    """The file of frames in a process's folder; None where there is none."""
+    path = folder / "cupti.bin"
+    return path if path.exists() else None
 
 
-def read(files: Sequence[Path]) -> Recorded:
+def read(path: Path) -> Recorded:
     """The rows of one process. Raises `InputError` for a file of another kind or version."""
     recorded = Recorded()
-    for file in files:
-        _read_file(file, recorded)
-    return recorded
-
-
-def _read_file(path: Path, recorded: Recorded) -> None:
     data = _contents(path)
     header = DTYPES["file"]
     if len(data) < header.itemsize:
         recorded.torn = True
-        return
+        return recorded
     head = np.frombuffer(data, header, 1)[0]
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise InputError(f"{path}: not a file of the collector (it begins with {bytes(data[:8])!r}); leave it out")
@@ -138,6 +133,7 @@ def _read_file(path: Path, recorded: Recorded) -> None:
                     "read it with the tetrace that recorded it"
                 )
             recorded.add(name, np.frombuffer(data, DTYPES[name], rows, begin))
+    return recorded
 
 
 def _contents(path: Path) -> Any:

@@ -35,9 +35,9 @@ def read_ring(path: Path) -> dict[str, Any]:
     return rows
 
 
-def global_tid(pid: int, tid: int) -> int:
-    """The 64-bit id of a thread, as `tetrace.sources.rows` takes it."""
-    return pid << 24 | (tid & 0xFFFFFF)
+def global_tid(key: int, tid: int) -> int:
+    """The 64-bit id of a thread of a program (`Process.key`), as `tetrace.sources.rows` takes it."""
+    return key << 24 | (tid & 0xFFFFFF)
 
 
 def is_step(process: Process, rows: Mapping[str, Any]) -> Mask:
@@ -57,13 +57,12 @@ def part_of_sites(process: Process, rows: Mapping[str, Any], sites: Sites, choic
     numbers, codes = np.unique(local, return_inverse=True)
     name = words([str(kinds[number]["name"]) for number in numbers.tolist()])
     by_row = text_column(name.indices.to_numpy()[codes].astype(np.int32), name.dictionary.to_pylist())
-    payload = local | (rows["step"][chosen].astype(np.int64) + 1) << 32
-    site, step = sites.match(np.full(len(local), process.pid), payload, by_row)
-    return {**_columns(process.pid, rows, chosen), "sequence": step, "site": site, "name": by_row}
+    site, step = sites.rows_of(process.key, local).astype(np.int32), rows["step"][chosen].astype(np.int64)
+    return {**_columns(process.key, rows, chosen), "sequence": step, "site": site, "name": by_row}
 
 
 def part_of_texts(
-    pid: int, rows: Mapping[str, Any], name_of: Callable[[int], str], choice: Choice
+    key: int, rows: Mapping[str, Any], name_of: Callable[[int], str], choice: Choice
 ) -> dict[str, Any] | None:
     """NVTX ranges in a ring, whose sites are numbers that `name_of` knows; None when none of them is chosen."""
     no_steps = np.zeros(len(rows["site"]), np.bool_)
@@ -71,7 +70,7 @@ def part_of_texts(
     if not len(chosen) or int(rows["thread"]) < 0:
         return None
     return {
-        **_columns(pid, rows, chosen),
+        **_columns(key, rows, chosen),
         "sequence": rows["value"][chosen],
         "name": _names(rows["site"][chosen], name_of),
     }
@@ -84,10 +83,10 @@ def _names(numbers: npt.NDArray[np.int32], name_of: Callable[[int], str]) -> pa.
     return distinct_words(codes, [name_of(number) for number in used.tolist()])
 
 
-def _columns(pid: int, rows: Mapping[str, Any], chosen: Integers) -> dict[str, Any]:
+def _columns(key: int, rows: Mapping[str, Any], chosen: Integers) -> dict[str, Any]:
     crossing = (rows["depth"][chosen] < 0).astype(np.int32)
     return {
-        "global_tid": np.full(len(chosen), global_tid(pid, int(rows["thread"])), np.int64),
+        "global_tid": np.full(len(chosen), global_tid(key, int(rows["thread"])), np.int64),
         "start_ns": rows["start_ns"][chosen],
         "end_ns": rows["end_ns"][chosen],
         "kind": text_column(crossing, [PUSH_POP, START_END]),
