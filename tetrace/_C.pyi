@@ -32,7 +32,8 @@ def build_info() -> dict[str, Any]:
     `system` and `compiler` with its version, texts; `nvtx`, whether ranges reach NVTX; `collector`, whether
     `libtetrace_collector.so` was built with it, and in `no_collector` why not: `platform` or `option`
     (TETRACE_COLLECTOR=OFF), empty where it was; `cuda_headers`, the CUDA_VERSION (13000) of the headers that its
-    layouts were compared with, 0 where there were none.
+    layouts were compared with, 0 where there were none; `fp8`, whether the FP8 kernels are in it, and in `no_fp8` why
+    not: `platform`, `option` (TETRACE_FP8=OFF) or `nvcc` (none was found).
     """
 
 def order(group: _Int32, start: _Int64, end: _Int64) -> _Int32:
@@ -222,7 +223,7 @@ def ranged_gemm(plain: Callable[..., Any], resolve: Callable[[tuple[Any, ...], d
 
 def ranged_quantize(
     plain: Callable[..., Any],
-    resolve: Callable[[tuple[Any, ...], dict[str, Any]], int],
+    resolve: Callable[[tuple[Any, ...], dict[str, Any]], int | tuple[int, int]],
     place: int,
     known: dict[int, Any],
     running: list[Any],
@@ -231,8 +232,12 @@ def ranged_quantize(
 
     As `ranged_gemm`; calls are told apart by the quantizer too, remembered only where its id is in `known`, and by the
     first argument's dtype. While `running` holds something, `resolve` is asked each time. None for a quantizer: no
-    range. `ValueError` for a negative `place`.
+    range. `resolve` may return a number of `watch_add` with the site: the call's tensor is observed after it.
+    `ValueError` for a negative `place`.
     """
+
+def forget_all_calls() -> None:
+    """Forgets all calls that quantize: each is asked about again."""
 
 def forget_calls(quantizer: int) -> None:
     """Forgets the sites of calls with the quantizer of this id: it is gone, or is for another tensor now."""
@@ -242,6 +247,12 @@ def forget_transitions() -> None:
 
 def autograd_capsule() -> object:
     """C functions for an observer of autograd: the struct `Autograd` of csrc/ranges/autograd.h."""
+
+def process_folder(recording: str) -> str:
+    """The folder of this program in a recording, which is made at the first call: `process-PID` in the folder
+    `recording`, or `process-PID-1` and so on where another program has that. The collector's library finds the same.
+    `OSError` when it cannot be made.
+    """
 
 def read_ring(path: str) -> dict[str, Any]:
     """The rows of one thread's file, by start; also of one that is still written, or was cut off anywhere.
@@ -313,3 +324,162 @@ def timing_counts() -> dict[str, int]:
     graph), `no_room` (no free event), `failed` (the driver refused, last with `last_error`), `unfinished` (at the end of
     the session); `events` that were made, and `rows_dropped` because nobody took them.
     """
+
+# Statistics of tensors for FP8 (csrc/fp8): one launch a call, a row of 128 bytes a tensor (tetrace/fp8/rows.py), in a
+# ring on the device that is copied out once a step. A tensor is a tuple `(data, rows, columns, row_stride, site, scale,
+# scale_stride)`: addresses on the device (`scale` may be 0), strides in elements. `dtype` 0 bf16, 1 fp16, 2 fp32, 3 E4M3
+# codes, 4 E5M2 codes; `format` 0 none, 1 E4M3, 2 E5M2; `layout` of the scales 0 one for the tensor, 1 for 1x128, 2 for
+# 128x128, 3 for 1x32 (E8M0), as csrc/fp8/row.h says; `flags` 1 with a histogram, 2 `scale` is the inverse (always, for
+# blocks), 4 only some rows of the tensor are given.
+
+def fp8_row() -> tuple[int, list[tuple[str, int, str]]]:
+    """The layout of a row: (bytes, [(field, offset, numpy's word for its type)])."""
+
+def fp8_open(device: int, rows: int, histograms: bool = False, library: str = "libcuda.so.1") -> None:
+    """Makes a ring of so many rows on the device, whose primary context must be active.
+
+    `ValueError`, with the way out, where the kernels were left out of the build or cannot be loaded, and when there is
+    one already.
+    """
+
+def fp8_is_open(device: int) -> bool:
+    """Whether there is a ring on the device; not in a forked child."""
+
+def fp8_close(device: int) -> None:
+    """Waits for what was launched, and gives the ring back. What was not taken is lost."""
+
+def fp8_observe(
+    device: int,
+    stream: int,
+    tensors: list[tuple[int, int, int, int, int, int, int]],
+    dtype: int,
+    step: int,
+    format: int = 0,  # noqa: A002
+    layout: int = 0,
+    flags: int = 0,
+) -> int:
+    """The order of the first of these tensors, those of the others follow; -1 where the call was skipped, and counted.
+
+    Launches on `stream` and returns: tensors and scales must stay what they are until the stream has come so far.
+    Skipped is a call while the stream is captured, when the ring is full, and when the driver refuses. `ValueError`
+    for arguments that make no sense.
+    """
+
+def fp8_end_step(device: int) -> None:
+    """Begins the copy of the rows observed since the last time, behind their launches, on a stream of its own."""
+
+def fp8_take(device: int) -> tuple[bytes, bytes]:
+    """What the device is through with since the last time, without waiting: rows in order, and (16 bytes each: order
+    int64, bin int32, count uint32) the bins that are not empty of those with a histogram."""
+
+def fp8_wait(device: int) -> None:
+    """Waits until all rows whose copy was begun can be taken."""
+
+def fp8_skipped(device: int) -> dict[str, int]:
+    """Tensors that were not observed, by why: `captured`, `full`, `failed` (the driver's error last is `last_error`)."""
+
+def fp8_inspect(
+    device: int,
+    stream: int,
+    tensors: list[tuple[int, int, int, int, int, int, int]],
+    dtype: int,
+    format: int = 0,  # noqa: A002
+    layout: int = 0,
+    flags: int = 0,
+    library: str = "libcuda.so.1",
+) -> tuple[bytes, bytes]:
+    """Rows and bins of these tensors at once, as `fp8_take` gives them: allocates, launches, and waits for the stream.
+
+    `ValueError` as `fp8_open` and `fp8_observe`, and with the driver's word where it refuses.
+    """
+
+def timing_streams(get_device: Callable[[], int], get_stream: Callable[[int], int], source: int = 0) -> None:
+    """Who says on which device and stream a thread launches, as `timing_open` takes them."""
+
+# What a recording observes of FP8 (csrc/watch): calls that quantize and tensors that are checked, on the calling thread's
+# stream. `format`, `layout` and `dtype` are those of `fp8_observe`.
+
+def watch_begin(
+    slow: Callable[[int, tuple[Any, ...], dict[str, Any] | None, Any], object] | None,
+    ask: Callable[[int], int | None] | None,
+    check: Callable[[int, Any], object] | None,
+    tensor: type,
+    parameter: type,
+    dtypes: list[tuple[Any, int]],
+    histogram: bool,
+) -> None:
+    """Who is asked: `slow(number, args, named, result)` about calls that cannot be observed here, `ask(site)` for the site
+    of the rows of a module's output, `check(site, tensor)` about tensors that cannot be. `dtypes` are torch's with their
+    numbers. With `histogram`, calls that want one get it.
+    """
+
+def watch_end() -> None:
+    """Closes all devices and forgets everything but the counts."""
+
+def watch_device(device: int, rows: int, histograms: bool, library: str = "libcuda.so.1") -> None:
+    """Opens a device, once. `ValueError` as `fp8_open`."""
+
+def watch_current_device() -> int:
+    """The device on which this thread would launch; -1 where it uses none."""
+
+def watch_switch(on: bool) -> None:
+    """Observes from here on, or does not."""
+
+def watch_is_on() -> bool:
+    """Whether it observes."""
+
+def watch_add() -> int:
+    """The number of a new kind of calls, which `slow` is asked about until `watch_learn` says otherwise."""
+
+def watch_learn(
+    number: int,
+    how: str,
+    site: int = -1,
+    dtype: int = 0,
+    format: int = 0,  # noqa: A002
+    layout: int = 0,
+    inverse: bool = False,
+    histogram: bool = True,
+    result: int = -1,
+    data: str = "",
+    scale: str = "",
+    scale_of: str = "",
+    columns: int = 0,
+    scale_stride: int = 0,
+) -> None:
+    """How calls of this kind are observed: `device`, `python` (by `slow`) or by `nobody`.
+
+    `result` is the place of the quantized tensor in what they return, -1 where it is that; `data` its attribute with the
+    codes, where those are observed and not the first argument; `scale` the attribute of `scale_of` (`quantizer`,
+    `result`, or nothing) with the scale, which is the `inverse` one or not. `columns` of the matrix, 0 where it has one
+    scale. `ValueError` for a number or a word that is none.
+    """
+
+def watch_observe(
+    tensors: list[tuple[int, ...]],
+    dtype: int,
+    format: int = 0,  # noqa: A002
+    layout: int = 0,
+    inverse: bool = False,
+    histogram: bool = True,
+) -> int:
+    """Observes tensors, given as to `fp8_observe`, in one launch. The order of the first; negative where there was none."""
+
+def watch_output(site: int, result: object) -> None:
+    """Checks the first tensor of what the module of this site returned, unless it only passes on what was checked."""
+
+def watch_check(sites: list[int], tensors: list[Any]) -> None:
+    """Checks tensors, those of one number type in one launch; `sites` are those of their rows."""
+
+def watch_order() -> int:
+    """The number of one more observation, made elsewhere."""
+
+def watch_turn() -> tuple[bytes, bytes]:
+    """`watch_take`, and the copies of what was observed since the last time begin."""
+
+def watch_take() -> tuple[bytes, bytes]:
+    """What devices are through with, as `fp8_take`; orders are those of the process."""
+
+def watch_counts() -> dict[str, Any]:
+    """Tensors that were `observed` and rows that were `taken` of them; tensors that were not, as `fp8_skipped`, and in
+    `refusal` why a call made no sense, empty where none did."""

@@ -72,11 +72,44 @@ class Quantizer:
 
 
 class Float8Quantizer(Quantizer):
-    pass
+    def __init__(self, dtype: DType, scale: Any = None, amax: Any = None) -> None:
+        super().__init__(dtype)
+        self.scale = torch.ones(1) if scale is None else scale
+        self.amax = torch.zeros(1) if amax is None else amax
+
+    def scale_inv(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The cast keeps its largest magnitude for the update."""
+        self.amax.copy_(torch.maximum(self.amax, tensor.detach().abs().max().float().reshape(self.amax.shape)))
+        return 1 / self.scale.clone()
 
 
 class Float8CurrentScalingQuantizer(Quantizer):
     force_pow_2_scales = False
+
+    def scale_inv(self, tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor.detach().abs().max().float() / fp8_max(self.dtype)).reshape(1)
+
+
+def fp8_max(dtype: DType) -> float:
+    return 448.0 if dtype is DType.kFloat8E4M3 else 57344.0
+
+
+@dataclass
+class ScalingState:
+    """Scales and amaxes of a module's tensors in one direction."""
+
+    scale: torch.Tensor
+    amax_history: torch.Tensor
+
+
+def update_scales(amax: Any, histories: Any, scales: Any, algo: str, dtype: Any, margin: float) -> None:
+    """Their update: the amaxes of the step become the newest of the history, and the largest of that the scale."""
+    for history, scale in zip(histories, scales, strict=True):
+        own, amax = amax[: len(scale)], amax[len(scale) :]
+        history.copy_(torch.roll(history, -1, 0))
+        history[-1], history[0] = own, 0
+        largest = history.amax(0)
+        scale.copy_(torch.where(largest > 0, fp8_max(dtype) / 2**margin / largest, scale))
 
 
 def compiled_module(version: tuple[int, int]) -> ModuleType:
@@ -110,7 +143,7 @@ def compiled_module(version: tuple[int, int]) -> ModuleType:
     called("fp8_transpose", lambda data, dtype, out=None: data.t().contiguous())
     called("dequantize", lambda tensor, dtype: tensor._data)
     called("generic_gemm", _generic_gemm)
-    called("fused_amax_and_scale_update_after_reduction", lambda *args: None)
+    called("fused_amax_and_scale_update_after_reduction", update_scales)
     called("fused_attn_fwd", lambda q, k, v: q + k + v)
     called("multi_tensor_compute_scale_and_scale_inv", lambda *args: None)
     return tex
@@ -144,7 +177,7 @@ def storage_class(tex: ModuleType, name: str) -> type:
     class Storage:
         def __init__(self, data: torch.Tensor, quantizer: Any) -> None:
             self._data, self._transpose, self._quantizer = data.detach(), None, quantizer
-            self._fp8_dtype = quantizer.dtype
+            self._fp8_dtype, self._scale_inv = quantizer.dtype, quantizer.scale_inv(data)
 
         def size(self) -> torch.Size:
             return self._data.size()
@@ -164,6 +197,7 @@ def storage_class(tex: ModuleType, name: str) -> type:
 class State:
     def __init__(self) -> None:
         self.global_amax_buffer: dict[str, list[torch.Tensor]] = {}
+        self.metas: list[dict[str, Any]] = []
         self.enabled, self.recipe, self.depth = False, None, 0
 
 
@@ -184,8 +218,18 @@ def state_manager(tex: ModuleType, version: tuple[int, int]) -> type:
 
         @classmethod
         def reduce_and_update_fp8_tensors(cls, forward: bool = True) -> None:
-            for amaxes in cls.state.global_amax_buffer.values():
-                tex.fused_amax_and_scale_update_after_reduction(torch.cat(amaxes), forward)
+            recipe, word = cls.state.recipe, "scaling_fwd" if forward else "scaling_bwd"
+            if not cls.state.global_amax_buffer:
+                return
+            states = [meta[word] for meta in cls.state.metas]
+            tex.fused_amax_and_scale_update_after_reduction(
+                torch.cat([torch.zeros(0), *(one.amax_history[0] for one in states)]),
+                [one.amax_history for one in states],
+                [one.scale for one in states],
+                "max",
+                dtype_of(recipe, forward),
+                recipe.margin,
+            )
 
         @staticmethod
         def restore_fp8_meta_tensors(fp8_meta: dict[str, Any]) -> None:
@@ -212,6 +256,10 @@ def state_manager(tex: ModuleType, version: tuple[int, int]) -> type:
     else:
         FP8GlobalStateManager.global_amax_buffer = held.global_amax_buffer
     return FP8GlobalStateManager
+
+
+def dtype_of(recipe: Any, forward: bool) -> DType:
+    return DType.kFloat8E4M3 if forward or recipe.fp8_format == Format.E4M3 else DType.kFloat8E5M2
 
 
 def autocast_of(manager: Any, version: tuple[int, int]) -> Any:
@@ -247,12 +295,23 @@ def base_class(manager: Any) -> type:
         def __init__(self) -> None:
             super().__init__()
             self.quantizers: dict[str, Any] = {"scaling_fwd": {}, "scaling_bwd": {}}
+            self.fp8_meta: dict[str, Any] = {}
             self.fp8_initialized = False
 
         def set_meta_tensor(self, fwd: bool, recipe: Any) -> None:
-            kind = Float8Quantizer if isinstance(recipe, DelayedScaling) else Float8CurrentScalingQuantizer
-            dtype = DType.kFloat8E4M3 if fwd or recipe.fp8_format == Format.E4M3 else DType.kFloat8E5M2
-            self.quantizers["scaling_fwd" if fwd else "scaling_bwd"] = [kind(dtype) for _ in range(9 if fwd else 6)]
+            word, dtype = "scaling_fwd" if fwd else "scaling_bwd", dtype_of(recipe, fwd)
+            number = (3 if fwd else 2) * (3 if "fused_attention" in self._modules else 1)
+            if not isinstance(recipe, DelayedScaling):
+                self.quantizers[word] = [Float8CurrentScalingQuantizer(dtype) for _ in range(number)]
+                return
+            state = ScalingState(torch.ones(number), torch.zeros(recipe.amax_history_len, number))
+            self.fp8_meta |= {word: state, "recipe": recipe}
+            places = [slice(place, place + 1) for place in range(number)]
+            self.quantizers[word] = [
+                Float8Quantizer(dtype, state.scale[at], state.amax_history[0, at]) for at in places
+            ]
+            if not fwd:
+                manager.state.metas.append(self.fp8_meta)
 
         def prepare_forward(self) -> bool:
             enabled = manager.is_fp8_enabled()

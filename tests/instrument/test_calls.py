@@ -68,7 +68,7 @@ def test_a_gemm_is_looked_at_once_whatever_is_given_by_name(folder: Path) -> Non
 @pytest.mark.parametrize(
     "changed",
     [{"a": Tensor(7)}, {"a": Quantized(6)}, {"b": Tensor(9)}, {"trans_a": False}, {"out": 1}, {"bias": 1}, {"accumulate": True}],
-    ids=str,
+    ids=lambda changed: "-".join(f"{name}-{type(value).__name__}" for name, value in changed.items()),
 )  # fmt: skip
 def test_gemms_that_differ_are_told_apart(changed: dict[str, object]) -> None:
     asked = []

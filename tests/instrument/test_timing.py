@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_cuda import needs_compiler
+from test_transitions import functions as backward_functions
 
 from tetrace import _C
 
@@ -423,6 +428,83 @@ def test_the_end_of_a_backward_is_told_by_another_thread(cuda):
     assert rows()[1, LAYER_BACK] == (1, 0, 30)
     done.set()
     worker.join()
+
+
+def test_nobody_waits_for_ever_while_the_queue_is_full(cuda):
+    """A backward by hooks holds its chain and waits for the interpreter, its end waits for the chain, and a thread that
+    is new holds the interpreter."""
+    script = """
+        import os, sys, threading, time
+        from fake_cuda import FakeCuda
+        from tetrace import _C
+        cuda = FakeCuda(sys.argv[1])
+        step, layer, back = _C.site("step", 0, 0), _C.site("layer", 0, 1), _C.site("layer", 0, 2)
+        _C.ranges_open("", 8192)
+        _C.timing_measure(layer, -1, True), _C.timing_measure(back, -1, True)
+        cuda.enter(0), cuda.use(1)
+        _C.timing_open(100, step, cuda.get_device, cuda.get_stream, cuda.source, cuda.path)
+        _C.timing_step(1, True)
+
+        def in_range(site):
+            cuda.enter(0), cuda.use(1)
+            _C.push(site)
+            _C.pop()
+
+        cuda.stall()
+        works = (lambda: in_range(back), _C.timing_end_backward, lambda: in_range(layer))
+        threads = [threading.Thread(target=work) for work in works]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.2)
+        cuda.stall(False)
+        for thread in threads: thread.join()
+        print("done", flush=True)
+        os._exit(0)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), cuda.path]
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": here}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_a_thread_that_ends_while_its_backward_is_ended(cuda):
+    begin(cuda)
+    step(1)
+
+    def autograd():
+        cuda.enter(0)
+        cuda.use(1)
+        _C.push(LAYER_BACK)
+        _C.pop()
+
+    for _ in range(200):
+        worker = threading.Thread(target=autograd)
+        worker.start()
+        while worker.is_alive():
+            _C.timing_end_backward()
+    step(2, False)
+    calls, skipped, _ = rows().get((1, LAYER_BACK), (0, 0, 0))
+    assert calls + skipped <= 200  # of those that ended first nothing is known; no event is lost (the fixture)
+
+
+def test_a_node_of_no_known_module_ends_the_one_before(cuda):
+    begin(cuda)
+    step(1)
+    functions = backward_functions()
+    _C.push(LAYER_BACK)
+    cuda.work(30)
+    _C.pop()
+    assert functions.enter_backward(12345, 7) == 0  # a thread that has noted nothing
+    cuda.work(1000)
+    _C.push(HEAD_BACK)
+    cuda.work(5)
+    _C.pop()
+    _C.timing_end_backward()
+    step(2, False)
+    found = rows()
+    assert (found[1, LAYER_BACK], found[1, HEAD_BACK]) == ((1, 0, 30), (1, 0, 5))
 
 
 def test_a_second_session_starts_anew(cuda):

@@ -37,6 +37,8 @@ _refused: list[dict[str, str]] = []
 _sites: dict[tuple[int, str, int], tuple[Any, int]] = {}
 _written: set[tuple[str, ...]] = set()
 _call_sites: dict[tuple[int, str], int] = {}
+# Called with name, arguments and result of each call of fused attention; None: nobody wants to know.
+on_call: Callable[[str, tuple[Any, ...], Any], None] | None = None
 
 
 def install(backends: Mapping[str, type], selection: ModuleType | None) -> tuple[Callable[[], None], list[str]]:
@@ -154,9 +156,12 @@ def _ranged_call(plain: Callable[..., Any], name: str) -> Callable[..., Any]:
         site = sites.get((current(), name))
         ranges.push(_call_site(name) if site is None else site)
         try:
-            return plain(*args, **kwargs)
+            result = plain(*args, **kwargs)
         finally:
             ranges.pop()
+        if on_call is not None:
+            on_call(name, args, result)
+        return result
 
     ranged = functools.wraps(plain)(ranged)
     ranged._torchdynamo_disable = True  # type: ignore[attr-defined]

@@ -37,7 +37,11 @@ on_sites: list[Callable[[Module, str, Sites], None]] = []
 Keep = Callable[[Module, str], bool]
 Tag = Callable[[Sites, Any, Any], None]
 
+# Called with the site of a module's forward, inside its range, and what it returned.
+Output = Callable[[int, Any], None]
+
 _plain: Any = None
+_output: Output | None = None
 _tag: Tag | None = None
 _keep: Keep | None = None
 _installed = False
@@ -92,6 +96,18 @@ def meet_again() -> None:
     _sites.clear()
 
 
+def watch_outputs(output: Output) -> Callable[[], None]:
+    """Has `output` told what each module with a range returns; returns the function that ends it. One at a time."""
+    global _output
+    _output = output
+
+    def restore() -> None:
+        global _output
+        _output = None
+
+    return restore
+
+
 def current_module_object() -> Module | None:
     """The module whose range is innermost on this thread, None outside of all."""
     reference = _objects.get(ranges.current_module())
@@ -133,6 +149,8 @@ def _call_impl(self: Module, *args: Any, **kwargs: Any) -> Any:
         result = _plain(self, *args, **kwargs)
         if _tag is not None:
             _tag(sites, None, result)
+        if _output is not None:
+            _output(site, result)
         return result
     finally:
         _unwind(before)  # not pop: what an exception or the script's own ranges left open goes too
@@ -151,9 +169,13 @@ def _compile(self: Module, *args: Any, **kwargs: Any) -> None:
         if sites is None or sites[0] < 0:
             return compiled(*given, **named)
         before = _depth()
-        _push(sites[0] if _task() == -1 else sites[1])
+        site = sites[0] if _task() == -1 else sites[1]
+        _push(site)
         try:
-            return compiled(*given, **named)
+            result = compiled(*given, **named)
+            if _output is not None:
+                _output(site, result)
+            return result
         finally:
             _unwind(before)
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+from tetrace import _C
 from tetrace.instrument import masking
 
 # Programs that start the training processes, or work for them, and never train themselves.
@@ -49,11 +50,11 @@ def is_child() -> bool:
 
 
 def open(folder: Path) -> Path:  # noqa: A001 - read as process.open
-    """Creates and returns this process' folder in the recording at `folder`, with its process.json."""
+    """Creates and returns the folder of this process' program in the recording at `folder`, with its process.json."""
     global _folder, _pid
     _pid = os.getpid()
-    _folder = folder / f"process-{_pid}"
-    _folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _folder = Path(_C.process_folder(os.fspath(folder)))
     _facts.clear()
     _facts.update(_at_start())
     _write("process.json", _facts)

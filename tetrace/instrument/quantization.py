@@ -66,6 +66,9 @@ _AUXILIARY = re.compile(
 
 _sites = 0
 
+# (call's name, what it is, full role, tensor, facts of the quantizer) -> number of what is watched; None: nothing is.
+watcher: Callable[[str, Call, str, Any, Mapping[str, Any]], int] | None = None
+
 
 def install(tex: ModuleType, copies: Iterable[ModuleType]) -> tuple[Callable[[], None], int]:
     """Gives the calls of the compiled module `tex` ranges, also where `copies` imported them by name.
@@ -144,8 +147,9 @@ def like(plain: Callable[..., Any], ranged: Callable[..., Any]) -> Callable[...,
 
 
 @dynamo.quiet
-def _resolve(name: str, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """The site of a call that was not seen before; negative for none. Never raises."""
+def _resolve(name: str, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | tuple[int, int]:
+    """The site of a call that was not seen before; negative for none. With it, where its tensor is watched, the number
+    under which it is. Never raises."""
     with process.guarded("finding out what is quantized"):
         quantizer = args[call.place] if len(args) > call.place else kwargs.get("quantizer")
         one = quantizer[0] if isinstance(quantizer, list | tuple) else quantizer
@@ -156,7 +160,11 @@ def _resolve(name: str, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, 
         written = {"update": True} if out is not None else {}
         if written and args[-1] is not None and len(args) > 3:
             written["skippable"] = True
-        return quantize_site(name, role, args[0], fused=call.fused, **quantizers.facts(one), **written)
+        facts = quantizers.facts(one)
+        site = quantize_site(name, role, args[0], fused=call.fused, **facts, **written)
+        if watcher is None:
+            return site
+        return site, watcher(name, call, quantizers.full_role(one, role), args[0], facts)
     return NO_SITE
 
 

@@ -39,10 +39,14 @@ _PAUSE = 100
 
 
 class Known(NamedTuple):
-    """The role of the tensor that a quantizer is for, and the quantizer itself while it lives."""
+    """The role of the tensor that a quantizer is for, and the quantizer itself while it lives.
+
+    `part` tells apart the GEMMs of a module that has several, such as `fc1`; else it is empty.
+    """
 
     role: str
     reference: weakref.ref[Any]
+    part: str = ""
 
 
 class Compiled(threading.local):
@@ -76,12 +80,31 @@ def find(quantizer: Any, tensor: Any, out: Any = None, is_gradient: bool = False
     return _role_of(tensor, out, is_gradient)
 
 
+def full_role(quantizer: Any, role: str) -> str:
+    """`role`, with the GEMM that it is of where its module has several: `fc1.weight`."""
+    found = known.get(id(quantizer))
+    return f"{found.part}.{role}" if found is not None and found.part and found.role == role else role
+
+
+def roles_of(module: Any, direction: str, number: int) -> list[str]:
+    """Full roles of a module's `number` tensors in `direction`, by their places in its lists; "" for those unknown."""
+    of_operation = "_quantizers" in vars(module)
+    if direction == "forward":
+        roles: Any = (
+            _ATTENTION_FORWARD if _is_attention(module) else _FORWARD[: min(number, 2)] if of_operation else _FORWARD
+        )
+    else:
+        roles = _ATTENTION_BACKWARD if _is_attention(module) else _BACKWARD[:1] if of_operation else _BACKWARD
+    found = [_named(module, place, roles) for place in range(number)]
+    return [f"{part}.{role}" if part and role else role for role, part in found]
+
+
 def meet(module: Any) -> None:
     """Takes in all quantizers of `module`: called when it made new ones."""
-    for quantizer, role in _roles(module):
+    for quantizer, role, part in _roles(module):
         for one in (quantizer, *(getattr(quantizer, name, None) for name in _INNER)):
             if one is not None:
-                _add(one, role)
+                _add(one, role, part)
 
 
 def owner(weight: Any) -> Any:
@@ -115,16 +138,16 @@ def format_of(dtype: Any) -> str:
     return next((known for known in ("E4M3", "E5M2", "E2M1", "E8M0") if known in name), "")
 
 
-def _add(quantizer: Any, role: str) -> None:
+def _add(quantizer: Any, role: str, part: str) -> None:
     key = id(quantizer)
     before = known.get(key)
-    if before is not None and before.role == role:
+    if before is not None and (before.role, before.part) == (role, part):
         return
     forget = _forgetting(key)
     forget()
     with contextlib.suppress(TypeError):
         # Without a weak reference to it, its id may become another's: it is found by what it quantizes.
-        known[key] = Known(role, weakref.ref(quantizer, forget))
+        known[key] = Known(role, weakref.ref(quantizer, forget), part)
 
 
 def _forgetting(key: int) -> Callable[..., None]:
@@ -138,28 +161,42 @@ def _forgetting(key: int) -> Callable[..., None]:
     return forget
 
 
-def _roles(module: Any) -> Iterator[tuple[Any, str]]:
-    """(quantizer, role) of a module's lists, or of an operation's, or of those that are fused into one."""
+def _roles(module: Any) -> Iterator[tuple[Any, str, str]]:
+    """(quantizer, role, part) of a module's lists, or of an operation's, or of those that are fused into one."""
     held = vars(module)
     lists = held.get("quantizers")
     if isinstance(lists, dict):
-        attention = "fused_attention" in (held.get("_modules") or ()) or type(module).__name__ == "DotProductAttention"
-        yield from _listed(lists.get("scaling_fwd"), _ATTENTION_FORWARD if attention else _FORWARD)
-        yield from _listed(lists.get("scaling_bwd"), _ATTENTION_BACKWARD if attention else _BACKWARD)
+        attention = _is_attention(module)
+        yield from _listed(module, lists.get("scaling_fwd"), _ATTENTION_FORWARD if attention else _FORWARD)
+        yield from _listed(module, lists.get("scaling_bwd"), _ATTENTION_BACKWARD if attention else _BACKWARD)
     of_operation = held.get("_quantizers")
     if isinstance(of_operation, dict):
         forward = of_operation.get("forward") or ()
-        yield from _listed(forward, _FORWARD[:2] if len(forward) > 1 else _FORWARD[:1])
-        yield from _listed(of_operation.get("backward"), _BACKWARD[:1])
+        yield from _listed(module, forward, _FORWARD[:2] if len(forward) > 1 else _FORWARD[:1])
+        yield from _listed(module, of_operation.get("backward"), _BACKWARD[:1])
     for operation in (held.get("_modules") or {}).get("basic_ops") or ():
         yield from _roles(operation)
 
 
-def _listed(quantizers: Sequence[Any] | None, roles: Any) -> Iterator[tuple[Any, str]]:
+def _is_attention(module: Any) -> bool:
+    return "fused_attention" in (vars(module).get("_modules") or ()) or type(module).__name__ == "DotProductAttention"
+
+
+def _listed(module: Any, quantizers: Sequence[Any] | None, roles: Any) -> Iterator[tuple[Any, str, str]]:
     for place, quantizer in enumerate(quantizers or ()):
-        role = roles.get(place, "") if isinstance(roles, dict) else roles[place % len(roles)]
+        role, part = _named(module, place, roles)
         if quantizer is not None and role:
-            yield quantizer, role
+            yield quantizer, role, part
+
+
+def _named(module: Any, place: int, roles: Any) -> tuple[str, str]:
+    """(role, part) of the tensor at `place`; `roles` are those of attention by place, or of one GEMM."""
+    if isinstance(roles, dict):
+        return roles.get(place, ""), ""
+    gemm, number = divmod(place, len(roles))
+    if "fc1_weight" in (vars(module).get("_parameters") or ()):
+        return roles[number], f"fc{gemm + 1}"
+    return roles[number], f"gemm{gemm}" if int(vars(module).get("num_gemms", 1)) > 1 else ""
 
 
 def _look_around() -> None:

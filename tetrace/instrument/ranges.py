@@ -57,6 +57,7 @@ __all__ = [
     "set_loss_site",
     "set_step",
     "site",
+    "sites_of_kind",
     "start",
     "unwind",
 ]
@@ -64,7 +65,7 @@ __all__ = [
 # The place in this tuple is the category of the range in NVTX, so new kinds go to its end.
 KINDS = (
     *("annotate", "module", "backward", "step", "optimizer", "zero_grad", "grad_clip", "autocast", "quantize", "gemm"),
-    *("attention", "scale_update", "capture", "compiled", "communication", "loss"),
+    *("attention", "scale_update", "capture", "compiled", "communication", "loss", "fp8"),
 )
 
 # Single calls, several in each module: more than half of all ranges.
@@ -137,6 +138,12 @@ def site(kind: str, name: str, *, phase: str = "", module: str = "", **attribute
 def describe(site: int) -> Mapping[str, Any]:
     """What `site` was registered with, as in its line of `sites.jsonl`; empty for a number that is no site."""
     return _described.get(site, MappingProxyType({}))
+
+
+def sites_of_kind(kind: str) -> list[int]:
+    """Numbers of all sites of this kind."""
+    with _writing:
+        return [number for number, described in _described.items() if described["kind"] == kind]
 
 
 def annotation_site(name: str) -> int:

@@ -172,7 +172,7 @@ def _site(recipe: Any, enabled: bool) -> int:
 def fields(recipe: Any) -> dict[str, Any]:
     """What of `recipe` applies: its format and fields, and per tensor and GEMM what the classes give to them."""
     found: dict[str, Any] = {"format": str(getattr(recipe, "fp8_format", "")).rpartition(".")[2]}
-    for name in (*_FIELDS, *_DIMENSIONS):
+    for name in (*_FIELDS, *_DIMENSIONS, *_ASKED):
         if hasattr(recipe, name):
             found[name] = _plain(getattr(recipe, name))
     for name in ("amax_compute_algo", "scaling_factor_compute_algo", "qfactory"):

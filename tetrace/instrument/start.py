@@ -24,6 +24,7 @@ DEFAULTS: Mapping[str, Any] = {
     "warmup": 5,
     "capture": "none",
     "every": 10,
+    "fp8": None,
 }
 _LEVELS = ("modules", "coarse", "off")
 # Ranges that the importer of a collector's recordings takes from the rings: what else listens to NVTX is spared them.
@@ -87,7 +88,8 @@ def _of_this_run(parent: Path, script: str) -> Path:
     number = 1
     while True:
         target = parent / f"{script}{'' if number == 1 else f'-{number}'}.tetrace.recording"
-        pids = [int(one.name.partition("-")[2]) for one in target.glob("process-*") if one.name[8:].isdecimal()]
+        words = [one.name.split("-")[1] for one in target.glob("process-*")]
+        pids = [int(word) for word in words if word.isdecimal()]
         if not pids or any(_is_alive(pid) for pid in pids):
             return target
         number += 1
@@ -120,13 +122,18 @@ def _begin(folder: Path, options: Mapping[str, Any]) -> None:
         _install("handing over what the GPU did", flushing.install, _undo)
     _install("steps", steps.install, _undo)
     if options["ranges"] != "off":
-        _install_ranges(str(options["ranges"]), calls=collector != "events")
+        _install_ranges(str(options["ranges"]), calls=collector != "events" or options["fp8"] is not None)
         _install("memory", lambda: memory.install(int(options["warmup"])), _undo_ranges)
     if collector == "events":
         from tetrace.instrument import module_times
 
         every, first = int(options["every"]), int(options["first_step"] or 0)
         _install("times of modules", lambda: module_times.record(every, first), _undo_ranges)
+    if options["fp8"] is not None:
+        from tetrace.instrument import fp8_inspection
+
+        inspected, first = options["fp8"], int(options["first_step"] or 0)
+        _install("FP8 inspection", lambda: fp8_inspection.record(inspected, first), _undo_ranges)
     if options["capture"] == "collector":
         from tetrace.instrument import collector as gpu
 

@@ -30,6 +30,7 @@ _BLOCK_STORAGE = (
 )
 _ATTENTION = "attention.dot_product_attention"
 _MODULES = "module.base"
+_SCALE_UPDATE = "fused_amax_and_scale_update_after_reduction"
 _OPERATION = "ops.op"
 # Custom operators of torch, since 2.20: the operator, the module and function it runs, the argument with the weight.
 _OPERATORS = (
@@ -54,6 +55,20 @@ def install() -> Callable[[], None]:
                 _undo.pop()()
 
     return restore
+
+
+def install_scales(around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+    """Puts `around(plain)` in the place of the update of delayed scaling; returns the function that takes it out."""
+    patches, tex = Patches(), _compiled_module()
+    plain = getattr(tex, _SCALE_UPDATE, None)
+    if plain is not None:
+        quantization.replace(patches, {id(plain): around(plain)}, (tex, *_submodules()))
+    return patches.restore
+
+
+def is_installed() -> bool:
+    """Whether Transformer Engine is instrumented now."""
+    return bool(_undo)
 
 
 def _part(what: str, part: Callable[[], bool]) -> bool:

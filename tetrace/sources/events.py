@@ -55,7 +55,7 @@ def _processes(processes: Sequence[Process]) -> dict[str, Any]:
     pids = np.array([process.pid for process in processes], np.int64)
     return {
         "process": np.arange(len(processes), dtype=np.int32),
-        "global_id": pids << 24,
+        "global_id": np.array([process.key << 24 for process in processes], np.int64),
         "pid": pids,
         "name": words(["python"] * len(processes)),
     }

@@ -41,7 +41,7 @@ def from_rings(recorded: Mapping[str, Any], sites: Sites) -> tuple[list[dict[str
         mine = np.flatnonzero((pids == process.pid) & (recorded["site"] >= 0))
         found = _of_process(process, {name: recorded[name][mine] for name in _COLUMNS}, sites) if len(mine) else None
         if isinstance(found, str):
-            notices.append(f"process {process.pid}: {found}: its quantize calls and GEMMs are left out")
+            notices.append(f"{process.label}: {found}: its quantize calls and GEMMs are left out")
         elif found is not None:
             parts += found
     return parts, notices
@@ -61,7 +61,7 @@ def _of_process(process: Process, recorded: Mapping[str, Integers], sites: Sites
         np.concatenate([ring[name].astype(np.int64) for ring in rings])
         for name in ("start_ns", "end_ns", "site", "step")
     )
-    site = sites.rows_of(process.pid, local)
+    site = sites.rows_of(process.key, local)
     kinds = np.array([sites.kind(row) in _ONLY_IN_RINGS for row in range(len(sites))] or [False], np.bool_)
     only = (site >= 0) & kinds[np.maximum(site, 0)]
     # A script that runs under somebody's own command of nsys sends everything to NVTX.

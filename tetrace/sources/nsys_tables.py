@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from tetrace.errors import InputError
 from tetrace.trace.arrays import column_of
-from tetrace.trace.arrays import integers as whole_numbers
+from tetrace.trace.arrays import numbers as whole_numbers
 
 if TYPE_CHECKING:
     import numpy as np

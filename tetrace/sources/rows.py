@@ -83,7 +83,7 @@ def _concatenated(table: str, name: str, parts: Sequence[Mapping[str, Any]], siz
     column = BY_NAME[table].column(name)
     if column.dtype == "text":
         return pa.chunked_array([part[name] for part in parts]).unify_dictionaries().combine_chunks()
-    dtype = np.int64 if column.dtype == "int64" else np.int32
+    dtype = np.dtype(column.dtype)
     missing = column.missing if column.missing is not None else 0
     return np.concatenate(
         [part[name] if name in part else np.full(size, missing, dtype) for part, size in zip(parts, sizes, strict=True)]

@@ -2,9 +2,10 @@
 instrumentation left beside it, or the instrumentation's own ranges where there is no export.
 
 Layout: `run.json` (what was run, how it ended), `nsys.parquetdir` or `nsys.sqlite`, and a folder `process-<pid>` for
-each instrumented process (`process.json`, `sites.jsonl`, `ranges-<tid>.bin`, `modules.json`, `memory.json`,
-`attention.jsonl`, `exit.json`), with what the collector wrote of any process (`cupti.bin`, `nvtx-<tid>.bin`) or, with
-CUDA events, `module-times.bin`. Whatever is missing is "not captured".
+each instrumented process, with -1 and so on behind it for the next programs that it ran (`process.json`, `sites.jsonl`,
+`ranges-<tid>.bin`, `modules.json`, `memory.json`, `attention.jsonl`, `exit.json`), with what the collector wrote of any
+process (`cupti.bin`, `nvtx-<tid>.bin`) or, with CUDA events, `module-times.bin`, and with --fp8 `fp8-rows.bin` and
+`fp8-scales.bin`. Whatever is missing is "not captured".
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.errors import InputError
-from tetrace.sources import cupti, events, nsys
+from tetrace.sources import cupti, events, fp8, nsys
 from tetrace.sources.nsys_tables import ParquetTables, RawTables, SqliteTables
 from tetrace.sources.rings import OPEN_NS, is_step, part_of_sites, read_ring
 from tetrace.sources.rows import Rows, collect
@@ -120,20 +121,20 @@ def attach(
 ) -> Trace:
     """`trace` with the sites, modules, memory, attention and facts of the instrumented processes."""
     tables = dict(trace.tables)
-    pids = column_of(tables["processes"].column("pid")).tolist()
-    index_of = {pid: row for row, pid in enumerate(pids)}
-    known = [process for process in processes if process.pid in index_of]
-    tables["processes"] = _with_ranks(tables["processes"], pids, known)
+    index_of = _rows_of(processes, tables["processes"])
+    # Where a recorder has one row for all programs of a process, the last one is the process.
+    known = list({index_of[process.key]: process for process in processes if process.key in index_of}.values())
+    tables["processes"] = _with_ranks(tables["processes"], index_of, known)
     if len(sites):
         tables["sites"] = sites.table(index_of)
-    tables |= _side_tables(known, index_of)
+    tables |= _side_tables(known, index_of) | fp8.read(known, index_of)
     run = Process(folder, {}).document("run.json")
     said = (*_endings(run, processes), *map(str, run.get("notices", [])), *notices, *_process_notices(processes))
     metadata = dataclasses.replace(
         trace.metadata,
         source=_source(folder),
         notices=(*said, *(notice for notice in trace.metadata.notices if not _of_every_window(notice, run))),
-        facts=_facts(run, known, Trace(trace.metadata, tables)),
+        facts={**trace.metadata.facts, **_facts(run, known, Trace(trace.metadata, tables))},
     )
     return Trace(metadata, tables)
 
@@ -148,20 +149,31 @@ def _source(folder: Path) -> str:
     return folder.name.removesuffix(".recording")
 
 
-def _with_ranks(table: pa.Table, pids: list[int], processes: Sequence[Process]) -> pa.Table:
-    rank_of = {process.pid: process.facts.get("rank") for process in processes}
-    ranks = np.array([-1 if rank_of.get(pid) is None else int(rank_of[pid] or 0) for pid in pids], np.int32)
+def _rows_of(processes: Sequence[Process], table: pa.Table) -> dict[int, int]:
+    """Rows of `table` by the keys of those processes that it has: each program has one if tetrace recorded it itself."""
+    of_program = {number >> 24: row for row, number in enumerate(column_of(table.column("global_id")).tolist())}
+    if any(process.key in of_program for process in processes):
+        return {process.key: of_program[process.key] for process in processes if process.key in of_program}
+    of_pid = {pid: row for row, pid in enumerate(column_of(table.column("pid")).tolist())}
+    return {process.key: of_pid[process.pid] for process in processes if process.pid in of_pid}
+
+
+def _with_ranks(table: pa.Table, index_of: Mapping[int, int], processes: Sequence[Process]) -> pa.Table:
+    rank_of = {index_of[process.key]: process.facts.get("rank") for process in processes}
+    ranks = np.array(
+        [-1 if rank_of.get(row) is None else int(rank_of[row] or 0) for row in range(table.num_rows)], np.int32
+    )
     columns = {name: table.column(name).combine_chunks() for name in table.column_names if name != "rank"}
     plain = {
         name: value if hasattr(value, "indices") else column_of(table.column(name)) for name, value in columns.items()
     }
-    return make_table("processes", {**plain, "rank": ranks}, len(pids))
+    return make_table("processes", {**plain, "rank": ranks}, table.num_rows)
 
 
 def _side_tables(processes: Sequence[Process], index_of: Mapping[int, int]) -> dict[str, pa.Table]:
     found: dict[str, list[dict[str, Any]]] = {"module_memory": [], "memory_peaks": [], "attention_backends": []}
     for process in processes:
-        own = {"process": index_of[process.pid]}
+        own = {"process": index_of[process.key]}
         for entry in process.document("modules.json").get("modules", []):
             found["module_memory"].append({**own, **entry, "module": entry.get("path", "")})
         for entry in process.document("memory.json").get("peaks", []):
@@ -197,7 +209,8 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
             columns[column.name] = words(["" if value is None else str(value) for value in values])
         else:
             missing = -1 if column.missing is None else column.missing
-            columns[column.name] = np.array([missing if value is None else int(value) for value in values])
+            known = [missing if value is None else value for value in values]
+            columns[column.name] = np.array(known, np.dtype(column.dtype))
     return make_table(name, columns, len(rows))
 
 
@@ -287,7 +300,7 @@ def _from_rings(processes: Sequence[Process], sites: Sites, first: int) -> Trace
                 names[int(part["global_tid"][0])] = str(rows["name"])
     if not parts:
         return None
-    executables = {process.pid << 24: "python" for process in processes}
+    executables = {process.key << 24: "python" for process in processes}
     tables, notices = collect([Rows("ranges", parts)], names, executables)
     tables["devices"] = make_table("devices", {"process": np.empty(0, np.int32), "device": np.empty(0, np.int32)}, 0)
     metadata = Metadata("", "tetrace recording of ranges", "tetrace", notices=tuple(notices), dropped_records=dropped)

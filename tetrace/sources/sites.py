@@ -1,9 +1,10 @@
 """What tetrace's instrumentation left beside a recording: sites of ranges, modules, attention, memory, how it ended.
 
 A site is a distinct meaning of a range (module and phase, quantize call, GEMM, ...), written once; a range names its
-site by a number in its NVTX payload or in its ring. Sites are numbered by process, so they are matched by pid, and
-each match of a range of NVTX is checked by its text: a pid that was used twice cannot give one a wrong meaning. Rows of
-rings have no text to check.
+site by a number in its NVTX payload or in its ring. Sites are numbered by program: a process may run several (exec), and
+each leaves a folder of its own, as does another process that gets the number of one that is gone. Rows of rings are
+matched by folder. Ranges of NVTX say their pid only, so each match is checked by its text: of several programs, the first
+whose site has that text counts.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 _LOCAL_BITS = 32
+_PID_BITS = 0xFFFFFF
 _OWN_COLUMNS = {column.name for column in BY_NAME["sites"].columns} - {"process", "local", "detail"}
 
 
@@ -44,6 +46,18 @@ class Process:
     def pid(self) -> int:
         """The process id as the process saw it; -1 when it is not known."""
         return int(self.facts.get("pid", -1))
+
+    @property
+    def key(self) -> int:
+        """The pid, and above its 24 bits the number of the program, from 0 on, among those of this pid."""
+        number = self.folder.name.split("-")[2:3]
+        return self.pid if self.pid < 0 or not number or not number[0].isdecimal() else int(number[0]) << 24 | self.pid
+
+    @property
+    def label(self) -> str:
+        """What to call it in a sentence: its pid, and which program it was if there were several."""
+        number = self.key >> 24
+        return f"process {self.pid}" + (f" (its program {number + 1})" if number > 0 else "")
 
     @cached_property
     def rings(self) -> list[Path]:
@@ -70,17 +84,17 @@ class Process:
 
 
 def processes_of(folder: Path) -> list[Process]:
-    """The instrumented processes that left something in `folder`, by pid."""
+    """The instrumented processes that left something in `folder`, by pid, and the programs of each in their order."""
     found = [
         Process(one, {"pid": _pid(one), **_document(one / "process.json")}, list(_lines(one / "sites.jsonl")))
         for one in folder.glob("process-*")
         if one.is_dir()
     ]
-    return sorted(found, key=lambda process: process.pid)
+    return sorted(found, key=lambda process: (process.pid, process.key))
 
 
 def _pid(folder: Path) -> int:
-    number = folder.name.partition("-")[2]
+    number = folder.name.split("-")[1]
     return int(number) if number.isdecimal() else -1
 
 
@@ -120,8 +134,8 @@ class Sites:
             for number, site in zip(numbers, process.sites, strict=True):
                 if number >= 0:
                     row_of[number] = len(self._rows)
-                    self._rows.append((process.pid, site))
-            self._first[process.pid] = row_of
+                    self._rows.append((process.key, site))
+            self._first[process.key] = row_of
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -133,15 +147,15 @@ class Sites:
         expected = np.array([code_of.get(str(site.get("name", "")), -2) for _, site in self._rows] or [-2], np.int64)
         site = np.full(len(codes), -1, np.int32)
         local = np.where(payload >= 0, payload & ((1 << _LOCAL_BITS) - 1), -1)
-        for one, row_of in self._first.items():
-            mine = np.flatnonzero((pid == one) & (local >= 0) & (local < len(row_of)))
+        for key, row_of in self._first.items():
+            mine = np.flatnonzero((pid == key & _PID_BITS) & (local >= 0) & (local < len(row_of)) & (site < 0))
             rows = row_of[local[mine]]
             site[mine] = np.where((rows >= 0) & (expected[rows] == codes[mine]), rows, -1)
         return site, np.where(site >= 0, (payload >> _LOCAL_BITS) - 1, -1)
 
-    def rows_of(self, pid: int, local: Integers) -> Integers:
-        """Rows of the table for numbers of sites in process `pid`, shape as given; -1 where there is no such site."""
-        row_of = self._first.get(pid, np.empty(0, np.int32))
+    def rows_of(self, key: int, local: Integers) -> Integers:
+        """Rows of the table for numbers of sites in the program `key`, shape as given; -1 where there is no such site."""
+        row_of = self._first.get(key, np.empty(0, np.int32))
         known = (local >= 0) & (local < len(row_of))
         found = np.full(len(local), -1, np.int64)
         found[known] = row_of[local[known]]
@@ -156,10 +170,10 @@ class Sites:
         return distinct_words(rows.astype(np.int32), [str(site.get("name", "")) for _, site in self._rows])
 
     def table(self, index_of: Mapping[int, int]) -> pa.Table:
-        """The table `sites`; `index_of` gives the row of `processes` of a pid."""
+        """The table `sites`; `index_of` gives the row of `processes` by the key of a program."""
         rows = [_worded(site) for _, site in self._rows]
         columns: dict[str, Any] = {
-            "process": np.array([index_of.get(pid, -1) for pid, _ in self._rows], np.int32),
+            "process": np.array([index_of.get(key, -1) for key, _ in self._rows], np.int32),
             "local": np.array([int(site["site"]) for site in rows], np.int32),
             "detail": words([_detail(site) for site in rows]),
         }

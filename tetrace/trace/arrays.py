@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def integers(values: npt.ArrayLike, dtype: pa.DataType) -> pa.Array:
-    """Whole numbers of shape (rows,) as an Arrow array of `dtype`, int32 or int64."""
+def numbers(values: npt.ArrayLike, dtype: pa.DataType) -> pa.Array:
+    """Numbers of shape (rows,) as an Arrow array of `dtype`: int32, int64 or float64."""
     import numpy as np
     import pyarrow as pa
 
@@ -39,11 +39,11 @@ def text_column(codes: npt.NDArray[np.int32], words: Sequence[str]) -> pa.Dictio
     """A text column from codes of shape (rows,) and the words they stand for."""
     import pyarrow as pa
 
-    return pa.DictionaryArray.from_arrays(integers(codes, pa.int32()), strings(words))
+    return pa.DictionaryArray.from_arrays(numbers(codes, pa.int32()), strings(words))
 
 
 def numpy_of(array: pa.Array) -> npt.NDArray[Any]:
-    """The values of an integer array without nulls, or the codes of a text column, shape (rows,). Not to be written to."""
+    """The values of an array of numbers without nulls, or the codes of a text column, shape (rows,). Not to be written to."""
     import numpy as np
     import pyarrow as pa
 
@@ -55,7 +55,7 @@ def numpy_of(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def column_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """The values of an integer column without nulls, shape (rows,); without a copy where it is one chunk."""
+    """The values of a column of numbers without nulls, shape (rows,); without a copy where it is one chunk."""
     import numpy as np
 
     chunks = [numpy_of(chunk) for chunk in column.chunks]
@@ -70,4 +70,4 @@ def taken(array: Any, rows: npt.NDArray[np.integer[Any]]) -> Any:
 
     if not isinstance(array, pa.DictionaryArray):
         return array[rows]
-    return pa.DictionaryArray.from_arrays(integers(numpy_of(array)[rows], pa.int32()), array.dictionary)
+    return pa.DictionaryArray.from_arrays(numbers(numpy_of(array)[rows], pa.int32()), array.dictionary)

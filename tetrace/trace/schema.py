@@ -1,16 +1,14 @@
 """Every table and column of a trace, declared once: type, unit, what absence looks like, one sentence.
 
 Times are integer nanoseconds of the recorder's own clock, whose zero is arbitrary. Integer columns have no
-nulls: `missing` is the value that stands for "not recorded" in that column. Text is dictionary-encoded.
+nulls: `missing` is the value that stands for "not recorded" in that column; in one of float64 it is NaN. Text is
+dictionary-encoded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from tetrace.trace import schema_fp8
+from tetrace.trace.columns import PROCESS, Column, Table
 
 FORMAT_VERSION = 1
 
@@ -20,39 +18,6 @@ LAUNCH, GRAPH_LAUNCH, SYNCHRONIZE, ALLOCATE, LOAD, OTHER_CALL = (
 PUSH_POP, START_END, OPERATOR, ANNOTATION, MODULE = "push_pop", "start_end", "operator", "annotation", "module"
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column. `dtype` is int32, int64 or text (dictionary of int32 to string)."""
-
-    name: str
-    dtype: str
-    unit: str
-    sentence: str
-    missing: int | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table; `by_process` tables are stored one file a process, so that ranks can be read one by one."""
-
-    name: str
-    sentence: str
-    columns: tuple[Column, ...]
-    by_process: bool = True
-
-    def arrow(self) -> pa.Schema:
-        """The Arrow schema of this table."""
-        import pyarrow as pa
-
-        types = {"int32": pa.int32(), "int64": pa.int64(), "text": pa.dictionary(pa.int32(), pa.string())}
-        return pa.schema([pa.field(c.name, types[c.dtype], nullable=False) for c in self.columns])
-
-    def column(self, name: str) -> Column:
-        """The column called `name`."""
-        return next(c for c in self.columns if c.name == name)
-
-
-_PROCESS = Column("process", "int32", "index", "Row of `processes` that this belongs to.")
 _THREAD = Column("thread", "int32", "index", "Row of `threads`: the host thread that did this.")
 _START = Column("start_ns", "int64", "ns", "When it began.")
 _END = Column("end_ns", "int64", "ns", "When it ended; never before `start_ns`.")
@@ -80,7 +45,7 @@ TABLES: tuple[Table, ...] = (
         "Host threads that launched work or opened a range.",
         (
             Column("thread", "int32", "index", "Row number; other tables refer to it."),
-            _PROCESS,
+            PROCESS,
             Column("global_id", "int64", "id", "The recorder's full 64-bit id of the thread."),
             Column("tid", "int64", "id", "Thread id as the recorder saw it.", -1),
             Column("name", "text", "", "Name of the thread (`pt_autograd_0`); empty when it was not recorded."),
@@ -91,7 +56,7 @@ TABLES: tuple[Table, ...] = (
         "devices",
         "Devices, as each process numbers them.",
         (
-            _PROCESS,
+            PROCESS,
             _DEVICE,
             Column(
                 "gpu", "int32", "ordinal", "Physical device of the machine; processes that share it say the same.", -1
@@ -108,7 +73,7 @@ TABLES: tuple[Table, ...] = (
         "activities",
         "GPU activities: what ran on a device. Sorted by process, then start.",
         (
-            _PROCESS,
+            PROCESS,
             _START,
             _END,
             _DEVICE,
@@ -132,7 +97,7 @@ TABLES: tuple[Table, ...] = (
         "calls",
         "CUDA API calls that launch, synchronize, allocate or load code. Sorted by process, then start.",
         (
-            _PROCESS,
+            PROCESS,
             _THREAD,
             _START,
             _END,
@@ -145,7 +110,7 @@ TABLES: tuple[Table, ...] = (
         "ranges",
         "Host ranges: NVTX, and the operators and annotations of the PyTorch profiler. Sorted by process, then start.",
         (
-            _PROCESS,
+            PROCESS,
             _THREAD,
             _START,
             _END,
@@ -167,7 +132,7 @@ TABLES: tuple[Table, ...] = (
         "synchronizations",
         "Synchronization records: host waits, and streams that wait for events of other streams.",
         (
-            _PROCESS,
+            PROCESS,
             _START,
             _END,
             _DEVICE,
@@ -180,7 +145,7 @@ TABLES: tuple[Table, ...] = (
         "overheads",
         "What the profiler itself cost on the host, by its own records.",
         (
-            _PROCESS,
+            PROCESS,
             _THREAD,
             _START,
             _END,
@@ -198,7 +163,7 @@ TABLES: tuple[Table, ...] = (
         "graph_nodes",
         "Creation of CUDA graph nodes, which says under which range a replayed kernel was captured.",
         (
-            _PROCESS,
+            PROCESS,
             _THREAD,
             Column("created_ns", "int64", "ns", "When the node was created or cloned."),
             Column("graph_node", "int64", "id", "The node, as activities name it."),
@@ -209,7 +174,7 @@ TABLES: tuple[Table, ...] = (
         "sites",
         "What tetrace's own instrumentation says of its ranges: one row a distinct meaning in a process.",
         (
-            _PROCESS,
+            PROCESS,
             Column("local", "int32", "index", "Number of the site in its process."),
             Column("kind", "text", "", "module, backward, step, optimizer, autocast, quantize, gemm, attention, ..."),
             Column("name", "text", "", "Text of its ranges."),
@@ -230,7 +195,7 @@ TABLES: tuple[Table, ...] = (
         "module_memory",
         "Memory that modules hold, once a recording, from the tensors' own sizes.",
         (
-            _PROCESS,
+            PROCESS,
             Column("module", "text", "", "Path of the module whose own parameters are counted."),
             Column("class", "text", "", "Class of the module."),
             Column("parameters", "int64", "count", "Elements of its own parameters.", -1),
@@ -246,7 +211,7 @@ TABLES: tuple[Table, ...] = (
         "memory_peaks",
         "The allocator's peak by phase, where that phase raised it.",
         (
-            _PROCESS,
+            PROCESS,
             Column("phase", "text", "", "Phase in which the peak was reached."),
             Column("step", "int64", "number", "Step in which it was.", -1),
             Column("allocated_bytes", "int64", "bytes", "Largest sum of allocated blocks.", -1),
@@ -258,7 +223,7 @@ TABLES: tuple[Table, ...] = (
         "attention_backends",
         "Which attention backend ran in a module, and why the others did not.",
         (
-            _PROCESS,
+            PROCESS,
             Column("module", "text", "", "Path of the DotProductAttention."),
             Column("backend", "text", "", "FlashAttention, FusedAttention or UnfusedDotProductAttention."),
             Column("sub_backend", "text", "", "Sub-backend or version."),
@@ -272,7 +237,7 @@ TABLES: tuple[Table, ...] = (
         "module_times",
         "Times of modules on their streams, by CUDA events, in the steps that were sampled. Sorted by process, then step.",
         (
-            _PROCESS,
+            PROCESS,
             Column("step", "int32", "number", "Number of the step."),
             Column(
                 "module", "text", "", "Path in `named_modules()`, `(loss)`, `(optimizer)`, or `(step)` for all of it."
@@ -289,9 +254,10 @@ TABLES: tuple[Table, ...] = (
             ),
         ),
     ),
+    *schema_fp8.TABLES,
 )
 
 # What only tetrace's own instrumentation captures: its absence from a recording of others is no gap.
-INSTRUMENTED = ("sites", "module_memory", "memory_peaks", "attention_backends", "module_times")
+INSTRUMENTED = ("sites", "module_memory", "memory_peaks", "attention_backends", "module_times", *schema_fp8.NAMES)
 
 BY_NAME = {table.name: table for table in TABLES}

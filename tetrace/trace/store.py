@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tetrace.errors import InputError, UsageError
 from tetrace.trace.arrays import column_of
-from tetrace.trace.schema import FORMAT_VERSION, TABLES, Table
+from tetrace.trace.columns import Table
+from tetrace.trace.schema import FORMAT_VERSION, TABLES
 from tetrace.trace.trace import Metadata, Trace
 
 if TYPE_CHECKING:
@@ -157,12 +158,12 @@ def _with_new_columns(rows: pa.Table, table: Table) -> pa.Table:
     """Rows of an older `.tetrace`, with columns it does not have yet as "not recorded", in declared order."""
     import numpy as np
 
-    from tetrace.trace.arrays import integers
+    from tetrace.trace.arrays import numbers
 
     kept = [c for c in table.columns if c.name in rows.column_names or c.missing is not None]
     for place, (column, field) in enumerate(zip(table.columns, table.arrow(), strict=True)):
         if column in kept and column.name not in rows.column_names:
-            missing = integers(np.full(rows.num_rows, column.missing), field.type)
+            missing = numbers(np.full(rows.num_rows, column.missing), field.type)
             rows = rows.add_column(min(place, rows.num_columns), field, missing)
     return rows
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tetrace.errors import InputError
-from tetrace.trace.arrays import integers, numpy_of, text_column
+from tetrace.trace.arrays import numbers, numpy_of, text_column
 from tetrace.trace.schema import BY_NAME
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ class Metadata:
     `notices` are one-line facts that the report shows on its first screen (dropped records, open ranges);
     `graph_mode` says how CUDA graphs were recorded: `node`, `graph`, or empty when it is not known. `facts` are what
     `tetrace record` noted of the run: command, versions, variables by allow-list, how it ended, step times outside the
-    window, calibration of the GPU.
+    window, calibration of the GPU; `unrecorded` of them are [global_id of the process, start_ns, end_ns] while its
+    recorder was off in between.
     """
 
     source: str
@@ -68,12 +69,12 @@ class Trace:
         return self.tables[table].num_rows if table in self.tables else 0
 
     def column(self, table: str, name: str) -> npt.NDArray[Any]:
-        """An integer column as a numpy array of shape (rows,), or the codes of a text column."""
+        """A column of numbers as a numpy array of shape (rows,), or the codes of a text column."""
         import numpy as np
 
         declared = BY_NAME[table].column(name)
         if table not in self.tables:
-            return np.empty(0, np.int64 if declared.dtype == "int64" else np.int32)
+            return np.empty(0, np.int32 if declared.dtype == "text" else declared.dtype)
         return numpy_of(self._single(table, name))
 
     def words(self, table: str, name: str) -> Sequence[str]:
@@ -108,5 +109,5 @@ def make_table(name: str, columns: Mapping[str, Any], rows: int) -> pa.Table:
             if declared.missing is None:
                 raise KeyError(f"{name}.{declared.name}")
             value = np.full(rows, declared.missing, arrow_field.type.to_pandas_dtype())
-        arrays.append(value if isinstance(value, pa.Array) else integers(value, arrow_field.type))
+        arrays.append(value if isinstance(value, pa.Array) else numbers(value, arrow_field.type))
     return pa.Table.from_arrays(arrays, schema=table.arrow())

@@ -1,0 +1,197 @@
+"""What inspecting FP8 costs: every tensor of every step, on a GPU with Transformer Engine.
+
+    python benchmarks/fp8_recording.py [--size big --size block] [--blocks 8] [--steps 10] [--no-stats]
+
+In one process, blocks of steps in turn: plain, with `tetrace.watch` without histograms, with them, and without checks.
+Beside it, where nvdlfw_inspect is installed, Transformer Engine's own LogFp8TensorStats at freq=1 in a process of its own
+against a plain one. Figures are medians of blocks. `big` is bound by the host on most machines, `block` by the GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# layers, hidden, ffn, heads, batch, sequence
+SIZES = {"big": (4, 1024, 4096, 16, 8, 512), "block": (2, 4096, 16384, 32, 32, 256)}
+WAYS = {
+    "tensors and checks": {"histogram": False},
+    "with histograms": {"histogram": True},
+    "tensors, no checks": {"histogram": False, "checks": False},
+    "every 10th step, with histograms": {"histogram": True, "every": 10},
+}
+# At most this many times the plain step, by size.
+AIMS = {"tensors and checks": {"big": 1.10, "block": 1.05}, "with histograms": {"big": 1.15, "block": 1.10}}
+STATS = """
+fp8_stats:
+  enabled: True
+  layers: {layer_name_regex_pattern: .*}
+  transformer_engine:
+    LogFp8TensorStats:
+      enabled: True
+      tensors_struct:
+        - {tensor: activation, stats: ["underflows%", scale_inv_min, scale_inv_max, mse], freq: 1}
+        - {tensor: gradient, stats: ["underflows%", scale_inv_min, scale_inv_max, mse], freq: 1}
+        - {tensor: weight, stats: ["underflows%", scale_inv_min, scale_inv_max, mse], freq: 1}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", action="append", choices=tuple(SIZES), help="default: both")
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10, help="steps in a block")
+    parser.add_argument("--no-stats", action="store_true", help="without LogFp8TensorStats")
+    parser.add_argument("--worker", choices=("watch", "stats", "plain"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        json.dump(WORKERS[args.worker](args.size[0], args.blocks, args.steps), sys.stdout)
+        return
+    sys.stdout.write(
+        "| workload | what | ms a step | plain | ratio | aim | rows a step |\n|---|---|---|---|---|---|---|\n"
+    )
+    for size in args.size or SIZES:
+        report(size, args.blocks, args.steps, stats=not args.no_stats)
+
+
+def report(size: str, blocks: int, steps: int, stats: bool) -> None:
+    times = run("watch", size, blocks, steps)
+    plain = statistics.median(times["plain"])
+    if len(set(map(tuple, times["losses"].values()))) != 1:
+        raise SystemExit(f"losses differ with and without inspection: {times['losses']}")
+    for what in WAYS:
+        line(size, what, statistics.median(times[what]), plain, AIMS.get(what, {}).get(size), times["rows"][what])
+    if stats and importlib.util.find_spec("nvdlfw_inspect") is None:
+        sys.stdout.write("\nnvdlfw_inspect is not installed: LogFp8TensorStats was left out.\n")
+    elif stats:
+        above, below = (run(way, size, 2, 3)["ms"] for way in ("stats", "plain"))
+        line(size, "LogFp8TensorStats, freq=1", statistics.median(above), statistics.median(below), None, 0)
+
+
+def line(size: str, what: str, ms: float, plain: float, aim: float | None, rows: float) -> None:
+    wanted, seen = f"{aim:.2f}x" if aim else "", f"{rows:.0f}" if rows else ""
+    sys.stdout.write(f"| {size} | {what} | {ms:.2f} | {plain:.2f} | {ms / plain:.3f}x | {wanted} | {seen} |\n")
+    sys.stdout.flush()
+
+
+def run(worker: str, size: str, blocks: int, steps: int) -> dict:
+    options = ["--worker", worker, "--size", size, "--blocks", str(blocks), "--steps", str(steps)]
+    done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{worker} {size}: exit code {done.returncode}\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def watched(size: str, blocks: int, steps: int) -> dict:
+    """Blocks in turn, each way after a plain one; two steps after each change are not counted."""
+    import tetrace
+
+    model, reset, step = training_step(*SIZES[size])
+    timed(step, 5)
+    times: dict = {"plain": [], **{what: [] for what in WAYS}}
+    losses: dict = {}
+    rows: dict = {}
+    for _ in range(blocks):
+        for what, options in WAYS.items():
+            reset()
+            losses["plain"] = [step() for _ in range(2)]
+            times["plain"].append(timed(step, steps))
+            reset()
+            with tetrace.watch(model, **options) as watch:
+                losses[what] = [step() for _ in range(2)]
+                times[what].append(timed(step, steps))
+            if what not in rows:
+                rows[what] = len(watch.table()) / (steps + 2)
+    return {**times, "losses": {what: [float(loss) for loss in own] for what, own in losses.items()}, "rows": rows}
+
+
+def logged(size: str, blocks: int, steps: int) -> dict:
+    import nvdlfw_inspect.api as api
+    import transformer_engine
+
+    with tempfile.TemporaryDirectory() as temporary:
+        config = Path(temporary) / "stats.yaml"
+        config.write_text(STATS)
+        features = Path(transformer_engine.__file__).parent / "debug" / "features"
+        api.initialize(config_file=str(config), feature_dirs=[str(features)], log_dir=temporary)
+        _, _, step = training_step(*SIZES[size])
+
+        def with_stats():
+            loss = step()
+            api.step()
+            return loss
+
+        timed(with_stats, 3)
+        return {"ms": [timed(with_stats, steps) for _ in range(blocks)]}
+
+
+def plain(size: str, blocks: int, steps: int) -> dict:
+    _, _, step = training_step(*SIZES[size])
+    timed(step, 5)
+    return {"ms": [timed(step, steps) for _ in range(blocks)]}
+
+
+WORKERS = {"watch": watched, "stats": logged, "plain": plain}
+
+
+def training_step(layers: int, hidden: int, ffn: int, heads: int, batch: int, seq: int):
+    """(model, what puts weights and optimizer back, one step, which returns its loss)."""
+    import torch
+    import transformer_engine.pytorch as te
+    from transformer_engine.common.recipe import Float8CurrentScaling
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        *(
+            te.TransformerLayer(
+                hidden, ffn, heads, layer_number=n + 1, hidden_dropout=0.0, attention_dropout=0.0,
+                self_attn_mask_type="causal", attn_input_format="bshd", params_dtype=torch.bfloat16,
+            )
+            for n in range(layers)
+        )
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    inputs = torch.randn(batch, seq, hidden, dtype=torch.bfloat16, device="cuda")
+    kept, recipe = [one.detach().clone() for one in model.parameters()], Float8CurrentScaling()
+
+    def reset() -> None:
+        with torch.no_grad():
+            for one, before in zip(model.parameters(), kept, strict=True):
+                one.copy_(before)
+        for state in optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+
+    def step():
+        with te.autocast(enabled=True, recipe=recipe):
+            loss = model(inputs).float().square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return model, reset, step
+
+
+def timed(step, steps: int) -> float:
+    """Milliseconds of a step, the block's end waited for."""
+    import torch
+
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / steps * 1e3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""`tetrace fp8` as a user meets it: what is said, in every format, and errors of one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.cli.test_report import failure, run
+from tests.fp8.made import Made, bfloat16
+from tests.traces import Recording
+from tetrace import fp8
+from tetrace.cli.fp8_tensor import sparkline
+from tetrace.cli.main import tetrace
+from tetrace.trace import store
+
+LOST = "layers.2.mlp.fc1.input"
+
+
+def training(factor: float = 1.0, planted: bool = True) -> Made:
+    """Ten steps of three layers; with an Inf in layer 2 at step 7 and a weight that is scaled at step 8 if `planted`."""
+    made, random = Made(), np.random.default_rng(0)
+    for step in range(10):
+        for layer in range(3):
+            values = bfloat16(random.normal(size=(16, 16)))
+            if planted and (step, layer) == (7, 2):
+                values[3, 3] = np.inf
+            made.tensor(step, f"layers.{layer}.mlp.fc1.input", values * np.float32(factor), scale=64.0)
+            weight = bfloat16(random.normal(size=(16, 16)) * (1e6 if planted and (step, layer) == (8, 1) else 1))
+            made.tensor(step, f"layers.{layer}.mlp.fc1.weight", weight, scale=64.0)
+        made.check(step, "layers.2.mlp.fc1.output", nans=4 if planted and step == 7 else 0)
+    return made
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A recording with planted faults."""
+    store.write(training().trace(), tmp_path / "run.tetrace")
+    return tmp_path / "run.tetrace"
+
+
+def printed(*arguments: str | Path) -> str:
+    """What a command prints."""
+    result = CliRunner().invoke(tetrace, ["fp8", *map(str, arguments)], env={"COLUMNS": "100"}, catch_exceptions=False)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout
+
+
+def said(*arguments: str | Path) -> str:
+    """What a command prints on a terminal of 100 columns."""
+    text = printed(*arguments)
+    assert all(len(line) <= 100 for line in text.splitlines())
+    return text
+
+
+def test_the_group_lists_its_commands() -> None:
+    for arguments in (["fp8"], ["fp8", "--help"]):
+        text = run(*arguments).stdout
+        assert all(name in text for name in ("health", "tensor", "nan", "whatif", "compare"))
+    assert failure("fp8", "nothing")[1].endswith("No such command 'nothing'. Try 'tetrace fp8 --help'.")
+
+
+def test_health_names_what_was_planted(recording: Path) -> None:
+    lines = said("health", recording).splitlines()
+    table = lines[lines.index("Problems, worst first") + 2 :]
+    assert table[0].split() == ["critical", "NaN", "or", "Inf", "begins", "here", LOST, "7", "1", "elements"]
+    assert table[1].split()[:4] == ["critical", "Saturation", "layers.1.mlp.fc1.weight", "8"]
+    assert any(line.startswith("warning   Amax jumps") and "layers.1.mlp.fc1.weight" in line for line in table)
+    assert "see `tetrace fp8 whatif RUN recipe=current` or margin=1." in " ".join(" ".join(table).split())
+
+
+def test_health_of_a_sound_run(tmp_path: Path) -> None:
+    store.write(training(planted=False).trace(), tmp_path / "run.tetrace")
+    assert "Healthy: nothing of what tetrace looks for in 7 tensors in 10 steps." in said(
+        "health", tmp_path / "run.tetrace"
+    )
+
+
+def test_nan_tells_the_story(recording: Path) -> None:
+    text = " ".join(said("nan", recording).split())
+    assert f"The first that is not finite is {LOST} at step 7: 1 Inf of 256 elements." in text
+    assert "made between layers.1.mlp.fc1.weight (finite, amax" in text
+    assert "then: layers.2.mlp.fc1.output" in text
+    assert f"tetrace fp8 tensor RUN {LOST}" in text
+
+
+def test_nan_where_nothing_was_checked_says_so(tmp_path: Path) -> None:
+    store.write(Made().tensor(0, "a.input", [1.0]).trace(), tmp_path / "run.tetrace")
+    text = said("nan", tmp_path / "run.tetrace")
+    assert "! only what is quantized was looked at" in text
+    assert "All finite" in text
+
+
+def test_tensor_has_a_sparkline_and_a_row_a_step(recording: Path) -> None:
+    text = said("tensor", recording, "layers.1.mlp.fc1.weight")
+    (line,) = [line for line in text.splitlines() if line.startswith("amax  ")]
+    assert line.split()[1] == "▁▁▁▁▁▁▁▁█▁"
+    lines = text.splitlines()
+    rows = lines[lines.index("By step") + 2 :]
+    assert [row.split()[0] for row in rows[:10]] == [str(step) for step in range(10)]
+    assert "×" in next(row for row in said("tensor", recording, LOST).splitlines() if row.startswith("amax "))
+
+
+def test_tensor_as_csv(recording: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(printed("tensor", recording, LOST, "--csv"))))
+    assert [row["step"] for row in rows] == [str(step) for step in range(10)]
+    assert (rows[7]["infs"], rows[6]["infs"], rows[0]["next_scale"]) == ("1", "0", "")
+
+
+def test_whatif_answers_and_says_what_it_had(recording: Path) -> None:
+    text = " ".join(said("whatif", recording, "recipe=delayed,margin=1", "history=512").split())
+    assert "! an amax history of 512 steps was asked for, the longest recorded one has 9" in text
+    assert (
+        "With recipe=delayed,margin=1,history=512: 1 of 6 tensors would be clipped (layers.1.mlp.fc1.weight most"
+        in text
+    )
+
+
+def test_compare_says_where_they_part(recording: Path, tmp_path: Path) -> None:
+    store.write(training(planted=False).trace(), tmp_path / "sound.tetrace")
+    text = " ".join(said("compare", tmp_path / "sound.tetrace", recording).split())
+    assert f"They part at step 7 in {LOST}" in text
+    assert text.startswith("A sound.tetrace · B run.tetrace")
+    assert "They do not part" in said("compare", recording, recording)
+
+
+COMMANDS = [["health"], ["nan"], ["tensor", LOST], ["whatif", "recipe=current"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_format(command: list[str], recording: Path, tmp_path: Path) -> None:
+    name, *others = command
+    document = json.loads(printed(name, recording, *others, "--json"))
+    rows = list(csv.DictReader(io.StringIO(printed(name, recording, *others, "--format", "csv"))))
+    assert document["source"].startswith("made.tetrace")
+    assert len(rows) == len(document["rows"]) > 0
+    assert set(rows[0]) == set(document["rows"][0])
+    page = printed(name, recording, *others, "--format", "markdown")
+    assert page.startswith("# made.tetrace · ")
+    assert document["verdict"].split(":")[0].split(" (")[0] in page.replace("\\", "")
+    assert run("fp8", name, recording, *others, "--format", "markdown", "-o", tmp_path / "page.md").returncode == 0
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
+
+
+def test_compare_in_every_format(recording: Path) -> None:
+    document = json.loads(printed("compare", recording, recording, "--json"))
+    assert (len(document["rows"]), document["steps"]) == (7, list(range(10)))
+    assert printed("compare", recording, recording, "--csv").startswith("module,role,steps,parts_at,")
+
+
+def test_rows_are_limited_for_people_only(recording: Path) -> None:
+    assert "3 more rows: --top 0 shows all" in said("whatif", recording, "recipe=current", "--top", "3")
+    assert len(json.loads(printed("whatif", recording, "recipe=current", "--top", "3", "--json"))["rows"]) == 6
+
+
+def test_a_terminal_that_knows_ascii_only(recording: Path) -> None:
+    for command in COMMANDS:
+        done = run("fp8", command[0], recording, *command[1:], PYTHONIOENCODING="ascii")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "?" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["health"], "Missing argument 'RUN'. Try 'tetrace fp8 health --help'."),
+        (["health", "missing.tetrace"], "missing.tetrace: no such file"),
+        (["tensor", "RUN", "layers.2.mlp.fc1.imput"], f"near it: {LOST}"),
+        (["tensor", "RUN", "layers.2.mlp.fc1"], f"give one of {LOST}"),
+        (["whatif", "RUN"], "Missing argument 'NAME=VALUE...'"),
+        (["whatif", "RUN", "recipe=better"], "recipe=better: give one of current, delayed, block"),
+        (["whatif", "RUN", "recipe=block"], "record with `tetrace record --fp8 --fp8-blocks`"),
+        (["compare", "RUN", "RUN", "--tolerance", "x"], "'x' is not a valid float"),
+        (["health", "RUN", "-o", "RUN", "--force"], "which is never written to"),
+        (["health", "RUN", "--format", "parquet"], "Invalid value for '--format'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments: list[str], says: str, recording: Path) -> None:
+    code, line = failure("fp8", *(recording if word == "RUN" else word for word in arguments))
+    assert (code, says in line) == (2, True), line
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ["compare"]], ids=lambda command: command[0])
+def test_a_recording_without_statistics_says_how_to_make_one(command: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "plain.tetrace"
+    store.write(Recording().range("forward", 0, 10).launch("gemm", (1, 2), (3, 9)).trace(), path)
+    others = [path] if command[0] == "compare" else command[1:]
+    code, line = failure("fp8", command[0], path, *others)
+    assert (code, "no FP8 statistics were recorded; record with `tetrace record --fp8 COMMAND`" in line) == (2, True)
+
+
+def test_the_report_says_it_too(recording: Path) -> None:
+    text = " ".join(run("report", recording).stdout.split())
+    assert "FP8 values: 3 problems in 7 tensors" in text
+    assert "NaN FP8: NaN or Inf begins here: tetrace fp8 nan RUN" in text
+    page = run("report", recording, "--format", "markdown").stdout
+    assert "1. **NaN**: FP8: NaN or Inf begins here." in page
+
+
+def test_health_does_not_import_pandas(recording: Path) -> None:
+    """It is part of the report, which starts without."""
+    script = "import sys\nfrom tetrace.cli.main import tetrace\n"
+    script += f"tetrace.main(['fp8', 'health', {str(recording)!r}], standalone_mode=False)\n"
+    script += "sys.exit('pandas.core' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "bad", "bars"),
+    [
+        ([1, 2, 4, 8], [], "▁▃▆█"),
+        ([3, 3], [], "▁▁"),
+        ([1, float("nan"), 128], [False, False, True], "▁ ×"),
+        ([], [], ""),
+        ([0, 1, 2], [], " ▁█"),
+    ],
+)
+def test_sparklines(values: list[float], bad: list[bool], bars: str) -> None:
+    assert sparkline(values, bad) == bars
+
+
+def test_a_long_sparkline_keeps_its_peaks() -> None:
+    values = [1.0] * 1000
+    values[777] = 1e6
+    line = sparkline(values, width=50)
+    assert (len(line), line.count("█"), line.index("█")) == (50, 1, 38)
+
+
+def test_the_public_names_are_loaded_when_they_are_used() -> None:
+    for name in fp8.__all__:
+        if name != "inspect":  # it needs torch
+            assert callable(getattr(fp8, name))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = fp8.nothing
+
+
+def test_an_output_whose_module_quantizes_nothing(tmp_path: Path) -> None:
+    made = Made().check(0, "a.output").check(0, "b.output", nans=1, operation="Linear")
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert "made between a.output (finite) and b.output: in the forward of b (Linear), or just before it" in text
+
+
+def test_whatif_without_histograms(tmp_path: Path) -> None:
+    store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
+    assert (
+        "no histogram was recorded: nothing was quantized"
+        in failure("fp8", "whatif", tmp_path / "run.tetrace", "margin=1")[1]
+    )

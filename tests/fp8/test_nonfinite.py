@@ -1,0 +1,200 @@
+"""The first tensor that is not finite is found, with what made it, or the two observations that it lies between."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.fp8.made import Made
+from tetrace.errors import InputError
+from tetrace.fp8.nonfinite import Origin, advice, find_nonfinite
+from tetrace.trace.trace import Metadata, Trace
+
+
+def step(run: Made, number: int, bad: str = "", process: int = 0, infs: int = 0) -> Made:
+    """Two linears forward and backward, and the optimizer; from the tensor `bad` on everything is NaN (or `infs` Inf)."""
+    begun = False
+
+    def counted(name: str) -> dict[str, int]:
+        nonlocal begun
+        first = name == bad
+        begun |= first
+        return {"infs": infs} if first and infs else {"nans": 3} if begun else {}
+
+    def quantized(name: str, phase: str = "forward") -> None:
+        values = [1.0, 0.5, 0.25, 0.125]
+        run.tensor(number, name, values, phase=phase, process=process, **counted(name))
+
+    for layer in ("a", "b"):
+        quantized(f"{layer}.input")
+        quantized(f"{layer}.weight")
+        run.check(number, f"{layer}.output", process=process, **counted(f"{layer}.output"))
+    run.check(number, "(loss).loss", elements=1, process=process, **counted("(loss).loss"))
+    for layer in ("b", "a"):
+        quantized(f"{layer}.grad_output", "backward")
+    for role in ("gradient", "parameter"):
+        for layer in ("a", "b"):
+            columns = {"phase": "optimizer", "operation": "weight", "process": process}
+            run.check(number, f"{layer}.{role}", **columns, **counted(f"{layer}.weight.{role}"))
+    return run
+
+
+def origin(bad: str, infs: int = 0) -> Origin:
+    """The origin that is found where `bad` is the first of step 2."""
+    run = step(step(step(Made(), 0), 1), 2, bad, infs=infs)
+    (found,) = find_nonfinite(run.trace()).origins
+    assert (found.tensor.name.replace("(loss)", "(loss).loss"), found.tensor.step) == (bad, 2)
+    return found
+
+
+def test_nothing_is_found_where_all_is_finite() -> None:
+    found = find_nonfinite(step(step(Made(), 0), 1).trace())
+    assert (found.origins, found.observations, found.steps, found.checked) == ((), 26, (0, 1), True)
+
+
+@pytest.mark.parametrize(
+    ("bad", "made_by", "read", "between"),
+    [
+        ("a.output", "forward of a", ["a.input", "a.weight"], ""),
+        ("b.output", "forward of b", ["b.input", "b.weight"], ""),
+        ("b.weight.gradient", "weight gradient GEMM of b", ["b.input", "b.grad_output"], ""),
+        ("a.weight.parameter", "optimizer step", ["a.weight.gradient"], ""),
+        ("b.input", "", [], "a.output"),
+        ("(loss).loss", "", [], "b.output"),
+        ("b.grad_output", "", [], "(loss)"),
+        ("a.grad_output", "", [], "b.grad_output"),
+        ("a.input", "", [], "b.weight.parameter"),
+        ("b.weight", "", [], "b.weight.parameter"),
+    ],
+)
+def test_the_operation_that_made_it(bad: str, made_by: str, read: list[str], between: str) -> None:
+    found = origin(bad)
+    assert (found.made_by, [one.name for one in found.read]) == (made_by, read)
+    assert (found.before.name if found.before else "") == between
+    assert all(one.finite for one in found.read)
+
+
+def test_what_an_operation_read_that_was_bad_already() -> None:
+    """An operand of the first step that was looked at: the result is not the origin, the operand is."""
+    run = Made().tensor(0, "a.input", [np.nan, 1.0]).tensor(0, "a.weight", [1.0]).check(0, "a.output", nans=2)
+    (found,) = find_nonfinite(run.trace()).origins
+    assert (found.tensor.name, found.made_by, found.before) == ("a.input", "", None)
+    assert [one.name for one in found.next] == ["a.output"]
+
+
+def test_how_far_it_went() -> None:
+    found = origin("b.output")
+    assert [one.name for one in found.next[:3]] == ["(loss)", "b.grad_output", "a.grad_output"]
+    assert (found.tensors, found.last_step) == (8, 2)
+
+
+def test_numbers_of_an_infinity_that_was_planted() -> None:
+    """An Inf in one activation of layer 2 at step 7."""
+    run = Made()
+    for number in range(10):
+        for layer in range(4):
+            values = np.full((8, 8), 2.0 + number, np.float32)
+            if (number, layer) == (7, 2):
+                values[3, 3] = np.inf
+            run.tensor(number, f"layers.{layer}.mlp.fc1.input", values)
+    (found,) = find_nonfinite(run.trace()).origins
+    assert (found.tensor.name, found.tensor.step) == ("layers.2.mlp.fc1.input", 7)
+    assert (found.tensor.infs, found.tensor.nans, found.tensor.elements) == (1, 0, 64)
+    assert found.before is not None
+    assert (found.before.name, found.before.amax) == ("layers.1.mlp.fc1.input", 9.0)
+    assert found.before_amax == ((2, 4.0), (3, 5.0), (4, 6.0), (5, 7.0), (6, 8.0))
+
+
+def test_each_stretch_of_steps_has_its_origin() -> None:
+    run = Made()
+    for number, bad in enumerate(("", "a.input", "a.weight", "", "b.weight", "")):
+        step(run, number, bad)
+    found = find_nonfinite(run.trace()).origins
+    assert [(one.tensor.name, one.tensor.step, one.last_step) for one in found] == [
+        ("a.input", 1, 2),
+        ("b.weight", 4, 4),
+    ]
+
+
+def test_the_first_of_several_ranks_by_its_place_in_the_step() -> None:
+    """Orders of ranks cannot be compared: one has counted far more observations."""
+    run = Made()
+    for _ in range(3):
+        step(run, 0, process=0)
+    step(run, 0, process=1)
+    step(run, 1, "b.output", process=0)
+    step(run, 1, "a.output", process=1)
+    (found,) = find_nonfinite(run.trace()).origins
+    assert (found.tensor.name, found.rank, found.tensors) == ("a.output", "rank 1", 11)
+
+
+def test_recompute_is_said_to_be_one() -> None:
+    run = Made().tensor(0, "a.input", [1.0]).tensor(0, "a.input", [1.0], phase="recompute")
+    run.check(0, "a.output", nans=1, phase="recompute")
+    (found,) = find_nonfinite(run.trace()).origins
+    assert found.made_by == "forward of a again, in recompute"
+
+
+def test_parameters_of_one_module_are_told_apart() -> None:
+    run = Made()
+    for name in ("fc1_weight", "fc2_weight"):
+        run.tensor(0, "a.grad_output", [1.0], phase="backward", module="a", role=f"{name[:3]}.grad_output")
+    for role, bad in (("gradient", ""), ("parameter", "fc2_weight")):
+        for name in ("fc1_weight", "fc2_weight"):
+            run.check(0, f"a.{role}", nans=int(name == bad), phase="optimizer", operation=name)
+    (found,) = find_nonfinite(run.trace()).origins
+    assert (found.tensor.name, [one.name for one in found.read]) == (
+        "a.fc2_weight.parameter",
+        ["a.fc2_weight.gradient"],
+    )
+
+
+def test_operands_of_one_gemm_of_several() -> None:
+    run = Made()
+    for part in ("fc1", "fc2"):
+        run.tensor(0, "a.x", [1.0], role=f"{part}.input").tensor(0, "a.x", [1.0], role=f"{part}.grad_output")
+    run.check(0, "a.gradient", nans=1, phase="optimizer", operation="fc2_weight")
+    (found,) = find_nonfinite(run.trace()).origins
+    assert [one.name for one in found.read] == ["a.fc2.input", "a.fc2.grad_output"]
+
+
+def test_gradients_that_are_looked_at_together_are_told_by_backward() -> None:
+    """Parameters come in the order of forward; the gradient of the last layer is made first."""
+    run = Made()
+    for layer in "cba":
+        run.tensor(0, f"{layer}.grad_output", [1.0], phase="backward")
+    for layer in "abc":
+        run.check(0, f"{layer}.gradient", nans=int(layer != "c"), phase="optimizer", operation="weight")
+    (found,) = find_nonfinite(run.trace()).origins
+    assert found.tensor.name == "b.weight.gradient"
+
+
+@pytest.mark.parametrize(
+    ("bad", "infs", "dtype", "says"),
+    [
+        ("a.output", 1, "float16", "fp16 ends at 65,504"),
+        ("a.output", 1, "bfloat16", "divides by or exponentiates"),
+        ("a.weight.parameter", 0, "bfloat16", "learning rate"),
+        ("(loss).loss", 0, "bfloat16", "labels"),
+        ("a.grad_output", 0, "bfloat16", "backward"),
+    ],
+)
+def test_advice(bad: str, infs: int, dtype: str, says: str) -> None:
+    found = origin(bad, infs)
+    changed = Origin(**{**vars(found), "dtype": dtype})
+    assert says in advice(changed)
+
+
+def test_unknown_counts_are_no_nan() -> None:
+    run = Made().tensor(0, "a.input", [1.0], nans=-1, infs=-1)
+    assert find_nonfinite(run.trace()).origins == ()
+
+
+def test_a_recording_without_statistics() -> None:
+    with pytest.raises(InputError, match="record with `tetrace record --fp8"):
+        find_nonfinite(Trace(Metadata("a.tetrace", "test"), {}))
+
+
+def test_the_table_is_pandas() -> None:
+    table = find_nonfinite(step(step(Made(), 0), 1, "b.output").trace()).table
+    assert table[["module", "role", "step", "made_by"]].to_numpy().tolist() == [["b", "output", 1, "forward of b"]]

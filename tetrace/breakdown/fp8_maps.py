@@ -1,0 +1,139 @@
+"""FP8 statistics as pictures need them: tensor by step, and the history of the tensors that are worst."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tetrace.errors import UsageError
+from tetrace.fp8.health import Health, check_health
+from tetrace.fp8.history import History, tensor_history
+from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, tensor_name, tensors
+from tetrace.fp8.prediction import FORMATS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from tetrace.breakdown.analysis import Breakdown
+
+    Numbers = npt.NDArray[np.float64]
+
+__all__ = ["MEASURES", "Fp8Maps", "Health", "History", "fp8_maps"]
+
+MEASURES = {
+    "range_used": "Amax times scale as a share of the format's largest value; above 1 values are clipped.",
+    "saturated": "Share of the elements that are clipped to the largest value.",
+    "flushed": "Share of the elements that are not zero and become zero.",
+    "not_finite": "Elements that are NaN or infinite.",
+}
+_MOST_ROWS, _MOST_STEPS, _MOST_HISTORIES = 160, 400, 48
+
+
+@dataclass(frozen=True)
+class Fp8Maps:
+    """What is recorded of FP8 tensors. `measures` have shape (modules, steps), NaN where nothing was seen: of each
+    module the worst of its tensors, whose role is in `roles`. `left_out` counts modules that are not shown."""
+
+    health: Health
+    modules: tuple[str, ...]
+    steps: tuple[int, ...]
+    measures: dict[str, Numbers]
+    roles: dict[str, list[list[str]]]
+    histories: tuple[History, ...]
+    left_out: int
+
+
+def fp8_maps(breakdown: Breakdown) -> Fp8Maps | None:
+    """The FP8 tables of the trace, None where they were not recorded. All steps are shown, also those not used."""
+    trace = breakdown.attribution.trace
+    if not trace.rows("fp8_tensors"):
+        return None
+    health = check_health(trace)
+    everything = tensors(trace)
+    rows = everything.take(~everything.isin("phase", RECOMPUTE))
+    rows = rows if len(rows) else everything
+    words, module = _modules(rows)
+    steps = np.unique(rows["step"])
+    if len(steps) > _MOST_STEPS:  # evenly spread, the last among them
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, _MOST_STEPS).astype(np.int64))]
+        kept = np.isin(rows["step"], steps)
+        rows, module = rows.take(kept), module[kept]
+    values = _values(rows)
+    order = _worst_first(health, words)[:_MOST_ROWS]
+    shape, step = (len(words), len(steps)), np.searchsorted(steps, rows["step"])
+    found = {name: _worst(value, module, step, shape) for name, value in values.items()}
+    roles = [role for _, role in rows.keys]
+    return Fp8Maps(
+        health=health,
+        modules=tuple(words[one] for one in order),
+        steps=tuple(steps.tolist()),
+        measures={name: grid[order] for name, (grid, _) in found.items()},
+        roles={
+            name: [[roles[int(rows.tensor[row])] if row >= 0 else "" for row in line] for line in at[order].tolist()]
+            for name, (_, at) in found.items()
+        },
+        histories=_histories(breakdown, health, rows),
+        left_out=len(words) - len(order),
+    )
+
+
+def _modules(rows: Rows) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Modules in the order in which they were first seen, and the place of each row's."""
+    of_key = np.array([module for module, _ in rows.keys], dtype=object)[rows.tensor]
+    words = list(dict.fromkeys(of_key.tolist()))
+    places = {word: place for place, word in enumerate(words)}
+    return words, np.array([places[word] for word in of_key.tolist()], np.int64)
+
+
+def _values(rows: Rows) -> dict[str, Numbers]:
+    largest = np.full(len(rows), np.nan)
+    for one in FORMATS:
+        largest[rows.isin("format", one.name)] = one.largest
+    elements, bad = rows["elements"], non_finite(rows)
+    nonzero = elements - np.maximum(rows["zeros"], 0) - bad
+
+    def share(name: str, whole: Any) -> Numbers:
+        return np.where(rows[name] >= 0, rows[name] / np.maximum(whole, 1), np.nan)
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        used = rows["amax"] * rows["scale"] / largest
+    return {
+        "range_used": np.where(rows.isin("source", CHECK), np.nan, used),
+        "saturated": share("saturated", elements),
+        "flushed": share("flushed", nonzero),
+        "not_finite": np.where(rows["nans"] >= 0, bad, np.nan).astype(np.float64),
+    }
+
+
+def _worst(values: Numbers, module: Any, step: Any, shape: tuple[int, int]) -> tuple[Numbers, npt.NDArray[np.int64]]:
+    """The largest value of each module and step, and the row that has it, -1 where there is none."""
+    grid, at = np.full(shape, np.nan), np.full(shape, -1, np.int64)
+    known = np.flatnonzero(~np.isnan(values))
+    known = known[np.argsort(values[known], kind="stable")]
+    grid[module[known], step[known]] = values[known]
+    at[module[known], step[known]] = known
+    return grid, at
+
+
+def _worst_first(health: Health, words: list[str]) -> list[int]:
+    """Rows of the map: in the order of the model, unless there are too many, when those with problems are kept."""
+    if len(words) <= _MOST_ROWS:
+        return list(range(len(words)))
+    bad = {problem.module for problem in health.problems}
+    chosen = sorted(range(len(words)), key=lambda one: words[one] not in bad)[:_MOST_ROWS]
+    return sorted(chosen)
+
+
+def _histories(breakdown: Breakdown, health: Health, rows: Rows) -> tuple[History, ...]:
+    """Histories of tensors, those with problems first."""
+    seen = dict.fromkeys(rows.keys[one] for one in np.unique(rows.tensor).tolist())
+    troubled = [(problem.module, problem.role) for problem in health.problems]
+    chosen = list(dict.fromkeys([*(key for key in troubled if key in seen), *seen]))[:_MOST_HISTORIES]
+    found = []
+    for key in chosen:
+        with suppress(UsageError):  # names that differ in case alone
+            found.append(tensor_history(breakdown.attribution.trace, tensor_name(*key)))
+    return tuple(found)

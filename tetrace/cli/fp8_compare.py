@@ -1,0 +1,109 @@
+"""`tetrace fp8 compare`: two recordings side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tetrace.cli import fp8_words as words
+from tetrace.cli.pages import Output, output_options
+
+if TYPE_CHECKING:
+    from tetrace.fp8.comparison import Comparison, Difference
+    from tetrace.report.page import Page
+    from tetrace.trace.trace import Trace
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, max=100),
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Amaxes that differ by more are where two runs part.",
+)
+@output_options
+def compare(a: Path, b: Path, tolerance: float, output: Output) -> None:
+    """Compare the tensors of two recordings, and say at which step they part.
+
+    Tensors are matched by module and role, over the steps that both recordings have.
+    """
+    from tetrace.fp8.comparison import compare as compared
+
+    output.check(a, b)
+    first, second = words.load(a), words.load(b)
+    found = compared(first, second, tolerance=tolerance / 100)
+    output.write(page(first, second, f"A {a.name} · B {b.name}", found, output.rows))
+
+
+def page(a: Trace, b: Trace, title: str, found: Comparison, top: int) -> Page:
+    """Each tensor of both, in the order in which they part."""
+    from tetrace.fp8.comparison import COLUMNS, rows_of
+    from tetrace.report.grid import Column, Grid
+    from tetrace.report.page import Page
+
+    shown = found.differences[: words.first(top, len(found.differences))]
+    heads = (
+        *(("tensor", False, 0), ("parts at", True, 0), ("amax A", True, 0), ("B", True, 0), ("scale A", True, 3)),
+        *(("B", True, 3), ("clipped A", True, 1), ("B", True, 1), ("flushed A", True, 1), ("B", True, 1)),
+        *(("SNR A", True, 2), ("B", True, 2)),
+    )
+    columns = tuple(Column(head, number, keep, code=head == "tensor") for head, number, keep in heads)
+    rows = tuple(_line(one) for one in shown)
+    left = len(found.differences) - len(shown)
+    grid = Grid("Tensors of both, those that part first", columns, rows, note=words.note(left, rows))
+    return Page(
+        title=title,
+        verdict=_verdict(found),
+        said=tuple(_alone("A", found.only_a) + _alone("B", found.only_b)),
+        grids=(grid,) if rows else (),
+        notices=(*(f"A: {line}" for line in a.metadata.notices), *(f"B: {line}" for line in b.metadata.notices)),
+        columns=COLUMNS,
+        rows=rows_of(found),
+        facts={"only_a": list(found.only_a), "only_b": list(found.only_b), "steps": list(found.steps)},
+    )
+
+
+def _line(one: Difference) -> tuple[str, ...]:
+    a, b = one.a, one.b
+    return (
+        one.name,
+        str(one.parts_at) if one.parts_at >= 0 else "same",
+        words.number(a.amax),
+        words.number(b.amax),
+        words.number(a.scale),
+        words.number(b.scale),
+        words.share(a.saturated),
+        words.share(b.saturated),
+        words.share(a.flushed),
+        words.share(b.flushed),
+        words.decibels(a.snr_db),
+        words.decibels(b.snr_db),
+    )
+
+
+def _verdict(found: Comparison) -> str:
+    if not found.steps:
+        return "The recordings have no step in common, so there is nothing to compare."
+    if not found.differences:
+        return "The recordings have no tensor in common: modules or roles have other names."
+    parted = sum(one.parts_at >= 0 for one in found.differences)
+    same = f"{len(found.differences):,} tensors in {len(found.steps):,} steps"
+    if found.first is None:
+        return f"They do not part: amaxes of {same} are within {100 * found.tolerance:g}%."
+    return (
+        f"They part at step {found.first.parts_at} in {found.first.name}, then in {parted - 1:,} more of {same} "
+        f"(amaxes further apart than {100 * found.tolerance:g}%)."
+    )
+
+
+def _alone(side: str, names: tuple[str, ...]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return [f"only in {side}: {', '.join(names[:5])}{more}"]

@@ -1,0 +1,137 @@
+"""`tetrace fp8 nan`: the first tensor that was not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tetrace.cli import fp8_words as words
+from tetrace.cli.pages import Output, output_options
+
+if TYPE_CHECKING:
+    from tetrace.fp8.nonfinite import NonFinite, Origin, Seen
+    from tetrace.report.grid import Grid
+    from tetrace.report.page import Page
+    from tetrace.trace.trace import Trace
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@output_options
+def nan(run: Path, output: Output) -> None:
+    """Find the first NaN or Inf: the tensor, the operation that made it, and what it read.
+
+    Where the operation that made it was not observed, the answer is between which two observations it lies.
+    """
+    from tetrace.fp8.nonfinite import find_nonfinite
+
+    output.check(run)
+    trace = words.load(run)
+    output.write(page(trace, find_nonfinite(trace), output.rows))
+
+
+def page(trace: Trace, found: NonFinite, top: int) -> Page:
+    """The story of the first origin, and a table of the others."""
+    from tetrace.fp8.nonfinite import COLUMNS, advice, rows_of
+    from tetrace.report.page import Page
+
+    looked = f"{found.observations:,} observations", f"{len(found.steps):,} steps"
+    origins = found.origins
+    return Page(
+        title=words.title(trace, *looked),
+        verdict=_verdict(found),
+        said=tuple(_story(origins[0])) if origins else (),
+        grids=(_others(found, top),) if len(origins) > 1 else (),
+        advice=(advice(origins[0]).capitalize() + ".", f"Its history: tetrace fp8 tensor RUN {origins[0].tensor.name}")
+        if origins
+        else (),
+        notices=(*trace.metadata.notices, *(() if found.checked else (_UNCHECKED,))),
+        columns=COLUMNS,
+        rows=rows_of(found),
+        facts={"checked": found.checked, "steps": list(found.steps)},
+    )
+
+
+_UNCHECKED = "only what is quantized was looked at: outputs, loss, gradients and parameters were not checked"
+
+
+def _verdict(found: NonFinite) -> str:
+    if not found.origins:
+        return f"All finite: no NaN and no Inf in {found.observations:,} observations of {len(found.steps):,} steps."
+    from tetrace.fp8.nonfinite import counts
+
+    origin = found.origins[0]
+    seen = origin.tensor
+    rank = f" on {origin.rank}" if origin.rank else ""
+    return f"The first that is not finite is {seen.name} at step {seen.step}{rank}: {counts(seen)}."
+
+
+def _story(origin: Origin) -> Iterator[str]:
+    seen = origin.tensor
+    yield f"seen in {seen.phase or 'an unknown phase'}, at {seen.operation or 'an observation'}" + (
+        f", in {origin.dtype}" if origin.dtype else ""
+    )
+    if origin.made_by:
+        yield f"made by: {origin.made_by}"
+        for read in origin.read:
+            yield f"  it read {read.name}: {_state(read)}"
+        if not origin.read:
+            yield "  what it read was not observed"
+    elif origin.before:
+        at = "" if origin.before.step == seen.step else f" of step {origin.before.step}"
+        yield f"made between {origin.before.name}{at} ({_state(origin.before)}) and {seen.name}: {_in_between(seen)}"
+    else:
+        yield "made before the first observation: it was so from the start of the recording"
+    if origin.before_amax:
+        grown = ", ".join(f"{words.number(amax)} (step {step})" for step, amax in origin.before_amax)
+        yield f"its amax in the steps before: {grown}"
+    if origin.next:
+        yield "then: " + ", ".join(one.name for one in origin.next)
+    until = "" if origin.last_step == seen.step else f", until step {origin.last_step}"
+    yield f"{origin.tensors:,} tensor{'' if origin.tensors == 1 else 's'} in all{until}"
+
+
+def _in_between(seen: Seen) -> str:
+    """What can have made a tensor whose operation was not observed."""
+    if seen.role == "output":
+        return f"in the forward of {seen.module} ({seen.operation}), or just before it"
+    return "not observed in between"
+
+
+def _state(seen: Seen) -> str:
+    from tetrace.fp8.nonfinite import counts
+
+    if not seen.finite:
+        return counts(seen)
+    return "finite" if seen.amax != seen.amax else f"finite, amax {words.number(seen.amax)}"
+
+
+def _others(found: NonFinite, top: int) -> Grid:
+    """Every stretch of steps that begins with a finite one."""
+    from tetrace.report.grid import Column, Grid
+
+    shown = found.origins[: words.first(top, len(found.origins))]
+    columns = (
+        Column("step"),
+        Column("tensor", number=False, code=True),
+        Column("NaN"),
+        Column("Inf"),
+        Column("tensors"),
+        Column("made by", number=False),
+    )
+    rows = tuple(
+        (
+            words.steps(one.tensor.step, one.last_step, one.last_step - one.tensor.step + 1),
+            one.tensor.name,
+            f"{one.tensor.nans:,}",
+            f"{one.tensor.infs:,}",
+            f"{one.tensors:,}",
+            one.made_by or f"after {one.before.name if one.before else 'the start'}",
+        )
+        for one in shown
+    )
+    title = "Each time that it begins, after a step in which all was finite"
+    return Grid(title, columns, rows, note=words.note(len(found.origins) - len(shown)))

@@ -1,0 +1,70 @@
+"""How the pages of `tetrace fp8` say numbers, and what was looked at."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tetrace.trace.trace import Trace
+
+UNKNOWN = "–"
+_UNKNOWN_NOTE = f"{UNKNOWN} was not recorded"
+
+
+def load(run: Path) -> Trace:
+    """The trace of a recording."""
+    import tetrace
+
+    return tetrace.load(run)
+
+
+def title(trace: Trace, *words: str) -> str:
+    """The recording's name and what of it is shown."""
+    return " · ".join([trace.metadata.source, *words])
+
+
+def number(value: float) -> str:
+    """A number of any size with three digits: `0.0123`, `4.5e+06`."""
+    return UNKNOWN if math.isnan(value) else f"{value:.3g}"
+
+
+def share(value: float) -> str:
+    """A share as a percentage."""
+    from tetrace.fp8.flags import share_words
+
+    return UNKNOWN if math.isnan(value) else share_words(value)
+
+
+def bounds(lower: float, upper: float) -> str:
+    """Two shares as percentages: one where they read the same."""
+    words = share(lower), share(upper)
+    return words[0] if words[0] == words[1] else f"{words[0]}..{words[1]}"
+
+
+def decibels(value: float) -> str:
+    """A ratio in dB."""
+    if math.isnan(value):
+        return UNKNOWN
+    return "exact" if value == math.inf else f"{value:.1f}"
+
+
+def steps(first: int, last: int, many: int) -> str:
+    """Steps in words: `7`, `7–9`, `3 of 7–20`."""
+    if first == last:
+        return str(first)
+    return f"{first}–{last}" if many == last - first + 1 else f"{many} of {first}–{last}"
+
+
+def note(left: int, rows: tuple[tuple[str, ...], ...] = ()) -> str:
+    """What stands below a table: rows that are left out, and what the dash means."""
+    said = [f"{left:,} more row{'' if left == 1 else 's'}: --top 0 shows all"] if left > 0 else []
+    if any(UNKNOWN in row for row in rows):
+        said.append(_UNKNOWN_NOTE)
+    return "; ".join(said)
+
+
+def first(rows: int, many: int) -> int:
+    """How many of `many` rows are shown where `rows` (0: all) are wanted."""
+    return many if rows <= 0 else min(rows, many)

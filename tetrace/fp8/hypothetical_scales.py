@@ -1,0 +1,131 @@
+"""The scale that another recipe would have given to each observed tensor, from the amaxes of a recording.
+
+Delayed scaling makes it from the steps before. Where delayed scaling ran and only its format or margin changes, the
+history is that of the run itself: the scale follows from the one that was used, also in the first recorded step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.fp8.observations import DELAYED, Rows, starts_of
+from tetrace.fp8.prediction import FORMATS, current_scale, delayed_scale
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from tetrace.fp8.settings import Settings
+
+    Numbers = npt.NDArray[np.float64]
+    Singles = npt.NDArray[np.float32]
+    Places = npt.NDArray[np.int64]
+
+_LARGEST = np.array([one.largest for one in FORMATS])
+
+
+def margin_of_run(updates: Rows) -> int:
+    """The margin that delayed scaling ran with, from its scales: 0 where they do not tell."""
+    history = np.fmax(updates["history_max"], updates["amax"])
+    largest = np.where(updates.isin("format", "E5M2"), _LARGEST[1], _LARGEST[0])
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        powers = np.log2(largest / (updates["next_scale"] * history))
+    powers = powers[np.isfinite(powers)]
+    told = powers[(np.abs(powers - np.rint(powers)) < 1e-3) & (powers > -0.5)]
+    values, counts = np.unique(np.rint(told).astype(np.int64), return_counts=True)
+    return int(values[counts.argmax()]) if len(values) else 0
+
+
+def length_of_run(updates: Rows) -> int:
+    """Entries of the amax history that delayed scaling ran with; 0 where it is not known."""
+    return int(updates["history_length"].max(initial=0))
+
+
+def from_amax(rows: Rows, kind: Places, power_of_two: bool) -> Singles:
+    """Current scaling: the tensor's own amax."""
+    return current_scale(rows["amax"], _LARGEST[kind], power_of_two)
+
+
+def from_used(rows: Rows, kind: Places, ran: Places, margin_change: int) -> Singles:
+    """Delayed scaling with the run's own history, in another format or with a margin that is larger by so much.
+
+    The scale stays 1 as long as no update has set it.
+    """
+    used = rows["scale"].astype(np.float32)
+    with np.errstate(over="ignore"):
+        moved = used * (_LARGEST[kind] / _LARGEST[ran]).astype(np.float32) * np.float32(2.0**-margin_change)
+    return np.where(_is_unset(rows), np.float32(1), np.minimum(moved, np.finfo(np.float32).max))
+
+
+def from_history(rows: Rows, every: Rows, kind: Places, settings: Settings) -> tuple[Singles, Places]:
+    """Delayed scaling with a history of recorded steps: scales, and how many entries each was made of.
+
+    `every` are all observations of the tensors, whose amaxes fill the histories: that of a step is the largest of its
+    micro-batches and ranks. NaN where no step came before.
+    """
+    length = settings.history or 1
+    tensor, step, amax = _amax_by_step(every)
+    newest = settings.algorithm == "most_recent"
+    history, used = _history(tensor, amax, 1 if newest else length)
+    used = np.minimum(_place_in_group(tensor), length) if newest else used
+    place = _find(tensor, step, rows)
+    return delayed_scale(history[place], _LARGEST[kind], settings.margin or 0), used[place]
+
+
+def _is_unset(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Where delayed scaling has not set the scale of a tensor yet: it is 1, and was nothing else before."""
+    order = np.lexsort((rows["order"], rows["process"], rows.tensor))
+    process, tensor, other = rows["process"][order], rows.tensor[order], rows["scale"][order] != 1.0
+    seen = np.cumsum(other)
+    begins = starts_of(tensor, process)
+    before = np.repeat(seen[begins] - other[begins], np.diff(np.append(begins, len(seen)))) if len(seen) else seen
+    unset = np.empty(len(order), np.bool_)
+    unset[order] = seen == before
+    return unset & rows.isin("scaling", DELAYED)
+
+
+def _amax_by_step(rows: Rows) -> tuple[Places, Places, Numbers]:
+    """Tensor, step and largest amax, sorted; one that was not measured or is 0 enters no history."""
+    good = np.flatnonzero(np.isfinite(rows["amax"]) & (rows["amax"] > 0))
+    good = good[np.lexsort((rows["step"][good], rows.tensor[good]))]
+    tensor, step, amax = rows.tensor[good], rows["step"][good].astype(np.int64), rows["amax"][good]
+    begins = starts_of(tensor, step)
+    largest = np.maximum.reduceat(amax, begins) if len(begins) else amax
+    return tensor[begins], step[begins], largest
+
+
+def _history(tensor: Places, amax: Numbers, length: int) -> tuple[Numbers, Places]:
+    """Largest amax of up to `length` steps before each, in the same tensor, and how many steps there were."""
+    history, used = np.full(len(amax), np.nan), np.zeros(len(amax), np.int64)
+    before = _place_in_group(tensor)
+    # By doubling: the maximum of a window is that of two overlapping ones of a power of two.
+    used = np.minimum(before, length)
+    history = np.full(len(amax), np.nan)
+    # By doubling: the maximum of a window is that of two overlapping ones of a power of two.
+    width, windows = 1, amax
+    while width <= used.max(initial=0):
+        here = np.flatnonzero((used >= width) & (used < 2 * width))
+        history[here] = np.maximum(windows[here - 1], windows[here - used[here] + width - 1])
+        windows, width = _wider(windows, tensor, width), 2 * width
+    return history, used
+
+
+def _wider(windows: Numbers, tensor: Places, width: int) -> Numbers:
+    """Maxima of the last 2 × `width` entries from those of the last `width`, within each tensor."""
+    wider = windows.copy()
+    same = tensor[width:] == tensor[:-width]
+    wider[width:] = np.where(same, np.maximum(windows[width:], windows[:-width]), windows[width:])
+    return wider
+
+
+def _place_in_group(group: Places) -> Places:
+    """How many entries of the same group come before each; groups are in one piece."""
+    begins = starts_of(group)
+    return np.arange(len(group)) - np.repeat(begins, np.diff(np.append(begins, len(group)))) if len(group) else group
+
+
+def _find(tensor: Places, step: Places, rows: Rows) -> Places:
+    """The place of each row's tensor and step in the sorted columns."""
+    most = int(max(step.max(initial=0), rows["step"].max(initial=0))) + 1
+    return np.searchsorted(tensor * most + step, rows.tensor * most + rows["step"])

@@ -1,0 +1,331 @@
+"""Where NaN and Inf came from: the first tensor that was not finite, the operation that made it, and what it read.
+
+What was observed is a list of tensors in the order in which they came to be. The operation that made the first bad one
+is known where its module's own tensors were seen before it; otherwise it lies between two observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.fp8.observations import (
+    BACKWARD,
+    CHECK,
+    OPTIMIZER,
+    RECOMPUTE,
+    Rows,
+    non_finite,
+    processes,
+    tensor_name,
+    tensors,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tetrace.fp8.observations import Places
+    from tetrace.trace.trace import Trace
+
+# How many of the tensors that went bad next are named, and how many steps before are told of the first.
+_NAMED, _STEPS_BEFORE = 8, 5
+_LARGEST_HALF = 65504.0
+# Results of a module's forward, and the tensors of its own that it reads for them.
+_RESULTS, _OPERANDS = ("output", "o"), ("input", "weight", "qkv", "s")
+_OF_GRADIENT = ("grad_output", "input", "do", "dp")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One observation of a tensor. `amax` is that of its finite values, NaN where it was not measured."""
+
+    step: int
+    module: str
+    role: str
+    phase: str
+    operation: str
+    elements: int
+    nans: int
+    infs: int
+    amax: float
+
+    @property
+    def name(self) -> str:
+        """Module and role."""
+        return tensor_name(self.module, self.role)
+
+    @property
+    def finite(self) -> bool:
+        """Whether no NaN and no infinity was in it."""
+        return self.nans <= 0 and self.infs <= 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The first tensor of a stretch of steps that was not finite.
+
+    `made_by` is the operation that made it where that is known (`read`: what it read); empty where it is not, and then it
+    lies between `before`, the last observation that was finite, and this one. `next` are the tensors that went bad after
+    it, `tensors` how many there were until `last_step`. `before_amax` is (step, amax) of the same tensor in earlier
+    steps, `rank` the process where there are several.
+    """
+
+    tensor: Seen
+    process: int
+    rank: str
+    dtype: str
+    made_by: str
+    read: tuple[Seen, ...]
+    before: Seen | None
+    next: tuple[Seen, ...]
+    tensors: int
+    last_step: int
+    before_amax: tuple[tuple[int, float], ...]
+
+    @property
+    def overflowed_half(self) -> bool:
+        """Whether it can be the range of fp16 that ended: an infinity in a tensor of that type."""
+        return self.dtype in ("float16", "half") and self.tensor.infs > 0
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """All origins, the first one first; `observations` and `steps` say how much was looked at, `checked` whether outputs
+    of modules, loss, gradients and parameters were among it."""
+
+    origins: tuple[Origin, ...]
+    observations: int
+    steps: tuple[int, ...]
+    checked: bool
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The origins as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(rows_of(self), columns=list(COLUMNS))
+
+
+COLUMNS = (
+    *(
+        "step",
+        "last_step",
+        "rank",
+        "module",
+        "role",
+        "phase",
+        "operation",
+        "nans",
+        "infs",
+        "elements",
+        "made_by",
+        "read",
+    ),
+    *("after", "tensors"),
+)
+
+
+def rows_of(found: NonFinite) -> list[dict[str, object]]:
+    """The origins as rows with `COLUMNS`."""
+    return [
+        {
+            "step": one.tensor.step,
+            "last_step": one.last_step,
+            "rank": one.rank,
+            "module": one.tensor.module,
+            "role": one.tensor.role,
+            "phase": one.tensor.phase,
+            "operation": one.tensor.operation,
+            "nans": one.tensor.nans,
+            "infs": one.tensor.infs,
+            "elements": one.tensor.elements,
+            "made_by": one.made_by,
+            "read": "; ".join(read.name for read in one.read),
+            "after": one.before.name if one.before else "",
+            "tensors": one.tensors,
+        }
+        for one in found.origins
+    ]
+
+
+def find_nonfinite(trace: Trace) -> NonFinite:
+    """The origins of NaN and Inf in a recording. A finite step between two bad ones makes the second an origin again.
+
+    Raises `InputError` where no FP8 statistics were recorded.
+    """
+    rows = tensors(trace)
+    names = processes(trace)
+    origins = tuple(_origin(rows, names, first, last) for first, last in _stretches(rows))
+    steps = tuple(int(step) for step in np.unique(rows["step"]))
+    return NonFinite(origins, len(rows), steps, bool(rows.isin("source", CHECK).any()))
+
+
+def _stretches(rows: Rows) -> Iterator[tuple[int, int]]:
+    """First and last step of each run of recorded steps that held something that was not finite."""
+    steps = np.unique(rows["step"])
+    bad = np.isin(steps, rows["step"][non_finite(rows) > 0])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]]).astype(np.int8)))
+    for begin, end in edges.reshape(-1, 2).tolist():
+        yield int(steps[begin]), int(steps[end - 1])
+
+
+def _origin(rows: Rows, names: dict[int, str], first: int, last: int) -> Origin:
+    bad = non_finite(rows) > 0
+    row = _first(rows, np.flatnonzero(bad & (rows["step"] == first)))
+    process = int(rows["process"][row])
+    # Rows are sorted by process: what this one did until then is a slice.
+    begin = int(np.searchsorted(rows["process"], process))
+    past = np.arange(begin, row)
+    made_by, read = _producer(rows, row, past)
+    during = np.flatnonzero(bad & (rows["step"] >= first) & (rows["step"] <= last))
+    return Origin(
+        tensor=_seen(rows, row),
+        process=process,
+        rank=names.get(process, ""),
+        dtype=rows.text("dtype", row),
+        made_by=made_by,
+        read=read,
+        before=None if made_by else _last_finite(rows, row, past),
+        next=_next(rows, row, during[(rows["process"][during] == process) & (during > row)]),
+        tensors=len(np.unique(rows.tensor[during])),
+        last_step=last,
+        before_amax=_amax_before(rows, row, past),
+    )
+
+
+def _first(rows: Rows, bad: Places) -> int:
+    """The earliest of the rows `bad` of one step. Clocks of ranks differ: their place in the step is compared."""
+    best, place = int(bad[0]), -1
+    for process in np.unique(rows["process"][bad]).tolist():
+        mine = bad[rows["process"][bad] == process]
+        of_step = np.flatnonzero((rows["process"] == process) & (rows["step"] == rows["step"][mine[0]]))
+        own = int(np.searchsorted(of_step, mine[0]))
+        if place < 0 or own < place:
+            best, place = _first_made(rows, mine, of_step), own
+    return best
+
+
+def _first_made(rows: Rows, bad: Places, of_step: Places) -> int:
+    """The first row of `bad`; of gradients, which are looked at together before the optimizer's step, that of the module
+    whose backward ran first."""
+    first = int(bad[0])
+    if _kind(rows, first) != "gradient":
+        return first
+    begins: dict[str, int] = {}
+    for row in of_step.tolist():
+        if _kind(rows, row) in ("grad_output", "do"):
+            begins.setdefault(rows.keys[int(rows.tensor[row])][0], row)
+    gradients = [row for row in bad.tolist() if _kind(rows, row) == "gradient"]
+    return min(gradients, key=lambda row: begins.get(rows.keys[int(rows.tensor[row])][0], len(rows)))
+
+
+def _kind(rows: Rows, row: int) -> str:
+    """The role without the name of the GEMM or parameter that it is of."""
+    return rows.keys[int(rows.tensor[row])][1].rpartition(".")[2]
+
+
+def _producer(rows: Rows, row: int, past: Places) -> tuple[str, tuple[Seen, ...]]:
+    """The operation that made the tensor in `row`, in words, and what it read; empty where it was not observed."""
+    module, role = rows.keys[int(rows.tensor[row])]
+    kind = role.rpartition(".")[2]
+    now = past[rows["step"][past] == rows["step"][row]]
+    if kind in _RESULTS and rows.text("phase", row) != BACKWARD:
+        read = _own(rows, now, module, _OPERANDS, role)
+        recomputed = " again, in recompute" if rows.text("phase", row) == RECOMPUTE else ""
+        return (f"forward of {module}{recomputed}", read) if read else ("", ())
+    if kind == "gradient":
+        read = _own(rows, now, module, _OF_GRADIENT, role)
+        return (f"weight gradient GEMM of {module}", read) if read else ("", ())
+    if kind == "parameter":
+        read = _own(rows, now, module, ("gradient",), role)
+        return "optimizer step", read
+    return "", ()
+
+
+def _own(rows: Rows, among: Places, module: str, roles: tuple[str, ...], result: str) -> tuple[Seen, ...]:
+    """The newest observation of each tensor of `module` that has one of `roles` and can be an operand of `result`."""
+    found: dict[str, int] = {}
+    for row in among.tolist():
+        its_module, role = rows.keys[int(rows.tensor[row])]
+        if its_module == module and role.rpartition(".")[2] in roles and _belongs(role, result):
+            found[role] = row
+    return tuple(_seen(rows, row) for row in found.values())
+
+
+def _belongs(role: str, result: str) -> bool:
+    """Whether `role` is of the same parameter as `result` (`weight.gradient`), or of its GEMM (`fc1.input` of
+    `fc1_weight.gradient`)."""
+    of, name = role.rpartition(".")[0], result.rpartition(".")[0]
+    if role.endswith("gradient"):
+        return of == name
+    return not of or not name or name.startswith(of)
+
+
+def _last_finite(rows: Rows, row: int, past: Places) -> Seen | None:
+    """The last observation before `row` that was finite; for a weight the last one of itself."""
+    good = past[non_finite(rows)[past] == 0]
+    module, role = rows.keys[int(rows.tensor[row])]
+    if role.rpartition(".")[2] == "weight":
+        part = role.rpartition(".")[0]
+        parameters = {role, f"{part}_weight.parameter" if part else "weight.parameter"}
+        own = [tensor for tensor, (name, held) in enumerate(rows.keys) if name == module and held in parameters]
+        good = good[np.isin(rows.tensor[good], own)]
+    return _seen(rows, int(good[-1])) if len(good) else None
+
+
+def _next(rows: Rows, row: int, later: Places) -> tuple[Seen, ...]:
+    """The tensors that went bad next, each once."""
+    named: dict[int, int] = {int(rows.tensor[row]): row}
+    for one in later.tolist():
+        named.setdefault(int(rows.tensor[one]), one)
+        if len(named) > _NAMED:
+            break
+    return tuple(_seen(rows, one) for one in list(named.values())[1:])
+
+
+def _amax_before(rows: Rows, row: int, past: Places) -> tuple[tuple[int, float], ...]:
+    own = past[(rows.tensor[past] == rows.tensor[row]) & np.isfinite(rows["amax"][past])]
+    largest: dict[int, float] = {}
+    for one in own.tolist():
+        step = int(rows["step"][one])
+        largest[step] = max(largest.get(step, 0.0), float(rows["amax"][one]))
+    largest.pop(int(rows["step"][row]), None)
+    return tuple(sorted(largest.items())[-_STEPS_BEFORE:])
+
+
+def _seen(rows: Rows, row: int) -> Seen:
+    module, role = rows.keys[int(rows.tensor[row])]
+    return Seen(
+        step=int(rows["step"][row]),
+        module=module,
+        role=role,
+        phase=rows.text("phase", row),
+        operation=rows.text("operation", row),
+        elements=int(rows["elements"][row]),
+        nans=max(int(rows["nans"][row]), 0),
+        infs=max(int(rows["infs"][row]), 0),
+        amax=float(rows["amax"][row]),
+    )
+
+
+def counts(seen: Seen) -> str:
+    """`2 NaN and 1 Inf of 4,096 elements`."""
+    kinds = [f"{count:,} {kind}" for kind, count in (("NaN", seen.nans), ("Inf", seen.infs)) if count]
+    return f"{' and '.join(kinds)} of {seen.elements:,} elements"
+
+
+def advice(origin: Origin) -> str:
+    """What to look at next."""
+    kind = origin.tensor.role.rpartition(".")[2]
+    if origin.overflowed_half:
+        return f"fp16 ends at {_LARGEST_HALF:,.0f}: train in bf16, or scale this tensor down"
+    if kind in ("weight", "parameter") or origin.tensor.phase == OPTIMIZER:
+        return "look at the gradient and the learning rate of the step before; clip gradients, or skip steps that are not finite"
+    if kind == "loss":
+        return "look at the logits and the labels: a log of 0, an index outside the vocabulary, a mean over no token"
+    if origin.tensor.phase == BACKWARD:
+        return "look at what backward divides by (softmax, norm, sqrt), and at the loss scale with fp16"
+    return "look at what its operation divides by or exponentiates, and at its amax in the steps before"

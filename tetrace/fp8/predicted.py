@@ -1,0 +1,213 @@
+"""Which observations of a recording can be asked what another recipe would have done, and the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tetrace.errors import UsageError
+from tetrace.fp8 import hypothetical_scales as hypothetical
+from tetrace.fp8.block_prediction import SIZES, predict_blocks
+from tetrace.fp8.observations import CURRENT, DELAYED, INPUT, RECOMPUTE, Rows, is_gradient, non_finite, scales
+from tetrace.fp8.prediction import FORMATS, Histograms, predict
+from tetrace.fp8.settings import RECIPES, Settings
+from tetrace.trace.schema import BY_NAME
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from tetrace.trace.trace import Trace
+
+    Places = npt.NDArray[np.int64]
+    Numbers = npt.NDArray[np.float64]
+
+_NAMES = [one.name for one in FORMATS]
+
+
+class Predicted(NamedTuple):
+    """Predictions of observations `rows` (places in the table)."""
+
+    rows: Places
+    kind: Places
+    recipe: list[str]
+    saturated: Numbers
+    saturated_upper: Numbers
+    flushed: Numbers
+    flushed_upper: Numbers
+    error: Numbers
+    history: Places
+
+
+class Case:
+    """The observations that can be answered for, with their histograms, and why the others cannot."""
+
+    def __init__(self, trace: Trace, every: Rows, settings: Settings) -> None:
+        self.trace, self.every, self.settings = trace, every, settings
+        self.updates = scales(trace)
+        self.unanswered: dict[str, int] = {}
+        self.histogram, self.of_row, _ = _histograms(trace, every, "fp8_histograms")
+        self.rows = self._usable()
+        self.wanted_history = 0
+        self.sampled = False
+
+    def _usable(self) -> Places:
+        every = self.every
+        has_histogram = np.zeros(len(every), np.bool_)
+        has_histogram[self.of_row] = True
+        is_input, again = every.isin("source", INPUT), every.isin("phase", RECOMPUTE)
+        good = is_input & ~again & has_histogram & (non_finite(every) == 0)
+        seen = np.unique(every.tensor[good])
+        codes_only = np.setdiff1d(every.tensor[every.isin("source", "quantized")], every.tensor[is_input])
+        self._without("seen only as FP8 codes", codes_only)
+        bad = np.setdiff1d(every.tensor[is_input & has_histogram & (non_finite(every) > 0)], seen)
+        self._without("never finite", bad)
+        empty = is_input & ~has_histogram & (every["zeros"] != every["elements"])
+        self._without("no histogram recorded", np.setdiff1d(every.tensor[empty], seen))
+        return np.flatnonzero(good)
+
+    def _without(self, reason: str, tensor: Places) -> None:
+        if len(np.unique(tensor)):
+            self.unanswered[reason] = len(np.unique(tensor))
+
+    def predicted(self) -> Predicted:
+        """Predictions of all observations that can be answered for."""
+        rows = self.every.take(self.rows)
+        gradient = np.array([is_gradient(role) for _, role in rows.keys], np.bool_)[rows.tensor]
+        ran = np.where(rows.isin("format", "E4M3"), 0, np.where(rows.isin("format", "E5M2"), 1, gradient.astype(int)))
+        kind = self._formats(ran, gradient)
+        recipe = self._recipes(rows)
+        scale, used = self._scales(rows, ran, kind, recipe)
+        known = np.flatnonzero(np.isfinite(scale) & (scale > 0) & (recipe != 2))
+        self._count_unset(rows, np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & (recipe != 2)), known)
+        blocks, of_blocks = self._block_wise(rows, np.flatnonzero(recipe == 2), kind)
+        of_tensors = self._tensor_wise(rows, known, kind, scale)
+        places = np.concatenate([known, blocks])
+        lower, upper, least, most, error = (np.concatenate(pair) for pair in zip(of_tensors, of_blocks, strict=True))
+        names = [RECIPES[one] for one in recipe[places].tolist()]
+        return Predicted(self.rows[places], kind[places], names, lower, upper, least, most, error, used[places])
+
+    def _formats(self, ran: Places, gradient: npt.NDArray[np.bool_]) -> Places:
+        if not self.settings.format:
+            return ran.astype(np.int64)
+        if self.settings.format == "HYBRID":
+            return gradient.astype(np.int64)
+        return np.full(len(ran), _NAMES.index(self.settings.format))
+
+    def _recipes(self, rows: Rows) -> Places:
+        """0 current, 1 delayed, 2 block for each observation."""
+        if self.settings.recipe:
+            return np.full(len(rows), RECIPES.index(self.settings.recipe))
+        ran = np.where(rows.isin("scaling", DELAYED), 1, np.where(rows.isin("scaling", CURRENT), 0, 2))
+        if not (ran == 1).any():
+            for name in ("margin", "history", "algorithm"):
+                if getattr(self.settings, name) not in (None, ""):
+                    raise UsageError(f"{name} belongs to delayed scaling, which did not run: add recipe=delayed")
+        return ran
+
+    def _scales(self, rows: Rows, ran: Places, kind: Places, recipe: Places) -> tuple[npt.NDArray[np.float32], Places]:
+        settings, updates = self.settings, self.updates
+        scale = hypothetical.from_amax(rows, kind, bool(settings.power_of_two))
+        used = np.zeros(len(rows), np.int64)
+        delayed = np.flatnonzero(recipe == 1)
+        if not len(delayed):
+            return scale, used
+        length = hypothetical.length_of_run(updates)
+        margin = hypothetical.margin_of_run(updates)
+        same = settings.history in (None, length) and not settings.algorithm
+        known = rows.isin("scaling", DELAYED)[delayed] & (rows["scale"][delayed] > 0) & same
+        change = (margin if settings.margin is None else settings.margin) - margin
+        moved = delayed[known]
+        scale[moved] = hypothetical.from_used(self.every.take(self.rows[moved]), kind[moved], ran[moved], change)
+        others = delayed[~known]
+        if len(others):
+            wanted = dataclasses.replace(
+                settings,
+                recipe="delayed",
+                margin=margin if settings.margin is None else settings.margin,
+                history=settings.history or length or 1024,
+            )
+            self.wanted_history = wanted.history or 0
+            every = self.every.take(~self.every.isin("phase", RECOMPUTE))
+            scale[others], used[others] = hypothetical.from_history(rows.take(others), every, kind[others], wanted)
+        return scale, used
+
+    def _count_unset(self, rows: Rows, unset: Places, known: Places) -> None:
+        self._without("no amax of an earlier step", np.setdiff1d(rows.tensor[unset], rows.tensor[known]))
+
+    def _tensor_wise(self, rows: Rows, known: Places, kind: Places, scale: npt.NDArray[np.float32]) -> list[Numbers]:
+        """The columns of a prediction for observations `known`."""
+        part = self._part(self.histogram, self.of_row, self.rows[known])
+        found = predict(part, scale[known], kind[known], rows["amax"][known], rows["smallest"][known])
+        held = np.bincount(part.row, part.count, len(known))
+        # A histogram of a sample of the rows stands for all of them.
+        factor = np.where(held > 0, nonzero(rows)[known] / np.maximum(held, 1), 1.0)
+        self.sampled = bool((factor > 1.001).any())
+        return [column * factor for column in vars(found).values()]
+
+    def _block_wise(self, rows: Rows, wanted: Places, kind: Places) -> tuple[Places, list[Numbers]]:
+        """Observations whose blocks were recorded, and the columns of their predictions."""
+        if not len(wanted):
+            return wanted, [np.empty(0)] * 5
+        blocks, of_row, source = _histograms(self.trace, self.every, "fp8_blocks")
+        layouts = np.array(self.trace.words("fp8_blocks", "layout"))[self.trace.column("fp8_blocks", "layout")[source]]
+        places, columns = [], []
+        for place in wanted.tolist():
+            here, elements = (_rows_of(column, self.rows[place]) for column in (of_row, self.of_row))
+            layout = _layout(rows.keys[int(rows.tensor[place])][1])
+            mine = np.arange(here.start, here.stop)[layouts[here] == layout]
+            if not len(mine):
+                continue
+            found = predict_blocks(
+                self.histogram.bin[elements],
+                self.histogram.count[elements],
+                blocks.bin[mine],
+                blocks.count[mine],
+                SIZES[layout],
+                FORMATS[int(kind[place])],
+                self.settings.power_of_two is not False,
+            )
+            places.append(place)
+            columns.append((0.0, 0.0, found.flushed_lower, found.flushed_upper, found.squared_error))
+        kept = np.array(places, np.int64)
+        self._without("amaxes of blocks not recorded", np.setdiff1d(rows.tensor[wanted], rows.tensor[kept]))
+        return kept, [np.array(column, np.float64) for column in zip(*columns, strict=True)] or [np.empty(0)] * 5
+
+    def _part(self, histogram: Histograms, of_row: Places, rows: Places) -> Histograms:
+        """The histograms of some observations, numbered anew."""
+        number = np.full(len(self.every), -1)
+        number[rows] = np.arange(len(rows))
+        mine = number[of_row] >= 0
+        return Histograms(number[of_row][mine], histogram.bin[mine], histogram.count[mine])
+
+
+def _rows_of(sorted_places: Places, place: int) -> slice:
+    """Where `place` is in a sorted column."""
+    begin, end = np.searchsorted(sorted_places, [place, place + 1]).tolist()
+    return slice(begin, end)
+
+
+def _layout(role: str) -> str:
+    """The blocks of Transformer Engine's block scaling: squares of weights, stretches of rows of all others."""
+    return "128x128" if role.rpartition(".")[2] == "weight" else "1x128"
+
+
+def _histograms(trace: Trace, every: Rows, table: str) -> tuple[Histograms, Places, Places]:
+    """A histogram table sorted by observation (its place among `every`) and bin, with the rows that it was made of."""
+    names = [column.name for column in BY_NAME[table].columns]
+    columns = {name: trace.column(table, name) for name in names}
+    process = columns["process"].astype(np.int64)
+    most = int(max(every["order"].max(initial=0), columns["order"].max(initial=0))) + 1
+    of_every = every["process"].astype(np.int64) * most + every["order"]
+    key = process * most + columns["order"]
+    place = np.minimum(np.searchsorted(of_every, key), max(len(of_every) - 1, 0))
+    known = of_every[place] == key if len(of_every) else np.zeros(len(key), np.bool_)
+    rows = np.flatnonzero(known)
+    rows = rows[np.lexsort((columns["bin"][rows], place[rows]))]
+    return Histograms(place[rows], columns["bin"][rows], columns["count"][rows]), place[rows], rows
+
+
+def nonzero(rows: Rows) -> Numbers:
+    """Finite elements that are not zero."""
+    return (rows["elements"] - np.maximum(rows["zeros"], 0) - non_finite(rows)).astype(np.float64)

@@ -1,0 +1,91 @@
+"""Rows of tensors that are on no device, and the files that rows go into."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tetrace import _C
+from tetrace.fp8 import formats, recorded, reference, rows
+from tetrace.instrument import fp8_operands
+from tetrace.instrument.fp8_operands import Operand
+
+_BLOCKS = (reference.ROWS, reference.SQUARES, reference.MX)
+
+
+class Observer:
+    """Makes rows on the host, in the order of calls."""
+
+    def __init__(self, histogram: bool, blocks: bool) -> None:
+        self._histogram, self._blocks = histogram, blocks
+        self._rows: list[bytes] = []
+        self._bins: list[bytes] = []
+        self._of_blocks: list[bytes] = []
+
+    def observe(self, operand: Operand, site: int, step: int, check: bool = False) -> None:
+        """Looks at a tensor now; with `check`, only at what is not finite and the like."""
+        row, counts = _measured(operand)
+        order = _C.watch_order()
+        row["order"], row["site"], row["step"] = order, site, step
+        row["flags"] &= ~np.uint32(rows.HISTOGRAM)
+        whole = not check and not operand.codes
+        if self._histogram and whole:
+            row["flags"] |= rows.HISTOGRAM
+            self._bins.append(_pairs(recorded.BIN, order, counts))
+        if self._blocks and whole and operand.tensor.dim() > 1 and operand.tensor.numel():
+            exponents = {layout: reference.block_exponents(operand.tensor, layout) for layout in _BLOCKS}
+            self._of_blocks += [_pairs(recorded.BLOCK, order, exponents[one], layout=one) for one in _BLOCKS]
+        self._rows.append(row.tobytes())
+
+    def take(self) -> tuple[bytes, bytes, bytes]:
+        """Rows, counts of bins and of blocks since the last time."""
+        taken = b"".join(self._rows), b"".join(self._bins), b"".join(self._of_blocks)
+        for held in (self._rows, self._bins, self._of_blocks):
+            held.clear()
+        return taken
+
+
+def _measured(operand: Operand) -> tuple[Any, Any]:
+    """The row and the histogram of a tensor."""
+    number_format = formats.FORMATS.get(operand.format)
+    tensor = operand.tensor.detach()
+    tensor = tensor.reshape(-1, tensor.shape[-1]) if operand.columns else tensor.reshape(-1)
+    if operand.codes and number_format is not None:
+        return reference.measure_codes(tensor, number_format, operand.scales, operand.layout)
+    if number_format is None or operand.scales is None:
+        return reference.measure(tensor)
+    scales = operand.scales
+    if operand.layout == fp8_operands.TENSOR and operand.is_inverse:
+        scales = 1 / scales
+    return reference.measure(tensor, number_format, scales, operand.layout)
+
+
+def _pairs(dtype: np.dtype[Any], order: int, counts: Any, **more: int) -> bytes:
+    """Places of `counts` that are not zero, with their counts, as rows of `dtype`."""
+    places = np.flatnonzero(counts)
+    found = np.zeros(len(places), dtype)
+    found["order"], found["bin"], found["count"] = order, places, counts[places]
+    for name, value in more.items():
+        found[name] = value
+    return found.tobytes()
+
+
+class Appending:
+    """A file without a buffer, so that a killed process leaves what it wrote; a full disk is no error."""
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        self._file = io.FileIO(path, "w")
+        self.append(header)
+
+    def append(self, data: bytes) -> None:
+        """Writes at the end."""
+        with contextlib.suppress(OSError, ValueError):
+            self._file.write(data)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._file.close()
