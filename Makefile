@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint package docs clean
+.PHONY: help setup demo browser test test-gpu lint package docs clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -26,8 +26,13 @@ $(INSTALLED): $(BUILT_FROM)
 demo: setup ## report a recording of an H200 that is kept in this repository
 	$(BIN)/tetrace report $(DEMO)
 
+browser: setup ## a Chromium for the tests of HTML reports, where there is none
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		$(BIN)/python -m playwright install $$(test "$$(id -u)" != 0 || echo --with-deps) chromium-headless-shell || \
+		echo "no Chromium could be installed: the tests that need one are skipped"
+
 test: setup ## run the tests; those that need a GPU only where there is one
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-gpu: setup ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -q -m gpu

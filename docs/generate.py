@@ -12,6 +12,7 @@ import click
 
 from tetrace import analyze, load
 from tetrace.breakdown import tables as results
+from tetrace.breakdown.fp8_coverage import FP8_COVERAGE, FP8_NORMS
 from tetrace.breakdown.kernel_search import KERNEL_MATCHES
 from tetrace.cli.main import tetrace
 from tetrace.report.reporter import Options
@@ -36,7 +37,7 @@ def _results() -> Iterator[str]:
     yield "What `tetrace.analyze(trace)` returns, as pandas (`analyze(trace).kernels`), and what `--format` writes."
     yield _paragraph(results.__doc__, skip=1)
     yield ""
-    for declaration in (*results.DECLARATIONS, KERNEL_MATCHES):
+    for declaration in (*results.DECLARATIONS, KERNEL_MATCHES, FP8_COVERAGE, FP8_NORMS):
         rows = ((c.name, "text" if not c.unit else "int64", c.unit, c.sentence) for c in declaration.columns)
         yield from _table(declaration.name, declaration.sentence, rows)
 
@@ -47,11 +48,12 @@ def _trace() -> Iterator[str]:
     yield "What `tetrace.load(path)` returns and a `.tetrace` folder holds. " + _paragraph(schema.__doc__, skip=1)
     yield ""
     for table in schema.TABLES:
-        rows = (
-            (c.name, c.dtype, c.unit, c.sentence + ("" if c.missing is None else f" {c.missing} when not recorded."))
-            for c in table.columns
-        )
+        rows = ((c.name, c.dtype, c.unit, c.sentence + _absent(c.missing)) for c in table.columns)
         yield from _table(table.name, table.sentence, rows)
+
+
+def _absent(missing: float | None) -> str:
+    return "" if missing is None else f" {'NaN' if missing != missing else missing} when not recorded."
 
 
 def _table(name: str, sentence: str, rows: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
@@ -76,9 +78,19 @@ def cli() -> str:
     parts = [_MADE, "", "# Command line", "", *_help(tetrace, "tetrace")]
     context = click.Context(tetrace, info_name="tetrace", **tetrace.context_settings)
     for name in tetrace.list_commands(context):
-        command = tetrace.get_command(context, name)
-        parts += [f"## tetrace {name}", "", *_help(command, name, context)]
+        parts += _command(tetrace.get_command(context, name), name, context)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _command(command: click.Command, name: str, parent: click.Context, level: int = 2) -> Iterator[str]:
+    """A command's help; behind it that of each command of a group."""
+    context = click.Context(command, info_name=name, parent=parent)
+    yield f"{'#' * level} {context.command_path}"
+    yield ""
+    yield from _help(command, name, parent)
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            yield from _command(command.get_command(context, inner), inner, context, level + 1)
 
 
 def _help(command: click.Command, name: str, parent: click.Context | None = None) -> list[str]:

@@ -6,6 +6,7 @@ import functools
 import signal
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[NOT_RUN] = [item.nodeid for item in needing]
         config.hook.pytest_deselected(items=needing)
         items[:] = [item for item in items if item not in needing]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under pytest-xdist a worker has collected: it tells the process that writes the summary."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["not_run"] = session.config.stash.get(NOT_RUN, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """All workers collect the same, so whoever ends last says what the others said."""
+    found = getattr(node, "workeroutput", {}).get("not_run")
+    if found:
+        node.config.stash[NOT_RUN] = found
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "errors": set(),
     "units": set(),
     "trace": set(),
-    "sources": {"trace", "_C"},
+    "sources": {"trace", "fp8", "_C"},
     "fp8": {"trace", "_C"},
     "instrument": {"fp8", "_C"},
     "record": {"trace", "sources", "instrument", "_C"},

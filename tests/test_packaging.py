@@ -29,6 +29,16 @@ def readelf(*options: str) -> str:
     return subprocess.run(["readelf", "-W", *options, LIBRARY], capture_output=True, text=True, check=True).stdout
 
 
+def test_what_a_page_is_made_of_is_packaged() -> None:
+    from tetrace.report.html.page import SCRIPTS
+
+    packaged = re.search(r'^"\*" = \[(.+)\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert packaged
+    assert '"templates/*"' in packaged[1]
+    files = {file.name for file in (ROOT / "tetrace/report/html/templates").iterdir()}
+    assert files == {"report.html", "report.css", *SCRIPTS}
+
+
 @needs_library
 def test_the_collector_needs_the_c_library_alone() -> None:
     needed = re.findall(r"\(NEEDED\).*\[(.+)\]", readelf("-d"))
@@ -51,7 +61,7 @@ def test_the_collector_is_small_and_stripped() -> None:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a checkout")
 def test_the_sdist_has_every_file_of_the_build() -> None:
-    sources = ["*.cpp", "*.h", "*.map", "*.cmake"]
+    sources = ["*.cpp", "*.cu", "*.cuh", "*.h", "*.map", "*.cmake"]
     listed = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", *sources]
     files = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
     manifest = (ROOT / "MANIFEST.in").read_text()

@@ -1,7 +1,8 @@
 """tetrace: where a Transformer Engine training step spends its time.
 
-`load(path)` reads a recording, `analyze(trace)` breaks it down. In a training script, `timer(model)` measures its modules
-on the GPU, `annotate(name)` names a piece of it, `step()` ends a step, and `instrument()` records under another profiler.
+`load(path)` reads a recording, `analyze(trace)` breaks it down, `compare(a, b)` says what changed between two breakdowns.
+In a training script, `timer(model)` measures its modules on the GPU, `watch(model)` looks at its FP8 tensors,
+`annotate(name)` names a piece of it, `step()` ends a step, and `instrument()` records under another profiler.
 Nothing heavy is imported before it is used.
 """
 
@@ -16,27 +17,34 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tetrace.breakdown.analysis import Breakdown
+    from tetrace.breakdown.compare import compare
     from tetrace.errors import InputError, TetraceError, UsageError
     from tetrace.instrument.ranges import annotate
     from tetrace.instrument.start import instrument
     from tetrace.instrument.timer import Timer
     from tetrace.instrument.user_steps import step
+    from tetrace.instrument.watch import Watch
+    from tetrace.report.analysis import Analysis
     from tetrace.sources.detect import load
     from tetrace.trace.trace import Trace
 
 _PUBLIC = {
     "load": "tetrace.sources.detect",
     "Trace": "tetrace.trace.trace",
+    "Analysis": "tetrace.report.analysis",
     "Breakdown": "tetrace.breakdown.analysis",
+    "compare": "tetrace.breakdown.compare",
     "TetraceError": "tetrace.errors",
     "InputError": "tetrace.errors",
     "UsageError": "tetrace.errors",
     "annotate": "tetrace.instrument.ranges",
     "step": "tetrace.instrument.user_steps",
     "instrument": "tetrace.instrument",  # the package, which can be called
+    "fp8": "tetrace.fp8",
 }
 
 __all__ = [
+    "Analysis",
     "Breakdown",
     "InputError",
     "TetraceError",
@@ -44,17 +52,21 @@ __all__ = [
     "UsageError",
     "analyze",
     "annotate",
+    "compare",
     "instrument",
     "load",
     "step",
     "timer",
+    "watch",
 ]
 
 
 def analyze(
     trace: Trace, *, steps: str | int = "steady", device: int | None = None, process: int | None = None
-) -> Breakdown:
+) -> Analysis:
     """Where the time of `trace` went; its tables are pandas DataFrames: `analyze(trace).kernels`.
+
+    It is a `Breakdown` that shows itself in a notebook; its `figures` are plotly's: `analyze(trace).figures.steps()`.
 
     `steps`: `steady` (warm-up left out), `all` (every activity of the file), or step numbers such as `5:10`.
     `device`: a CUDA ordinal. `process`: a pid, or a row of the trace's processes. Times are integer ns.
@@ -62,8 +74,9 @@ def analyze(
     """
     from tetrace.attribute.attribution import attribute
     from tetrace.breakdown.analysis import break_down
+    from tetrace.report.analysis import Analysis
 
-    return break_down(attribute(trace), steps=str(steps), device=device, process=process)
+    return Analysis.of(break_down(attribute(trace), steps=str(steps), device=device, process=process))
 
 
 def timer(
@@ -93,10 +106,36 @@ def timer(
     return Timer(model, every=every, modules=modules, depth=depth, history=history, show=show, summarize=summary)
 
 
+def watch(
+    model: Any,
+    *,
+    every: int = 1,
+    modules: str = "",
+    histogram: bool = True,
+    blocks: bool = False,
+    checks: bool = True,
+) -> Watch:
+    """Looks at a model's FP8 tensors while a training loop runs: `with tetrace.watch(model) as w:`, then `w.table()`.
+
+    In every `every`-th step, of the modules in whose path the regular expression `modules` is found: what each tensor
+    holds when it is quantized, what that loses, and with which scale. `histogram`: keep magnitudes, for what-if.
+    `blocks`: keep largest magnitudes of blocks too. `checks`: also look for values that are not finite in what modules
+    return, losses, gradients and parameters. Nothing waits for the GPU, and results stay what they are bit for bit.
+
+    `table()`, `scales()` and `histograms()` are pandas; `trace()` is what `tetrace.fp8` takes. Raises `UsageError` for an
+    option that makes no sense.
+    """
+    from tetrace.instrument.watch import Watch
+    from tetrace.sources.fp8 import read_folder
+
+    given = {"histogram": histogram, "blocks": blocks, "checks": checks}
+    return Watch(model, every=every, modules=modules, read=read_folder, **given)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'tetrace' has no attribute '{name}'")
     import importlib
 
     module = importlib.import_module(_PUBLIC[name])
-    return module if name == "instrument" else getattr(module, name)
+    return module if name in ("instrument", "fp8") else getattr(module, name)

@@ -31,6 +31,9 @@ py::dict build_info() {
   info["nvtx"] = has_nvtx;
   info["collector"] = py::len(no_collector) == 0;
   info["no_collector"] = no_collector;
+  const py::str no_fp8(TETRACE_NO_FP8);
+  info["fp8"] = py::len(no_fp8) == 0;
+  info["no_fp8"] = no_fp8;
   return info;
 }
 

@@ -97,6 +97,29 @@ def test_windows_tile_and_warm_up_is_left_out() -> None:
     assert (breakdown.totals.steps, breakdown.totals.wall_ns, breakdown.totals.activities) == (3, 310_000, 3)
 
 
+def test_a_window_that_holds_the_time_of_steps_without_work_is_left_out() -> None:
+    recording, at = Recording(), 0
+    for i in range(12):
+        recording.range(f"step_{i}", at, at + 100)
+        if i not in (5, 6, 7):
+            recording.launch(GEMM, (at + 1, at + 2), (at + 3, at + 8))
+        at += 100
+    selection = break_down(attribute(recording.trace())).selection
+    reasons = dict(zip(selection.windows.step.tolist(), selection.reason, strict=True))
+    expected = {4: "with the time of steps after it, which launched nothing", 11: "last, its end was not recorded"}
+    assert {step: reason for step, reason in reasons.items() if reason} == expected
+
+
+def test_a_device_that_works_in_every_second_step_only_has_whole_windows() -> None:
+    recording, at = Recording(), 0
+    for i in range(12):
+        recording.range(f"step_{i}", at, at + 100)
+        if i % 2 == 0:
+            recording.launch(GEMM, (at + 1, at + 2), (at + 3, at + 8))
+        at += 100
+    assert break_down(attribute(recording.trace())).selection.used.tolist() == [True] * 5 + [False]
+
+
 @pytest.mark.parametrize(("steps", "used"), [("1:3", [1, 2]), ("2", [2]), ("3:", [3, 4]), ("all", [0, 1, 2, 3, 4])])
 def test_steps_chosen_by_number(steps: str, used: list[int]) -> None:
     table = break_down(attribute(steps_of([100] * 5).trace()), steps=steps).tables["steps"]

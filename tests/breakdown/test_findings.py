@@ -126,6 +126,19 @@ def quantized_late(late: float) -> Recording:
     return recording.launch(CAST, (at, at + 1), (max(at + 5, 110), max(at + 5, 110) + 2))
 
 
+def normalized(norm: str, linear: str) -> Recording:
+    """A norm of its own, and a linear that casts and multiplies in FP8 under an autocast."""
+    recording = (
+        Recording().site("step", "step", 0, 300).site("autocast", "on", 1, 290, recipe="DelayedScaling", enabled=True)
+    )
+    if norm:
+        recording.site("module", "ln", 2, 90, phase="forward", module="ln", **{"class": norm})
+    recording.site("module", "qkv", 100, 280, phase="forward", module="qkv", **{"class": linear})
+    recording.site("quantize", "cast", 110, 120, module="qkv", role="input", call="quantize")
+    recording.launch(CAST, (111, 112), (120, 130))
+    return recording.launch(GEMM, (140, 141), (150, 250))
+
+
 CASES: dict[str, tuple[Callable[[], Recording], Callable[[], Recording], str, int]] = {
     # name: with its cause, without it, the steps, nanoseconds it costs
     "host_bound": (lambda: early((GEMM, 50), (GEMM, 50), gap=100), lambda: early((GEMM, 50), (GEMM, 50)), "all", 100_000),
@@ -140,6 +153,7 @@ CASES: dict[str, tuple[Callable[[], Recording], Callable[[], Recording], str, in
     "quantization_host": (lambda: quantized_late(60), lambda: quantized_late(0), "all", 60_000),
     "weight_casts": (lambda: casts(3), lambda: casts(1), "steady", 2_000),
     "outside_fp8": (lambda: early((GEMM, 100), (BF16, 50)), lambda: early((GEMM, 100), (GEMM, 50)), "all", 50_000),
+    "unfused_norms": (lambda: normalized("LayerNorm", "Linear"), lambda: normalized("", "LayerNormLinear"), "all", 10_000),
     "unfused_attention": (lambda: attention(False), lambda: attention(True), "all", 150_000),
     "transposes": (lambda: early((GEMM, 100), (TRANSPOSE, 20)), lambda: early((GEMM, 120)), "all", 20_000),
     "scale_updates": (lambda: updated(6), lambda: updated(2), "steady", 30_000),

@@ -112,6 +112,18 @@ def test_files_are_written_and_not_overwritten_unasked(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["new", "run.tetrace", "tables"]
 
 
+def test_a_page_is_one_file(tmp_path: Path) -> None:
+    page = tmp_path / "out.html"
+    done = run("report", FP8, "--html", page)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"tetrace: wrote {page}\n"
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert failure("report", FP8, "--html", page)[1].endswith("exists; choose another name or pass --force")
+    assert "leave --format and --output out" in failure("report", FP8, "--html", page, "--format", "csv")[1]
+    assert "leave --by and --kernel out" in failure("report", FP8, "--html", tmp_path / "b.html", "--by", "kernel")[1]
+    assert [file.name for file in tmp_path.iterdir()] == ["out.html"]
+
+
 def test_one_table_as_csv_on_standard_output() -> None:
     done = run("report", FP8, "--format", "csv", "--by", "lane")
     head, row = done.stdout.splitlines()

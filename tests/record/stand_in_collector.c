@@ -1,6 +1,6 @@
 /* A stand-in for libtetrace_collector.so where there is no GPU: it writes down which of its functions were called, one a
- * line, in the file that STAND_IN_LOG names, and says of itself what STAND_IN_STATE holds. With STAND_IN_RECORDS set,
- * flushing leaves a cupti.bin with one kernel.
+ * line, in the file that STAND_IN_LOG names, and says of itself what STAND_IN_STATE and STAND_IN_REASON hold. With
+ * STAND_IN_RECORDS set, flushing leaves a cupti.bin with one kernel.
  *
  *     cc -shared -fPIC -o libtetrace_collector.so stand_in_collector.c
  */
@@ -121,8 +121,9 @@ void tetrace_collector_resume(void) {
 
 const char* tetrace_collector_state(void) {
   static char said[512];
-  const char* told = getenv("STAND_IN_STATE");
+  const char *told = getenv("STAND_IN_STATE"), *reason = getenv("STAND_IN_REASON");
+  if (reason == NULL) reason = getenv("STAND_IN_KEPT") != NULL ? "Kineto holds it" : "a reason";
   snprintf(said, sizeof said, "{\"state\": \"%s\", \"reason\": \"%s\", \"cupti\": 130000, \"library\": \"/x/libcupti.so\"}",
-           told == NULL ? state : told, getenv("STAND_IN_KEPT") != NULL ? "Kineto holds it" : "a reason");
+           told == NULL ? state : told, reason);
   return said;
 }

@@ -10,7 +10,7 @@ from tetrace import _C
 from tetrace.record import build
 
 LINUX = {"system": "Linux x86_64", "compiler": "GNU 12.2.0", "cuda_headers": 13000, "nvtx": True}
-WHOLE = {**LINUX, "collector": True, "no_collector": ""}
+WHOLE = {**LINUX, "collector": True, "no_collector": "", "fp8": True, "no_fp8": ""}
 
 
 def without(reason: str, **facts: object) -> dict[str, object]:
@@ -23,7 +23,8 @@ def test_this_build_says_what_it_is() -> None:
     assert built.keys() == WHOLE.keys()
     assert built["collector"] == (not built["no_collector"])
     assert built["nvtx"] == build.LIBRARY.exists() or not built["collector"]
-    assert bool(build.left_out()) == (not built["collector"])
+    assert built["fp8"] == (not built["no_fp8"])
+    assert bool(build.left_out()) == (not built["collector"] or not built["fp8"])
 
 
 def test_nothing_is_said_of_a_whole_build(tmp_path: Path) -> None:
@@ -53,3 +54,27 @@ def test_each_reason_has_a_way_out(tmp_path: Path, reason: str, what: str, way_o
     [(said, advice)] = build._left_out(without(reason), tmp_path / "none")
     assert said.startswith(what)
     assert advice.startswith(way_out)
+
+
+@pytest.mark.parametrize(
+    ("reason", "what", "way_out"),
+    [
+        ("nvcc", "the kernels that inspect FP8 tensors were not built: no nvcc", "install tetrace again where a CUDA"),
+        (
+            "option",
+            "the kernels that inspect FP8 tensors were not built: TETRACE_FP8=OFF",
+            "install tetrace again without",
+        ),
+    ],
+)
+def test_kernels_that_are_not_there_are_named(tmp_path: Path, reason: str, what: str, way_out: str) -> None:
+    library = tmp_path / "libtetrace_collector.so"
+    library.touch()
+    [(said, advice)] = build._left_out({**WHOLE, "fp8": False, "no_fp8": reason}, library)
+    assert said.startswith(what)
+    assert advice.startswith(way_out)
+
+
+def test_a_system_without_cuda_is_told_of_once(tmp_path: Path) -> None:
+    found = build._left_out({**without("platform"), "fp8": False, "no_fp8": "platform"}, tmp_path / "none")
+    assert [said for said, _ in found] == ["no GPU is recorded on Linux x86_64: CUDA needs Linux on x86_64 or aarch64"]

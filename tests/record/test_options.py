@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from tetrace.errors import UsageError
 from tetrace.record.command import command
-from tetrace.record.options import Options, Window, window
+from tetrace.record.options import Inspected, Options, Window, inspected, window
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,27 @@ def test_what_cannot_be_run(scripts: Path, typed: str, says: str) -> None:
     with pytest.raises(UsageError) as error:
         command(typed.split())
     assert says in str(error.value)
+
+
+def test_fp8_reaches_the_recorded_processes():
+    options = Options(fp8=inspected(True, 10, r"layers\.3", False, True))
+    wanted = {"every": 10, "modules": r"layers\.3", "histogram": False, "blocks": True}
+    assert json.loads(options.variable("host", "none"))["fp8"] == wanted
+    assert inspected(True, None, None, None, False) == Inspected()
+    assert "fp8" not in Options().document("host", "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((False, 3, None, None, False), "--fp8-every says how --fp8 inspects; give --fp8 too"),
+        ((False, None, "x", None, False), "--fp8-modules"),
+        ((False, None, None, False, False), "--fp8-histogram"),
+        ((False, None, None, None, True), "--fp8-blocks"),
+        ((True, None, "(", None, False), "'(' is no regular expression"),
+    ],
+    ids=str,
+)
+def test_fp8_options_that_make_no_sense(given, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        inspected(*given)

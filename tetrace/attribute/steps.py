@@ -7,6 +7,7 @@ sequence of kernel names, and without that there is one window.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,7 +71,8 @@ class Windows:
     """Stretches of a device's time, one a step and lane (process and device); shape (windows,).
 
     `step` is a row of `Steps`. `closed` is false for the last window of a lane, which ends with its last activity
-    instead of the next step's first.
+    instead of the next step's first. `recorded` is false where the recorder was off for a part of the step, `skips` true
+    where steps follow that launched nothing there, whose time is in this window.
     """
 
     process: Codes
@@ -79,6 +81,8 @@ class Windows:
     start: Times
     end: Times
     closed: Mask
+    recorded: Mask
+    skips: Mask
 
 
 def find_steps(trace: Trace, host: Host, links: Links, is_optimizer: Mask, is_heavy: Mask) -> tuple[Steps, Codes]:
@@ -126,14 +130,33 @@ def find_windows(trace: Trace, of_activity: Codes, steps: Steps) -> Windows:
             [process, device, step, a, b, i + 1 < len(used)]
             for i, (step, a, b) in enumerate(zip(used.tolist(), begins.tolist(), ends.tolist(), strict=True))
         ]
-    return windows_of_rows(columns)
+    windows = windows_of_rows(columns)
+    return dataclasses.replace(windows, recorded=_recorded(trace, windows, steps), skips=_skips(windows))
+
+
+def _recorded(trace: Trace, windows: Windows, steps: Steps) -> Mask:
+    """Whether nothing of a step falls into the time in which its process' recorder was off, on host and device."""
+    recorded = np.ones(len(windows.step), np.bool_)
+    row_of = {number: row for row, number in enumerate(trace.column("processes", "global_id").tolist())}
+    for process, begin, end in trace.metadata.facts.get("unrecorded", ()):
+        first = np.minimum(windows.start, steps.start[windows.step])
+        last = np.maximum(windows.end, steps.end[windows.step])
+        recorded &= (windows.process != row_of.get(process, -1)) | (last <= begin) | (first >= end)
+    return recorded
+
+
+def _skips(windows: Windows) -> Mask:
+    """Windows of a lane are rows one after the other."""
+    follows = (windows.process[1:] == windows.process[:-1]) & (windows.device[1:] == windows.device[:-1])
+    return np.append(follows & (windows.step[1:] > windows.step[:-1] + 1), False)[: len(windows.step)]
 
 
 def windows_of_rows(rows: Sequence[Sequence[int]]) -> Windows:
-    """Windows from rows of (process, device, step, start, end, closed)."""
+    """Windows from rows of (process, device, step, start, end, closed), all recorded whole."""
     columns = np.array(rows, np.int64).reshape(-1, 6).T
     process, device, step = (np.ascontiguousarray(column, np.int32) for column in columns[:3])
-    return Windows(process, device, step, columns[3].copy(), columns[4].copy(), columns[5] > 0)
+    everywhere, nowhere = np.ones(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+    return Windows(process, device, step, columns[3].copy(), columns[4].copy(), columns[5] > 0, everywhere, nowhere)
 
 
 def _steps_of_process(

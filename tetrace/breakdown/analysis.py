@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-    from tetrace.breakdown.findings import Finding
+    from tetrace.breakdown.finding import Finding
+    from tetrace.fp8.health import Health
 
     Times = npt.NDArray[np.int64]
 
@@ -96,6 +98,14 @@ class Breakdown:
         from tetrace.breakdown.findings import findings
 
         return findings(self)
+
+    @cached_property
+    def fp8_health(self) -> Health | None:
+        """What recorded FP8 statistics say is wrong, over all recorded steps; None where there are none."""
+        from tetrace.fp8.health import check_health
+
+        trace = self.attribution.trace
+        return check_health(trace) if trace.has("fp8_tensors") else None
 
     @property
     def verdict(self) -> str:

@@ -1,4 +1,5 @@
-"""The few things that hold a run back, worst first: each with its milliseconds, its evidence and what to do.
+"""The few things that hold a run back, worst first: each with its milliseconds, its evidence and what to do; what makes
+its results wrong before those.
 
 A finding is one function from a breakdown to `Finding` or None; it is gone when its cause is. Thresholds are shares
 below which the thing is not worth a line.
@@ -8,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tetrace.attribute.attribution import UNATTRIBUTED_MODULE
 from tetrace.breakdown.compute import UNFUSED
+from tetrace.breakdown.finding import Finding
+from tetrace.breakdown.fp8_coverage import ADVICE, NOT_TE, fp8_coverage, fp8_norms, recorded_classes
+from tetrace.breakdown.fp8_findings import fp8_findings
 from tetrace.breakdown.launch import NO_RANGE
 from tetrace.breakdown.module_times import STEP
 from tetrace.trace.schema import GRAPH
@@ -28,26 +31,17 @@ _LAUNCH_BOUND = 0.30
 _GPU_BOUND = 0.85
 _WAITS = 0.15
 _COPY_BOUND = 0.50
+_OF_NORMS = 0.005
 _HOST_COPIES = ("memcpy HtoD", "memcpy DtoH")
 _WEIGHTS = {"LayerNormMLP": 2}
 _LENGTHS = (("mean", "mean"), ("95% within", "p95"), ("longest", "max"))
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One finding. `ns` is what it costs in an average selected step of one lane (with `--steps all`: in the file)."""
-
-    name: str
-    ns: int
-    title: str
-    evidence: str
-    advice: str
-
-
 def findings(breakdown: Breakdown) -> list[Finding]:
-    """What holds the selected steps back, the costliest first."""
-    found = [finding for look in _LOOKS for finding in look(breakdown)]
-    return sorted(found, key=lambda finding: -finding.ns)
+    """What holds the selected steps back, the costliest first; before it what makes results wrong."""
+    found = [finding for look in _LOOKS for finding in look(breakdown)] if breakdown.totals.activities else []
+    found += fp8_findings(breakdown.fp8_health) if breakdown.fp8_health else []
+    return sorted(found, key=lambda finding: (not finding.urgent, -finding.ns))
 
 
 def verdict(breakdown: Breakdown) -> str:
@@ -293,16 +287,6 @@ def _quantization(breakdown: Breakdown) -> Iterator[Finding]:
         )
 
 
-def _recorded_classes(breakdown: Breakdown) -> dict[str, str]:
-    """Classes of modules by path, where tetrace's instrumentation recorded them."""
-    trace = breakdown.attribution.trace
-    columns = [
-        (trace.words("sites", name), trace.column("sites", name).tolist()) for name in ("kind", "module", "class")
-    ]
-    rows = zip(*([words[code] for code in codes] for words, codes in columns), strict=True)
-    return {module: name for kind, module, name in rows if kind == "module"}
-
-
 def _class_of(module: str) -> str:
     """Class of a module by its name: `Linear.3`, or `TransformerLayer_0/Linear_3` of the PyTorch profiler."""
     return re.sub(r"[._]\d+$", "", module.rsplit("/", 1)[-1])
@@ -311,7 +295,7 @@ def _class_of(module: str) -> str:
 def _weight_casts(breakdown: Breakdown) -> Iterator[Finding]:
     table = breakdown.tables["quantization"]
     casts: dict[str, list[int]] = {}
-    recorded = _recorded_classes(breakdown)
+    recorded = recorded_classes(breakdown.attribution.trace)
 
     def class_of(module: str) -> str:
         return recorded.get(module) or _class_of(module)
@@ -354,12 +338,29 @@ def _outside_fp8(breakdown: Breakdown) -> Iterator[Finding]:
     outside = sum(row["total_ns"] for row in rows)
     if covered.fp8_ns and outside > _OF_BUSY * covered.gemm_ns:
         worst = ", ".join(dict.fromkeys(" ".join((row["module"], row["role"], row["formats"])) for row in rows[:3]))
+        why = {row["module"]: row["status"] for row in fp8_coverage(breakdown).rows()}
         yield Finding(
             "outside_fp8",
             _per_step(breakdown, outside),
             "GEMMs outside FP8",
             f"{percent(outside, covered.gemm_ns)} of GEMM time: {worst}",
-            "make them TE modules under te.autocast",
+            ADVICE.get(why.get(rows[0]["module"], ""), ADVICE[NOT_TE]),
+        )
+
+
+def _unfused_norms(breakdown: Breakdown) -> Iterator[Finding]:
+    norms, totals = fp8_norms(breakdown), breakdown.totals
+    ns = int(norms["cast_ns"].sum())
+    if ns and ns >= _OF_NORMS * totals.busy_ns:
+        first = norms.rows()[0]
+        gemms = percent(int(norms["gemm_ns"].sum()), breakdown.fp8_coverage.gemm_ns)
+        yield Finding(
+            "unfused_norms",
+            _per_step(breakdown, ns),
+            "norms leave the cast to their linears",
+            f"{len(norms)} linears with {gemms} of GEMM time cast what a norm before them wrote, first {first['linear']} "
+            f"after {first['norm']}",
+            "LayerNormLinear and LayerNormMLP normalize and cast in one kernel",
         )
 
 
@@ -428,5 +429,5 @@ def _recompute(breakdown: Breakdown) -> Iterator[Finding]:
 
 _LOOKS: tuple[Callable[[Breakdown], Iterator[Finding]], ...] = (
     _launches, _synchronizations, _copies, _communication, _amax_reductions, _quantization, _weight_casts, _outside_fp8,
-    _unfused_attention, _transposes, _scale_updates, _recompute,
+    _unfused_norms, _unfused_attention, _transposes, _scale_updates, _recompute,
 )  # fmt: skip

@@ -138,7 +138,13 @@ def idle(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int
     lane = lanes.of_windows(windows)
     busy = _C.covered(lanes.busy_lane, lanes.busy_start, lanes.busy_end, lane, windows.start, windows.end)
     gaps = _gaps(attribution, lanes, lane, windows)
-    causes, charged = _causes(attribution, gaps, floor_ns, len(lane))
+    causes = np.zeros((len(lane), len(CAUSES)), np.int64)
+
+    def add(cause: int, ns: Times) -> None:
+        # Summed at once: a column a cause for millions of gaps would be most of the memory.
+        causes[:, cause] += sums(gaps.window, len(lane), ns)
+
+    charged = _causes(attribution, gaps, floor_ns, add)
     wrong = np.flatnonzero(busy + causes.sum(axis=1) != windows.end - windows.start)
     if len(wrong):
         one = int(wrong[0])
@@ -148,6 +154,44 @@ def idle(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int
         )
     gap, row, ns = charged
     return Idle(busy, causes, gaps.window[gap], row, gaps.activity[gap], ns)
+
+
+@dataclass(frozen=True)
+class Charges:
+    """Idle time piece by piece, shape (pieces,): its window, its cause (index of CAUSES), the host range it is charged to
+    (row of Host, -1 where none was open) and the activity that ended the gap."""
+
+    window: Codes
+    cause: Codes
+    row: Codes
+    activity: Codes
+    ns: Times
+
+
+def charges(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int) -> Charges:
+    """Idle time of `windows` as pieces, each with the host range that explains it.
+
+    Host-bound idle is charged as in `idle`, waiting in a call to the range around the call, and what passes from the
+    launch on to the range that launched.
+    """
+    gaps = _gaps(attribution, lanes, lanes.of_windows(windows), windows)
+    found: list[tuple[Codes, Codes, Codes, Times]] = []
+
+    def add(cause: int, ns: Times) -> None:
+        if cause == HOST_BOUND:
+            return
+        here = np.flatnonzero(ns)
+        activity = gaps.activity[here]
+        if cause in (SYNCHRONIZATION, PROFILER):
+            row = attribution.host.innermost(attribution.links.thread[activity], gaps.start[here])
+        else:
+            row = attribution.links.launch_range[activity]
+        found.append((here.astype(np.int32), np.full(len(here), cause, np.int32), row, ns[here]))
+
+    gap, row, ns = _causes(attribution, gaps, floor_ns, add)
+    found.append((gap, np.full(len(gap), HOST_BOUND, np.int32), row, ns))
+    gap, cause, row, ns = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    return Charges(gaps.window[gap], cause, row, gaps.activity[gap], ns)
 
 
 @dataclass(frozen=True)
@@ -205,16 +249,10 @@ def _activity_at(lane_of_activity: Codes, times: Times, lane: Codes, wanted: Tim
 
 
 def _causes(
-    attribution: Attribution, gaps: _Gaps, floor_ns: int, windows: int
-) -> tuple[Times, tuple[Codes, Codes, Times]]:
-    """Idle time of each window by cause, shape (windows, len(CAUSES)), and what host ranges are charged with."""
+    attribution: Attribution, gaps: _Gaps, floor_ns: int, add: Callable[[int, Times], None]
+) -> tuple[Codes, Codes, Times]:
+    """Gives `add` the time of every gap by cause, cause by cause; returns what host ranges are charged with."""
     links, trace = attribution.links, attribution.trace
-    causes = np.zeros((windows, len(CAUSES)), np.int64)
-
-    def add(cause: int, ns: Times) -> None:
-        # Summed at once: a column a cause for millions of gaps would be most of the memory.
-        causes[:, cause] += sums(gaps.window, windows, ns)
-
     call = links.call[gaps.activity]
     launched = call >= 0
     asked = np.where(
@@ -231,7 +269,7 @@ def _causes(
     add(DEPENDENCY, np.where(waited, rest, 0))
     add(LATENCY, latency)
     add(UNEXPLAINED, np.where(in_graph | waited, 0, rest - latency))
-    return causes, charged
+    return charged
 
 
 def _values(column: Times, rows: Codes) -> Times:

@@ -166,30 +166,41 @@ def launch_costs(scope: Scope, table: Table, latency: Times, depth: Times) -> La
 def host_ranges_table(scope: Scope, idle: Idle) -> Table:
     """Host ranges by the host-bound idle charged to them, the worst first."""
     attribution = scope.attribution
-    known = idle.charged_row >= 0
-    row = np.maximum(idle.charged_row, 0)
-    # Where no range was open, the work that was waited for says the phase.
-    phase_of_activity = attribution.phase[idle.charged_activity]
-    if len(attribution.host):
-        own = attribution.range_phase[row]
-        phase = np.where(known & (own >= 0), own, phase_of_activity)
-        word = np.where(known, attribution.host.word[row], -1)
-        module = np.where(known, attribution.range_module[row], -1)
-    else:
-        phase, word, module = phase_of_activity, np.full(len(row), -1), np.full(len(row), -1)
-    word = _with_steps_as_one(attribution, word)
-    (word, module, phase), index = distinct(word, module, np.where(phase < 0, UNATTRIBUTED, phase))
-    words = [*attribution.host.words, STEP_RANGE]
-    names = [words[code] if code >= 0 else NO_RANGE for code in word.tolist()]
+    word, module, phase = places(attribution, idle.charged_row, idle.charged_activity)
+    (code, in_module, in_phase), index = distinct(word, module, phase)
+    names = place_words(attribution, code)
     columns = {
         "range": names,
-        "module": scope.module_words(module),
-        "phase": phase_words(phase),
-        "gaps": counts(index, len(word)),
-        "host_bound_ns": sums(index, len(word), idle.charged_ns),
+        "module": scope.module_words(in_module),
+        "phase": phase_words(in_phase),
+        "gaps": counts(index, len(names)),
+        "host_bound_ns": sums(index, len(names), idle.charged_ns),
         "quantizes": np.array([bool(QUANTIZING_RANGE.search(name)) for name in names], np.int64),
     }
     return Table(HOST_RANGES, columns).sorted_by("host_bound_ns")
+
+
+def places(
+    attribution: Attribution, row: Codes, activity: Codes
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    """Word, module and phase of the host ranges `row` (-1 none) that idle time before `activity` is charged to."""
+    # Where no range was open, the work that was waited for says the phase.
+    phase: npt.NDArray[np.integer] = attribution.phase[activity]
+    word: npt.NDArray[np.integer] = np.full(len(row), -1, np.int32)
+    module = word
+    if len(attribution.host):
+        known, place = row >= 0, np.maximum(row, 0)
+        own = attribution.range_phase[place]
+        phase = np.where(known & (own >= 0), own, phase)
+        word = np.where(known, attribution.host.word[place], -1)
+        module = np.where(known, attribution.range_module[place], -1)
+    return _with_steps_as_one(attribution, word), module, np.where(phase < 0, UNATTRIBUTED, phase)
+
+
+def place_words(attribution: Attribution, word: npt.NDArray[np.integer]) -> list[str]:
+    """Texts of the ranges whose words `places` gives."""
+    words = [*attribution.host.words, STEP_RANGE]
+    return [words[code] if code >= 0 else NO_RANGE for code in word.tolist()]
 
 
 def _with_steps_as_one(attribution: Attribution, word: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:

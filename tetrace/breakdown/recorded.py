@@ -46,7 +46,7 @@ _FIRST_STEADY = 1
 def recorded_tables(scope: Scope) -> list[Table]:
     """All tables of this file."""
     host = scope.attribution.host
-    in_steps = _in_used_steps(scope) if len(host) else np.empty(0, np.bool_)
+    in_steps = in_used_steps(scope) if len(host) else np.empty(0, np.bool_)
     return [
         _host_steps(scope),
         _host_modules(scope, in_steps),
@@ -117,7 +117,8 @@ def _used_steps(scope: Scope) -> Times:
     return _key(steps.process[rows], steps.number[rows])
 
 
-def _in_used_steps(scope: Scope) -> Mask:
+def in_used_steps(scope: Scope) -> Mask:
+    """Which host ranges with a site are of steps that are counted, shape (ranges,)."""
     host = scope.attribution.host
     return (host.site >= 0) & np.isin(_key(host.process, np.maximum(host.sequence, 0)), _used_steps(scope))
 
@@ -210,7 +211,7 @@ def _recorded_calls(scope: Scope, in_steps: Mask) -> Table:
     host = attribution.host
     if not len(host) or not host.is_kind(*_CALL_KINDS).any():
         return _no_rows(RECORDED_CALLS)
-    outer = _outermost_calls(scope)
+    outer = outermost_calls(scope)
     links = attribution.links
     of_activity = np.where(links.range >= 0, outer[np.maximum(links.range, 0)], -1)[scope.rows]
     replay = np.where(is_graph_launch(scope.trace, links), links.call, -1)[scope.rows]
@@ -243,7 +244,7 @@ def _recorded_calls(scope: Scope, in_steps: Mask) -> Table:
     return _with_unrecorded(scope, Table(RECORDED_CALLS, columns), of_activity).sorted_by("total_ns")
 
 
-def _outermost_calls(scope: Scope) -> Codes:
+def outermost_calls(scope: Scope) -> Codes:
     """The range of the recorded call that each host range belongs to, -1 none: the outermost of calls inside calls."""
     host = scope.attribution.host
     is_call = host.is_kind(*_CALL_KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 STEADY, ALL = "steady", "all"
 # A step this much slower than the median is warming up when it comes first, or when it loaded code.
 _WARM_UP_RATIO = 1.5
+_OPEN = "last, its end was not recorded"
+_INCOMPLETE = "not recorded whole, the recorder was off for a part of it"
+_WITH_OTHERS = "with the time of steps after it, which launched nothing"
 _SLICE = re.compile(r"^(-?\d*):(-?\d*)$|^(-?\d+)$")
 
 
@@ -75,9 +79,7 @@ def select(
     in_step[windows.process[used], windows.step[used]] = True
     activities = in_lane & (attribution.step >= 0)
     activities &= in_step[trace.column("activities", "process"), np.maximum(attribution.step, 0)]
-    frames = Windows(
-        *(getattr(windows, name)[used] for name in ("process", "device", "step", "start", "end", "closed"))
-    )
+    frames = Windows(*(getattr(windows, field.name)[used] for field in dataclasses.fields(Windows)))
     return Selection(steps, activities, windows, used, reason, frames, int(used.sum()))
 
 
@@ -151,10 +153,8 @@ def _steady_reasons(attribution: Attribution, windows: Windows) -> list[str]:
     loads = _loads(attribution, windows)
     for process, device in dict.fromkeys(zip(windows.process.tolist(), windows.device.tolist(), strict=True)):
         rows = np.flatnonzero((windows.process == process) & (windows.device == device))
-        wall = windows.end[rows] - windows.start[rows]
-        for row, word in zip(
-            rows.tolist(), _steady_reasons_of_lane(wall, windows.closed[rows], loads[rows]), strict=True
-        ):
+        lane = Windows(*(getattr(windows, field.name)[rows] for field in dataclasses.fields(Windows)))
+        for row, word in zip(rows.tolist(), _steady_reasons_of_lane(lane, loads[rows]), strict=True):
             words[row] = word
     return _without_declared_warm_up(attribution, windows, words)
 
@@ -167,22 +167,28 @@ def _without_declared_warm_up(attribution: Attribution, windows: Windows, words:
     return found if not all(found) else words
 
 
-def _steady_reasons_of_lane(wall: Times, closed: Mask, loads: Mask) -> list[str]:
+def _steady_reasons_of_lane(lane: Windows, loads: Mask) -> list[str]:
     """Warm-up: far slower than the median and first, or with code loaded. The open last window misses its tail."""
-    words = ["" if whole else "last, its end was not recorded" for whole in closed.tolist()]
+    wall, complete = lane.end - lane.start, lane.closed & lane.recorded
+    words = [
+        _INCOMPLETE if not there else "" if end else _OPEN
+        for there, end in zip(lane.recorded, lane.closed, strict=True)
+    ]
     # The open window may be cut short anywhere: a median with it would call whole steps slow.
-    whole = wall[closed] if closed.sum() > 1 else wall
+    whole = wall[complete] if complete.sum() > 1 else wall
     settled = whole[len(whole) // 2 :] if len(whole) > 2 else whole
     slow = wall > _WARM_UP_RATIO * float(np.median(settled))
     first = int(np.argmin(slow)) if not slow.all() else 0
-    for i in range(len(wall)):
+    for i in np.flatnonzero(lane.recorded).tolist():
         if slow[i] and i < first:
             words[i] = "warm-up, far slower than the median"
         elif slow[i] and loads[i]:
             words[i] = "loaded code, far slower than the median"
+        elif slow[i] and lane.skips[i]:
+            words[i] = words[i] or _WITH_OTHERS
     # One step is better than none: an open or slow window is used when there is nothing else.
     if all(words):
-        words[-1] = ""
+        words[np.flatnonzero(lane.recorded)[-1] if lane.recorded.any() else -1] = ""
     return words
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tetrace.trace.arrays import integers, strings
+from tetrace.trace.arrays import numbers, strings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ class Table:
 
         # By declaration: an empty column of text has no type of its own.
         arrays = [
-            integers(self[column.name], pa.int64()) if column.unit else strings(self[column.name])
+            numbers(self[column.name], pa.int64()) if column.unit else strings(self[column.name])
             for column in self.declaration.columns
         ]
         return pa.Table.from_arrays(arrays, names=list(self.columns))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,30 +10,27 @@ from collections.abc import Sequence
 import click
 
 from tetrace import __version__
+from tetrace.cli.commands import Commands
 from tetrace.errors import TetraceError
 
 # Name of each command and the module that defines it; imported when it is called or listed.
-COMMANDS = {"record": "tetrace.cli.record", "report": "tetrace.cli.report", "doctor": "tetrace.cli.doctor"}
+COMMANDS = {
+    "record": "tetrace.cli.record",
+    "report": "tetrace.cli.report",
+    "export": "tetrace.cli.export",
+    "diff": "tetrace.cli.diff",
+    "check": "tetrace.cli.check",
+    "fp8": "tetrace.cli.fp8",
+    "doctor": "tetrace.cli.doctor",
+}
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _DEFECT = 70
 
 
-class _Commands(click.Group):
-    """A group whose commands are imported when they are needed."""
-
-    def list_commands(self, _context: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[name]), name)
-        return command
-
-
 @click.command(
-    cls=_Commands,
+    cls=Commands,
+    modules=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",

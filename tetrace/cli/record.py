@@ -14,7 +14,7 @@ import click
 
 from tetrace import __version__
 from tetrace.errors import TetraceError
-from tetrace.record.options import CALLS, COLLECTORS, RANGES, Options, window
+from tetrace.record.options import CALLS, COLLECTORS, RANGES, Options, inspected, window
 
 if TYPE_CHECKING:
     from tetrace.record.session import Run, Saved, Session
@@ -83,6 +83,23 @@ _FAILED = 2
     help="With `events`: measure every N-th step.  [default: 10]",
 )
 @click.option(
+    "--fp8",
+    is_flag=True,
+    help="Inspect FP8 as well: what each tensor that is quantized holds and loses, scales and amaxes, and where the first "
+    "value that is not finite comes from. `tetrace fp8` shows it.",
+)
+@click.option("--fp8-every", type=click.IntRange(min=1), metavar="N", help="Only in every N-th step.  [default: 1]")
+@click.option("--fp8-modules", metavar="REGEX", help="Only of modules in whose path this regular expression is found.")
+@click.option(
+    "--fp8-histogram/--no-fp8-histogram",
+    default=None,
+    help="Keep histograms of magnitudes, from which `tetrace fp8 whatif` tells what another format or scale would do.  "
+    "[default: keep]",
+)
+@click.option(
+    "--fp8-blocks", is_flag=True, help="Keep the largest magnitudes of blocks too, for what-if of block recipes."
+)
+@click.option(
     "--nsys",
     multiple=True,
     metavar="ARGS",
@@ -100,6 +117,11 @@ def record(
     ranges: str,
     calls: str,
     every: int | None,
+    fp8: bool,
+    fp8_every: int | None,
+    fp8_modules: str | None,
+    fp8_histogram: bool | None,
+    fp8_blocks: bool,
     nsys: tuple[str, ...],
     keep_nsys_rep: bool,
     force: bool,
@@ -121,7 +143,8 @@ def record(
     streams.hold()
     _check_options(command)
     chosen = window(steps, seconds, warmup, collector)
-    options = Options(output, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every)
+    seen = inspected(fp8, fp8_every, fp8_modules, fp8_histogram, fp8_blocks)
+    options = Options(output, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every, seen)
     with Relay(_say) as relay:
         session = Session(options, resolved(command), __version__, _say, relay)
         run = session.run()

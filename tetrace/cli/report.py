@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from tetrace import __version__
 from tetrace.cli.output import check_output, write_output
+from tetrace.cli.progress import progress
 from tetrace.errors import UsageError
 from tetrace.report.reporter import FORMATS, Options
 from tetrace.report.views import VIEWS
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from tetrace.trace.trace import Trace
 
 _WIDTH = 100
-_PATIENCE_S = 0.4
 
 
 @click.command()
@@ -60,6 +57,13 @@ _PATIENCE_S = 0.4
     help="What to write.",
 )
 @click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the report as one HTML file that opens anywhere, without a network.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -72,7 +76,7 @@ _PATIENCE_S = 0.4
     metavar="RUN.tetrace",
     help="Keep the imported recording, which loads faster.",
 )
-@click.option("--force", is_flag=True, help="Overwrite what --output and --save name.")
+@click.option("--force", is_flag=True, help="Overwrite what --html, --output and --save name.")
 def report(
     run: Path,
     steps: str,
@@ -84,6 +88,7 @@ def report(
     full: bool,
     wide: bool,
     format_name: str,
+    page: Path | None,
     output: Path | None,
     save: Path | None,
     force: bool,
@@ -95,17 +100,29 @@ def report(
     """
     import tetrace
 
+    format_name, output = _destination(format_name, output, page)
     options = _options(by, kernel, top, full, wide, to_file=output is not None)
     one_document = bool(by or kernel) or format_name not in ("csv", "parquet")
     check_output(output, format_name, one_document, force, run)
     check_output(save, "a recording", False, force, run)
-    with _progress(run) as progress:
-        trace = tetrace.load(run, progress)
+    reporter = _reporter(format_name)(options)
+    with progress(f"reading {run.name}") as shown:
+        trace = tetrace.load(run, shown)
     if save:
         _save(trace, save, force)
     breakdown = tetrace.analyze(trace, steps=steps, device=device, process=process)
-    documents = _reporter(format_name)(options).documents(breakdown)
-    write_output(documents, output, one_document)
+    write_output(reporter.documents(breakdown), output, one_document)
+
+
+def _destination(format_name: str, output: Path | None, page: Path | None) -> tuple[str, Path | None]:
+    """The format and the file; `--html FILE` is short for both."""
+    if page is None:
+        return format_name, output
+    if output or format_name not in ("terminal", "html"):
+        raise UsageError(
+            f"--html {page} names a format and a file; leave --format and --output out, or run report twice"
+        )
+    return "html", page
 
 
 def _options(by: str | None, kernel: str | None, top: int | None, full: bool, wide: bool, to_file: bool) -> Options:
@@ -125,44 +142,3 @@ def _save(trace: Trace, path: Path, force: bool) -> None:
 
     store.write(trace, path, replace=force)
     click.echo(f"tetrace: saved {path}", err=True)
-
-
-class _Bar:
-    """Shown once an import has taken long enough to wonder about: what is quick should not flicker."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._began = name, time.monotonic()
-        self._progress: Any = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._progress is None and time.monotonic() - self._began > _PATIENCE_S:
-            self._start()
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=total)
-
-    def _start(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("reading {task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task(self._name, total=None)
-        self._progress.start()
-
-    def stop(self) -> None:
-        """Take the bar off the screen."""
-        if self._progress is not None:
-            self._progress.stop()
-
-
-@contextmanager
-def _progress(run: Path) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on standard error while a long import runs; none where nobody looks at it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    bar = _Bar(run.name)
-    try:
-        yield bar
-    finally:
-        bar.stop()

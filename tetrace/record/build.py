@@ -1,4 +1,4 @@
-"""What the build of this tetrace left out, because CUDA is not for this system, or because it was told to."""
+"""What the build of this tetrace left out: because CUDA is not for this system, it was told to, or there was no nvcc."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ _NO_COLLECTOR = {
     ),
 }
 
+# By `no_fp8`, likewise. On a system that CUDA is not for, the collector's line says it all.
+_NO_FP8 = {
+    "platform": None,
+    "option": (
+        "the kernels that inspect FP8 tensors were not built: TETRACE_FP8=OFF",
+        "install tetrace again without that argument to CMake",
+    ),
+    "nvcc": (
+        "the kernels that inspect FP8 tensors were not built: no nvcc that compiles for compute capability 8.0 was found",
+        "install tetrace again where a CUDA toolkit is, or give -DTETRACE_NVCC=PATH in CMAKE_ARGS",
+    ),
+}
+
 
 def left_out() -> list[tuple[str, str]]:
     """What is not in this installation and the way out of it, each a line; empty where everything is."""
@@ -28,9 +41,12 @@ def left_out() -> list[tuple[str, str]]:
 
 
 def _left_out(built: dict[str, Any], library: Path) -> list[tuple[str, str]]:
+    found = []
     if reason := built["no_collector"]:
         what, way_out = _NO_COLLECTOR[reason]
-        return [(what.format_map(built), way_out)]
-    if not library.exists():
-        return [(f"the collector is missing: {library}", "install tetrace again with pip, in this Python")]
-    return []
+        found.append((what.format_map(built), way_out))
+    elif not library.exists():
+        found.append((f"the collector is missing: {library}", "install tetrace again with pip, in this Python"))
+    if line := _NO_FP8.get(built.get("no_fp8", "")):
+        found.append(line)
+    return found

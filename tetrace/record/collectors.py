@@ -123,6 +123,8 @@ def _check(options: Options) -> None:
             f"--calls {options.calls} has no meaning with --collector {options.collector}; leave it out, or record "
             "with --collector cupti"
         )
+    if options.fp8 is not None and options.ranges == "off":
+        raise UsageError("--fp8 tells tensors by their modules' ranges; leave out --ranges off")
     if options.every is not None and options.collector != "events":
         raise UsageError(
             f"--every {options.every} has a meaning with --collector events only; leave it out, or add that"

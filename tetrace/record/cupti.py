@@ -105,8 +105,8 @@ def _has(folder: Path, *kinds: str) -> bool:
     from tetrace.sources import cupti_rows
 
     # Files are mapped, so that only the heads of frames are read.
-    recorded = (cupti_rows.read(cupti_rows.files_of(process)) for process in sorted(folder.glob("process-*")))
-    return any(one.count(kind) for one in recorded for kind in kinds)
+    files = filter(None, map(cupti_rows.file_of, sorted(folder.glob("process-*"))))
+    return any(one.count(kind) for one in map(cupti_rows.read, files) for kind in kinds)
 
 
 def _facts(file: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tetrace.errors import UsageError
@@ -34,6 +34,39 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Inspected:
+    """What is inspected of FP8: in every `every`-th step, tensors of modules in whose path `modules` is found."""
+
+    every: int = 1
+    modules: str = ""
+    histogram: bool = True
+    blocks: bool = False
+
+
+def inspected(
+    fp8: bool, every: int | None, modules: str | None, histogram: bool | None, blocks: bool
+) -> Inspected | None:
+    """What `--fp8` and its options name; None without it.
+
+    Raises `UsageError` for an option of it without `--fp8`, and for what is no regular expression.
+    """
+    given = {"every": every is not None, "modules": modules is not None, "histogram": histogram is not None}
+    given["blocks"] = blocks
+    extra = next((name for name, is_given in given.items() if is_given), None)
+    if not fp8 and extra is not None:
+        raise UsageError(f"--fp8-{extra} says how --fp8 inspects; give --fp8 too")
+    if not fp8:
+        return None
+    try:
+        re.compile(modules or "")
+    except re.error as error:
+        raise UsageError(
+            f"--fp8-modules {modules!r} is no regular expression ({error}); in the shell, quote it"
+        ) from error
+    return Inspected(every or 1, modules or "", histogram is not False, blocks)
+
+
+@dataclass(frozen=True)
 class Options:
     """The options of one recording. `output` is where the recording goes, None for a name made from the script's."""
 
@@ -47,6 +80,7 @@ class Options:
     force: bool = False
     calls: str = "launches"
     every: int | None = None
+    fp8: Inspected | None = None
 
     def document(self, collector: str, capture: str) -> dict[str, object]:
         """What the instrumentation is told. `capture` is how it opens the window: nvtx, collector, or none."""
@@ -59,6 +93,7 @@ class Options:
             "warmup": self.warmup,
             "capture": capture,
             **({"every": self.every or EVERY} if collector == "events" else {}),
+            **({"fp8": asdict(self.fp8)} if self.fp8 is not None else {}),
         }
 
     def variable(self, collector: str, capture: str) -> str:

@@ -212,6 +212,7 @@ def facts(breakdown: Breakdown, scale: Scale) -> list[Fact]:
     found = [
         _quantization(breakdown, scale),
         _coverage(breakdown, scale),
+        _fp8_values(breakdown),
         _launches(breakdown, scale),
         _attention(breakdown, scale),
         _communication(breakdown, scale),
@@ -267,6 +268,11 @@ def _coverage(breakdown: Breakdown, scale: Scale) -> Fact | None:
     formats = _sums(breakdown.tables["gemms"], "formats")
     known = ", ".join(f"{name or 'unknown format'} {percent(ns, covered.gemm_ns)}" for name, ns in formats[:4])
     return Fact("FP8 coverage", (f"{share} of GEMM time, {total}{scale.each}: {known}", *_rate(breakdown)))
+
+
+def _fp8_values(breakdown: Breakdown) -> Fact | None:
+    """Whether the recorded FP8 statistics are sound."""
+    return Fact("FP8 values", (breakdown.fp8_health.verdict,)) if breakdown.fp8_health else None
 
 
 def _rate(breakdown: Breakdown) -> list[str]:
@@ -416,16 +422,21 @@ def _range_words(name: str, phase: str, quantizes: bool) -> str:
 def without_activities(breakdown: Breakdown) -> list[str]:
     """The report of a recording without GPU activity: what it holds, and what it does not."""
     trace = breakdown.attribution.trace
+    if breakdown.fp8_health and not trace.has("module_times") and not len(breakdown.tables["host_modules"]):
+        return [f"FP8 values: {breakdown.fp8_health.verdict}"]
+    values = [f"FP8 values: {breakdown.fp8_health.verdict}"] if breakdown.fp8_health else []
     held = [f"{_plural(trace.rows(table.name), 'row')} of {table.name}" for table in TABLES if trace.rows(table.name)]
     missing = [table.name for table in TABLES if not trace.has(table.name) and table.name not in INSTRUMENTED]
     if trace.has("module_times"):
         return [
+            *values,
             STREAM_TIMES,
             "single GPU activities, launches and idle time were not recorded: --collector nsys or cupti does that",
         ]
     if len(breakdown.tables["host_modules"]):
         return [
-            "times are the host's, by the ranges of steps and modules; a module's self time leaves modules inside out"
+            *values,
+            "times are the host's, by the ranges of steps and modules; a module's self time leaves modules inside out",
         ]
     lines = [f"captured: {', '.join(held) or 'nothing'}"]
     if missing:

@@ -12,7 +12,6 @@ from tetrace.report.grids import grid_of, matches_grid, matrix
 from tetrace.report.reporter import Options
 from tetrace.report.scale import Scale, scale_of
 from tetrace.report.views import BY_NAME, VIEWS
-from tetrace.units import duration
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
@@ -38,51 +37,53 @@ class Markdown:
 
     def _lines(self, breakdown: Breakdown) -> Iterator[str]:
         options, wide = self._options, self._options.wide or self._options.full
-        yield f"# {_escaped(breakdown.attribution.trace.metadata.source)}"
+        yield f"# {escaped(breakdown.attribution.trace.metadata.source)}"
         yield ""
         yield from self._head(breakdown)
         if not breakdown.totals.activities:
             yield from [f"- {line}" for line in [verdict(breakdown), *content.without_activities(breakdown)]]
             yield ""
+            if findings(breakdown):
+                yield from _findings(breakdown)
             for view in [BY_NAME[self._options.by]] if self._options.by else [BY_NAME[name] for name in _WITHOUT_GPU]:
                 if len(breakdown.tables[view.table]):
-                    yield from _table(grid_of(breakdown, view, self._top, wide), wide)
+                    yield from grid_lines(grid_of(breakdown, view, self._top, wide), wide)
         elif options.kernel:
-            yield from _table(matches_grid(breakdown, options.kernel, self._top, wide), wide)
+            yield from grid_lines(matches_grid(breakdown, options.kernel, self._top, wide), wide)
         elif options.by:
-            yield from _table(grid_of(breakdown, BY_NAME[options.by], self._top, wide), wide)
+            yield from grid_lines(grid_of(breakdown, BY_NAME[options.by], self._top, wide), wide)
         else:
             yield from self._report(breakdown, wide)
 
     def _head(self, breakdown: Breakdown) -> Iterator[str]:
-        yield f"{_escaped(content.origin(breakdown))}; tetrace {self._options.version}"
+        yield f"{escaped(content.origin(breakdown))}; tetrace {self._options.version}"
         yield ""
         if breakdown.totals.activities:
-            yield _escaped(content.steps_used(breakdown))
+            yield escaped(content.steps_used(breakdown))
             yield ""
         for line in content.notices(breakdown):
-            yield f"> **Note:** {_escaped(line)}"
+            yield f"> **Note:** {escaped(line)}"
             yield ""
 
     def _report(self, breakdown: Breakdown, wide: bool) -> Iterator[str]:
         scale = scale_of(breakdown)
-        yield f"**{_escaped(verdict(breakdown))}**"
+        yield f"**{escaped(verdict(breakdown))}**"
         yield ""
         if breakdown.totals.lanes > 1:
-            yield from _table(grid_of(breakdown, BY_NAME["lane"], 0))
+            yield from grid_lines(grid_of(breakdown, BY_NAME["lane"], 0))
         yield from _time(breakdown, scale)
-        yield from _table(matrix(breakdown, scale))
+        yield from grid_lines(matrix(breakdown, scale))
         for fact in content.facts(breakdown, scale):
             first, *others = fact.lines
-            yield f"- **{fact.label}**: {_escaped(first)}"
-            yield from (f"  - {_escaped(line)}" for line in others)
-        yield f"- **attribution**: {_escaped(content.attributed(breakdown))} of GPU activity"
+            yield f"- **{fact.label}**: {escaped(first)}"
+            yield from (f"  - {escaped(line)}" for line in others)
+        yield f"- **attribution**: {escaped(content.attributed(breakdown))} of GPU activity"
         yield ""
         yield from _findings(breakdown)
         for view in VIEWS:
             usual = view.name in _USUAL or (self._options.full and view.name not in ("category", "lane"))
             if usual and len(breakdown.tables[view.table]):
-                yield from _table(grid_of(breakdown, view, self._top, wide), wide)
+                yield from grid_lines(grid_of(breakdown, view, self._top, wide), wide)
 
 
 def _time(breakdown: Breakdown, scale: Scale) -> Iterator[str]:
@@ -100,15 +101,16 @@ def _findings(breakdown: Breakdown) -> Iterator[str]:
     yield ""
     found = findings(breakdown)
     for i, finding in enumerate(found, 1):
-        said = [_escaped(words) for words in (finding.title, finding.evidence, finding.advice)]
-        yield f"{i}. **{duration(finding.ns)}**: {said[0]}. {said[1]}. *{said[2]}*"
+        said = [escaped(words) for words in (finding.title, finding.evidence, finding.advice)]
+        yield f"{i}. **{finding.cost}**: {said[0]}. {said[1]}. *{said[2]}*"
     if not found:
         yield "None: nothing that tetrace looks for holds this run back."
     yield ""
 
 
-def _table(grid: Grid, wide: bool = False) -> Iterator[str]:
-    yield f"## {_escaped(grid.title)}"
+def grid_lines(grid: Grid, wide: bool = False) -> Iterator[str]:
+    """A grid as a section with a pipe table; without `wide` very long words are cut."""
+    yield f"## {escaped(grid.title)}"
     yield ""
     if grid.columns:
         yield "| " + " | ".join(column.head for column in grid.columns) + " |"
@@ -116,7 +118,7 @@ def _table(grid: Grid, wide: bool = False) -> Iterator[str]:
         for row in grid.rows:
             row = row if wide else tuple(cut(word, _LONGEST) for word in row)
             cells = zip(grid.columns, row, strict=True)
-            words = [_code(word) if column.code else _escaped(word) for column, word in cells]
+            words = [_code(word) if column.code else escaped(word) for column, word in cells]
             yield "| " + " | ".join(words) + " |"
         if grid.total:
             yield "| " + " | ".join(f"**{word}**" if word else "" for word in grid.total) + " |"
@@ -126,7 +128,7 @@ def _table(grid: Grid, wide: bool = False) -> Iterator[str]:
         yield ""
 
 
-def _escaped(word: str) -> str:
+def escaped(word: str) -> str:
     """`word` as plain text: characters that Markdown or HTML would take for markup are escaped."""
     return "".join(f"\\{c}" if c in "\\|<>*_`[]" else c for c in printable(word))
 

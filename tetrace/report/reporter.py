@@ -59,4 +59,5 @@ FORMATS = (
     Format("csv", "tetrace.report.tables", "Csv"),
     Format("parquet", "tetrace.report.tables", "Parquet"),
     Format("markdown", "tetrace.report.markdown", "Markdown"),
+    Format("html", "tetrace.report.html", "Html"),
 )

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tetrace.breakdown.findings import Finding, findings, verdict
+from tetrace.breakdown.finding import Finding
+from tetrace.breakdown.findings import findings, verdict
 from tetrace.report import content
 from tetrace.report.grid import Grid, cells, cut_end, printable
 from tetrace.report.grids import grid_of, matches_grid, matrix
 from tetrace.report.reporter import Options
 from tetrace.report.scale import Scale, scale_of
 from tetrace.report.views import BY_NAME, VIEWS
-from tetrace.units import duration
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
@@ -66,6 +66,9 @@ class Terminal:
         if not breakdown.totals.activities:
             yield from self._verdict(breakdown)
             yield from self._wrapped(content.without_activities(breakdown), "")
+            if found := findings(breakdown):
+                yield []
+                yield from self._findings(found, len(found), spare=2 * len(found))
             yield from self._host_tables(breakdown)
         elif options.kernel:
             yield []
@@ -208,7 +211,7 @@ class Terminal:
         for finding, lines in zip(shown, wrapped, strict=True):
             cut_short = len(lines) > 1 and spare < len(lines) - 1
             yield [
-                (f"{duration(finding.ns):>7}  ", _STRONG),
+                (f"{finding.cost:>7}  ", _STRONG),
                 (cut_end(lines[0] + "…", room) if cut_short else lines[0], ""),
             ]
             if not cut_short:
@@ -227,7 +230,7 @@ class Terminal:
         yield []
         yield [("Findings with their evidence", _HEAD)]
         for finding in findings(breakdown):
-            yield [(f"{duration(finding.ns):>9}  ", _STRONG), (finding.title, "")]
+            yield [(f"{finding.cost:>9}  ", _STRONG), (finding.title, "")]
             yield [(f"           {printable(finding.evidence)}", _FAINT)]
             yield [(f"           {finding.advice}", _FAINT)]
         for view in VIEWS:

@@ -1,0 +1,130 @@
+"""Tables of a page: the words of the terminal's tables, with what each column is sorted by and what it means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tetrace.breakdown.gemm_shapes import gemm_shapes
+from tetrace.report.grids import grid_of_fields, matrix, unit_words
+from tetrace.report.html.words import shortened
+from tetrace.report.scale import NOT_CAPTURED
+from tetrace.report.views import BY_NAME, View, short_kernel
+from tetrace.units import microseconds, three_digits
+
+if TYPE_CHECKING:
+    from tetrace.breakdown.tables import Table
+    from tetrace.report.html.material import Material
+
+Json = dict[str, Any]
+
+MOST_ROWS = 1000
+
+
+def view_grid(material: Material, name: str, most: int = MOST_ROWS) -> Json | None:
+    """The view called `name`, None where it has no rows."""
+    view = BY_NAME[name]
+    table = material.breakdown.tables[view.table]
+    if not len(table):
+        return None
+    fields = [field for field in view.fields(material.breakdown, material.scale) if _shown(table, field)]
+    label = next((field for field in reversed(fields) if field.column.code), None)
+    if label and fields[0].column.number:  # on a narrow screen the first column is what is seen
+        fields = [label, *(field for field in fields if field is not label)]
+    shown = min(len(table), most)
+    top = table.take(range(shown))
+    grid = grid_of_fields(table, fields, view.title, 1, view.whole)
+    sentences = {column.name: column.sentence for column in table.declaration.columns}
+    columns = [
+        {
+            "head": field.column.head,
+            "number": field.column.number,
+            "code": field.column.code,
+            "term": sentences.get(field.source, "") if field.column.head else "",
+        }
+        for field in fields
+    ]
+    cells = [[_cell(view, field, row) for field in fields] for row in top.rows()]
+    keys = [_keys(top, field.source) if field.column.number else None for field in fields]
+    return {
+        "title": f"{view.title}{unit_words(view, material.scale)}",
+        "about": table.declaration.sentence,
+        "columns": columns,
+        "rows": cells,
+        "keys": keys,
+        "total": list(grid.total),
+        "more": len(table) - shown,
+    }
+
+
+def _shown(table: Table, field: Any) -> bool:
+    return field.always or bool((table[field.source] > 0).any())
+
+
+def _cell(view: View, field: Any, row: Json) -> Any:
+    """The words; where a kernel has a short name, both."""
+    if view.name == "kernel" and field.source == "name":
+        short, full = short_kernel(row), row["name"]
+        return shortened(full) if short == full else [shortened(short, 200), shortened(full)]
+    return shortened(str(field.say(row)))
+
+
+def _keys(table: Table, source: str) -> list[int] | None:
+    values = table[source]
+    return values.tolist() if isinstance(values, np.ndarray) else None
+
+
+def matrix_grid(material: Material) -> Json:
+    """GPU activity by category and phase."""
+    grid = matrix(material.breakdown, material.scale)
+    return plain_grid(grid.title, [(c.head, c.number, "") for c in grid.columns], [*map(list, grid.rows)], grid.total)
+
+
+def gemm_shape_grid(material: Material) -> Json | None:
+    """GEMMs by shape, format and role, where their calls were recorded."""
+    scale, found = material.scale, gemm_shapes(material.breakdown.tables["recorded_calls"])
+    if not any(one.shape for one in found):
+        return None
+    heads = (
+        ("shape M×N×K", False, "Dimensions of the GEMM: its result is M x N, summed over K."),
+        ("formats", False, "Formats of the operands."),
+        ("role", False, "fprop, dgrad or wgrad."),
+        ("modules", True, "Modules that call it."),
+        ("calls", True, "Calls."),
+        (scale.head, True, "Duration summed over activities."),
+        ("mean µs", True, "Time of a call on the GPU."),
+        ("TFLOP/s", True, "2·M·N·K of its calls, divided by their time."),
+    )
+    rows, keys = [], []
+    for one in found[:MOST_ROWS]:
+        shape = one.shape.replace("x", "×") if one.shape else "(not recorded)"
+        mean = microseconds(one.total_ns / one.count) if one.count else ""
+        rate = three_digits(one.flops / 1e12) if one.flops > 0 else NOT_CAPTURED
+        words = [shape, one.format or "unknown", one.role, str(one.modules), scale.count(one.count)]
+        rows.append([shortened(word) for word in [*words, scale.ms(one.total_ns), mean, rate]])
+        keys.append([one.modules, one.count, one.total_ns, one.total_ns // max(one.count, 1), one.flops])
+    table = plain_grid("GEMMs by shape, format and role", list(heads), rows)
+    table["keys"] = [None, None, None, *(list(column) for column in zip(*keys, strict=True))]
+    table["more"] = max(len(found) - MOST_ROWS, 0)
+    return table
+
+
+def plain_grid(
+    title: str, heads: list[tuple[str, bool, str]], rows: list[list[str]], total: tuple[str, ...] = ()
+) -> Json:
+    """A table of words alone; columns of numbers are sorted by the number that their words begin with."""
+    columns = [{"head": head, "number": number, "code": False, "term": term} for head, number, term in heads]
+    keys = [[_number(row[place]) for row in rows] if number else None for place, (_, number, _) in enumerate(heads)]
+    return {
+        "title": title, "about": "", "columns": columns, "keys": keys, "total": list(total), "more": 0,
+        "rows": [[shortened(word) for word in row] for row in rows],
+    }  # fmt: skip
+
+
+def _number(word: str) -> float:
+    digits = word.replace(",", "").rstrip("%")
+    try:
+        return float(digits)
+    except ValueError:
+        return -1.0
