@@ -63,7 +63,7 @@ class Ring:
 def timed(case: Case, repeats: int) -> float:
     """Seconds of one of `repeats` runs that follow each other in the queue, behind a kernel that lets it fill."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(int(2e5 + 2e4 * repeats))
+    torch.cuda._sleep(int(2e5 + 1e5 * repeats))  # a launch of 64 tensors takes the host some 25 µs
     begin.record()
     for _ in range(repeats):
         case()

@@ -294,10 +294,13 @@ AGAIN = "export it again with torch.profiler's export_chrome_trace, or copy it a
             b'[{"ph": "X", "cat": "net", "name": "get", "ts": 1, "dur": 1}]',
             "none of its 1 events is one of the PyTorch profiler; profile at least one training step",
         ),
-        (gzip.compress(GOOD)[:-9], f"the gzip file is cut short after {len(gzip.compress(GOOD)) - 9} bytes; {AGAIN}"),
-        (gzip.compress(GOOD)[:12] + b"\xff" * 40, "the gzip file is damaged ("),
-        (gzip.compress(GOOD) + b"more", "the gzip file is damaged ("),
-        (gzip.compress(b""), f"not a whole JSON trace: it is empty; {AGAIN}"),
+        (
+            gzip.compress(GOOD, mtime=0)[:-9],
+            f"the gzip file is cut short after {len(gzip.compress(GOOD)) - 9} bytes; {AGAIN}",
+        ),
+        (gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 40, "the gzip file is damaged ("),
+        (gzip.compress(GOOD, mtime=0) + b"more", "the gzip file is damaged ("),
+        (gzip.compress(b"", mtime=0), f"not a whole JSON trace: it is empty; {AGAIN}"),
     ],
 )
 def test_a_bad_file_is_one_line_that_names_it(tmp_path, content, message):
