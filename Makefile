@@ -32,7 +32,9 @@ browser: setup ## a Chromium for the tests of HTML reports, where there is none
 		echo "no Chromium could be installed: the tests that need one are skipped"
 
 test: setup ## run the tests; those that need a GPU only where there is one
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	# On their own: damaged files claim more memory than there is, and no later test of that process could fork.
+	$(BIN)/python -m pytest -q tests/sources
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --ignore tests/sources
 
 test-gpu: setup ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -q -m gpu

@@ -64,8 +64,11 @@ def main() -> None:
 def report(size: str, blocks: int, steps: int, stats: bool) -> None:
     times = run("watch", size, blocks, steps)
     plain = statistics.median(times["plain"])
-    if len(set(map(tuple, times["losses"].values()))) != 1:
-        raise SystemExit(f"losses differ with and without inspection: {times['losses']}")
+    repeated, watched_losses = times["losses"].pop("plain"), times["losses"]
+    if len(repeated) > 1:
+        sys.stderr.write(f"{size}: plain steps do not repeat bit for bit, so losses say nothing: {repeated}\n")
+    elif any(losses != repeated[0] for losses in watched_losses.values()):
+        raise SystemExit(f"losses differ with and without inspection: {repeated} {watched_losses}")
     for what in WAYS:
         line(size, what, statistics.median(times[what]), plain, AIMS.get(what, {}).get(size), times["rows"][what])
     if stats and importlib.util.find_spec("nvdlfw_inspect") is None:
@@ -97,19 +100,20 @@ def watched(size: str, blocks: int, steps: int) -> dict:
     timed(step, 5)
     times: dict = {"plain": [], **{what: [] for what in WAYS}}
     losses: dict = {}
+    repeated: set = set()
     rows: dict = {}
     for _ in range(blocks):
         for what, options in WAYS.items():
             reset()
-            losses["plain"] = [step() for _ in range(2)]
+            repeated.add(tuple(float(step()) for _ in range(2)))
             times["plain"].append(timed(step, steps))
             reset()
             with tetrace.watch(model, **options) as watch:
-                losses[what] = [step() for _ in range(2)]
+                losses[what] = [float(step()) for _ in range(2)]
                 times[what].append(timed(step, steps))
             if what not in rows:
                 rows[what] = len(watch.table()) / (steps + 2)
-    return {**times, "losses": {what: [float(loss) for loss in own] for what, own in losses.items()}, "rows": rows}
+    return {**times, "losses": {"plain": sorted(repeated), **losses}, "rows": rows}
 
 
 def logged(size: str, blocks: int, steps: int) -> dict:

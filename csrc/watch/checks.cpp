@@ -43,7 +43,8 @@ std::int32_t rows_of(std::int32_t module_site) {
   if (known.size() <= place) known.resize(place + 1, not_asked);
   if (known[place] != not_asked || ask_site == nullptr) return known[place];
   PyObject* site = PyObject_CallFunction(ask_site, "i", module_site);
-  const long number = site == nullptr ? -1 : PyLong_AsLong(site);
+  // None: inspection has just switched itself off.
+  const long number = site == nullptr || site == Py_None ? -1 : PyLong_AsLong(site);
   Py_XDECREF(site);
   if (PyErr_Occurred()) PyErr_WriteUnraisable(ask_site);
   return rows_of_outputs()[place] = static_cast<std::int32_t>(number);

@@ -59,6 +59,8 @@ Device* find_device(int number) {
 
 std::int64_t remember_orders(Device& device, std::int64_t own, std::size_t count) {
   const std::int64_t order = take_orders(count);
+  // Taken already, by a thread that got the interpreter first.
+  if (own < device.first) return order;
   const auto place = static_cast<std::size_t>(own - device.first);
   // Two threads may come here the other way round than they launched.
   if (device.orders.size() < place + count) device.orders.resize(place + count, -1);
@@ -161,7 +163,8 @@ fp8::Taken take() {
 
 fp8::Taken turn() {
   fp8::Taken all = take();
-  for (const Device& device : devices) fp8::end_step(device.number);
+  // By place: the lock is given up meanwhile, and a device may be opened.
+  for (std::size_t place = 0; place < devices.size(); ++place) fp8::end_step(devices[place].number);
   return all;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,28 +96,29 @@ def test_tokens_of_eight_pass_forward_and_fail_in_backward(tokens: int, expected
 
 
 @pytest.mark.parametrize(
-    ("module", "recipe", "tokens", "expected"),
+    ("made", "recipe", "tokens", "expected"),
     [
-        (Linear(24, 64), "delayed", 16, [("fprop", "in_features")]),
-        (LayerNormLinear(64, 24), "current", 16, [("dgrad", "out_features")]),
-        (layer_norm_mlp(64, 24), "delayed", 16, [("dgrad", "out_features"), ("fprop", "in_features")]),
-        (layer_norm_mlp(64, 24, gated=True), "delayed", 16, [("fprop", "in_features")]),
-        (BasicLinear(64, 64), "delayed", 24, [("wgrad", "tokens")]),
-        (BasicLinear(64, 64), "delayed", 7, [("wgrad", "tokens")]),
-        (BasicLinear(64, 20), "delayed", 16, [("fprop", "out_features"), ("dgrad", "out_features")]),
-        (BasicLinear(64, 64), "block", 7, [("fprop", "tokens"), ("wgrad", "tokens")]),
-        (Linear(64, 24), "block", 24, [("dgrad", "out_features"), ("wgrad", "tokens")]),
-        (Linear(48, 64), "mxfp8", 16, [("fprop", "tokens"), ("fprop", "in_features")]),
-        (Linear(64, 64), "mxfp8", 32, []),
-        (Linear(64, 48), "nvfp4", 24, [("fprop", "tokens")]),
-        (grouped_linear(2, 64, 64), "nvfp4", 64, [("fprop", "tokens")]),
-        (grouped_linear(2, 64, 64), "delayed", 8, [("wgrad", "tokens")]),
+        (lambda: Linear(24, 64), "delayed", 16, [("fprop", "in_features")]),
+        (lambda: LayerNormLinear(64, 24), "current", 16, [("dgrad", "out_features")]),
+        (lambda: layer_norm_mlp(64, 24), "delayed", 16, [("dgrad", "out_features"), ("fprop", "in_features")]),
+        (lambda: layer_norm_mlp(64, 24, gated=True), "delayed", 16, [("fprop", "in_features")]),
+        (lambda: BasicLinear(64, 64), "delayed", 24, [("wgrad", "tokens")]),
+        (lambda: BasicLinear(64, 64), "delayed", 7, [("wgrad", "tokens")]),
+        (lambda: BasicLinear(64, 20), "delayed", 16, [("fprop", "out_features"), ("dgrad", "out_features")]),
+        (lambda: BasicLinear(64, 64), "block", 7, [("fprop", "tokens"), ("wgrad", "tokens")]),
+        (lambda: Linear(64, 24), "block", 24, [("dgrad", "out_features"), ("wgrad", "tokens")]),
+        (lambda: Linear(48, 64), "mxfp8", 16, [("fprop", "tokens"), ("fprop", "in_features")]),
+        (lambda: Linear(64, 64), "mxfp8", 32, []),
+        (lambda: Linear(64, 48), "nvfp4", 24, [("fprop", "tokens")]),
+        (lambda: grouped_linear(2, 64, 64), "nvfp4", 64, [("fprop", "tokens")]),
+        (lambda: grouped_linear(2, 64, 64), "delayed", 8, [("wgrad", "tokens")]),
     ],
 )  # fmt: skip
 def test_rules_by_module_and_recipe(
-    module: torch.nn.Module, recipe: str, tokens: int, expected: list[tuple[str, str]]
+    made: Callable[[], torch.nn.Module], recipe: str, tokens: int, expected: list[tuple[str, str]]
 ) -> None:
-    found = check_shapes(module, tokens, recipe=recipe).failures
+    # Made here: modules that live on would be taken for another test's model by what names modules.
+    found = check_shapes(made(), tokens, recipe=recipe).failures
     assert [(row.gemm, row.dimension) for row in found] == expected
 
 

@@ -84,7 +84,8 @@ def test_scales_are_those_in_use(recordings: dict[str, tuple[str, str, Any]]) ->
     current = current[current["source"] == "input"]
     expected = current["format"].map(largest).astype(float)
     np.testing.assert_allclose(current["scale"] * current["amax"], expected, rtol=1e-5)
-    assert (current["saturated"] <= 2).all()
+    # A scale that was rounded up puts the largest values, of which bf16 makes several the same, a bit above.
+    assert (current["saturated"] <= 1e-4 * current["elements"]).all()
     blocks = frame(recordings["block"][2])
     blocks = blocks[blocks["source"] == "input"]
     assert (blocks["scale_min"] <= blocks["scale_max"]).all()
@@ -109,9 +110,13 @@ def test_delayed_scaling_uses_what_its_history_says(recordings: dict[str, tuple[
 
 
 def test_casts_inside_of_norms_and_activations_show_codes(recordings: dict[str, tuple[str, str, Any]]) -> None:
-    rows = frame(recordings["delayed"][2])
+    trace = recordings["delayed"][2]
+    rows, scales = frame(trace), frame(trace, "fp8_scales")
     fused = rows[rows["source"] == "quantized"]
     assert "layernorm_fwd" in set(fused["operation"])
+    joined = fused.merge(scales, on=["step", "module", "role"], suffixes=("", "_update"))
+    assert len(joined) == len(fused)
+    np.testing.assert_allclose(joined["scale"], joined["scale_update"], rtol=1e-6)
     assert fused["squared_error"].isna().all()
     assert (fused["amax"] > 0).all()
 

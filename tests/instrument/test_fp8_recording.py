@@ -235,7 +235,8 @@ def test_losses_stay_bit_for_bit_and_patches_go(tmp_path):
     assert not fp8_inspection.is_inspecting()
 
 
-def test_a_cast_that_is_fused_shows_its_codes(tmp_path):
+@pytest.mark.parametrize("quantizer", [standins.Float8Quantizer, standins.Float8CurrentScalingQuantizer])
+def test_a_cast_that_is_fused_shows_its_codes(tmp_path, quantizer):
     """A norm that casts: the tensor before the cast never exists, its bytes are what is seen."""
     codes = torch.tensor([[0x7E, 0xFE, 0x00, 0x38], [0x38, 0x01, 0x7F, 0x80]], dtype=torch.uint8)
 
@@ -250,14 +251,16 @@ def test_a_cast_that_is_fused_shows_its_codes(tmp_path):
 
         tex.layernorm_fwd = layernorm_fwd
 
+    made_quantizer = quantizer(standins.DType.kFloat8E4M3)
+    if quantizer is standins.Float8Quantizer:
+        made_quantizer.scale.fill_(2.0)
+
     def body(made):
         tex = made["transformer_engine_torch"]
 
         class Norm(nn.Module):
             def forward(self, x):
-                tex.layernorm_fwd(
-                    x, None, None, 1e-5, None, standins.Float8CurrentScalingQuantizer(standins.DType.kFloat8E4M3)
-                )
+                tex.layernorm_fwd(x, None, None, 1e-5, None, made_quantizer)
                 return x
 
         Norm()(torch.randn(2, 4))

@@ -32,7 +32,8 @@ class Blocks:
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
         self._take = take
-        self._counted: dict[torch.device, list[tuple[int, torch.Tensor]]] = {}
+        # By stream, on which they are read as well: what was launched there before need not be waited for.
+        self._counted: dict[Any, list[tuple[int, torch.Tensor]]] = {}
         self._waiting: list[_Copy] = []
 
     def observe(self, tensor: torch.Tensor, order: int) -> None:
@@ -41,12 +42,12 @@ class Blocks:
             return
         matrix = tensor.detach().reshape(-1, tensor.shape[-1])
         counts = torch.stack([_count(matrix, *shape) for shape in _LAYOUTS.values()])
-        self._counted.setdefault(tensor.device, []).append((order, counts))
+        self._counted.setdefault(_cuda.current_stream(tensor.device), []).append((order, counts))
 
     def turn(self) -> None:
         """Begins the copy of what was counted, and hands on what has come."""
-        for device, counted in self._counted.items():
-            with _cuda.device(device):
+        for stream, counted in self._counted.items():
+            with _cuda.stream(stream):
                 values = torch.stack([counts for _, counts in counted])
                 host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
                 host.copy_(values, non_blocking=True)

@@ -190,6 +190,8 @@ class Inspection:
             if not operand.tensor.is_cuda:
                 self._plain.observe(operand, site, steps.current())
                 continue
+            if not operand.tensor.is_contiguous() and _is_capturing():
+                continue  # it may have to be copied, and the copy would become a part of the graph
             self._open(operand.tensor.device.index)
             tensor, rows, columns, stride = fp8_operands.matrix(operand.tensor, operand.columns)
             scaled = operand.scales is not None or operand.codes
@@ -216,6 +218,8 @@ class Inspection:
             if not tensor.is_cuda:
                 self._plain.observe(operand, site, steps.current(), check=True)
                 return
+            if not tensor.is_contiguous() and _is_capturing():
+                return  # as in _observe
             self._open(tensor.device.index)
             tensor, rows, columns, stride = fp8_operands.matrix(tensor, 0)
             one = (tensor.data_ptr(), rows, columns, stride, site, 0, 0)

@@ -70,7 +70,8 @@ def of_call(tensor: Any, quantizer: Any, result: Any, number_format: str, fused:
 
 def of_quantized(tensor: Any, quantizer: Any, place: int, made: Any, number_format: str, fused: bool) -> Operand | None:
     """What is observed of one quantized tensor, which `made` is; `tensor` is what it was before."""
-    scale = _scale(quantizer, made) if number_format in _CODES else None
+    # Codes are decoded: with them the kernels take what codes are multiplied by.
+    scale = _scale(None if fused else quantizer, made) if number_format in _CODES else None
     scales = None if scale is None else getattr(quantizer if scale.of == "quantizer" else made, scale.name)
     if not fused:
         plain = _plain(tensor)
@@ -128,7 +129,7 @@ def matrix(tensor: Any, columns: int) -> tuple[Any, int, int, int]:
     """
     if not tensor.is_contiguous():
         strided = _rows_of(tensor)
-        if strided is not None:
+        if strided is not None and columns in (0, strided[1]):
             return tensor, *strided
         tensor = tensor.contiguous()
     wide = columns or tensor.numel()
