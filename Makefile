@@ -28,6 +28,7 @@ demo: setup ## report a recording of an H200 that is kept in this repository
 
 browser: setup ## a Chromium for the tests of HTML reports, where there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; } || \
 		$(BIN)/python -m playwright install $$(test "$$(id -u)" != 0 || echo --with-deps) chromium-headless-shell || \
 		echo "no Chromium could be installed: the tests that need one are skipped"
 
