@@ -12,22 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-from torch import nn  # noqa: E402
-
-import tetrace  # noqa: E402
-from tests.instrument import standins  # noqa: E402
-from tests.instrument.runs import Net as PlainNet  # noqa: E402
-from tests.instrument.runs import record  # noqa: E402
-from tests.instrument.runs import train as train_plain  # noqa: E402
-from tests.instrument.test_transformer_engine import train  # noqa: E402
-from tetrace.errors import UsageError  # noqa: E402
-from tetrace.fp8 import reference  # noqa: E402
-from tetrace.fp8.formats import E4M3, E5M2  # noqa: E402
-from tetrace.instrument import fp8_inspection, ranges  # noqa: E402
-from tetrace.sources import detect  # noqa: E402
+import tetrace
+from tests.instrument import standins
+from tests.instrument.runs import Net as PlainNet
+from tests.instrument.runs import record
+from tests.instrument.runs import train as train_plain
+from tests.instrument.test_transformer_engine import train
+from tetrace.errors import UsageError
+from tetrace.fp8 import reference
+from tetrace.fp8.formats import E4M3, E5M2
+from tetrace.instrument import fp8_inspection, ranges
+from tetrace.sources import detect
 
 ROOT = Path(__file__).parents[2]
 LINEARS = [
