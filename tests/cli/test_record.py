@@ -150,11 +150,15 @@ print(n); sys.exit(9)"""
 
 def test_what_the_script_started_is_reached_too() -> None:
     """As by the terminal: the workers of torchrun hear a Ctrl-C."""
-    child = "import time\ntry:\n  print('ready', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print('child')"
+    child = """
+import sys, time
+sys.stdin.read()
+try: print("ready", flush=True); time.sleep(60)
+except KeyboardInterrupt: print("child")"""
     code = f"""
 import subprocess
-p = subprocess.Popen([sys.executable, "-c", {child!r}])
-try: p.wait()
+p = subprocess.Popen([sys.executable, "-c", {child!r}], stdin=subprocess.PIPE)
+try: p.stdin.close(); p.wait()
 except KeyboardInterrupt: p.wait(); print("parent"); sys.exit(8)"""
     process = started(code)
     process.send_signal(signal.SIGINT)
@@ -376,8 +380,7 @@ def test_under_nsys_a_killed_script(does: str, tmp_path: Path) -> None:
 def test_under_nsys_signals_reach_the_script_alone(tmp_path: Path) -> None:
     code = """
 assert os.getpid() == os.getpgid(0) != os.getsid(0)
-print("ready", flush=True)
-try: time.sleep(60)
+try: print("ready", flush=True); time.sleep(60)
 except KeyboardInterrupt: print("interrupted"); sys.exit(5)"""
     process = subprocess.Popen(
         [*TETRACE, "--collector", "nsys", *python(f"import os, signal, sys, time\n{code}")],
