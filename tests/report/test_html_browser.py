@@ -106,6 +106,19 @@ def test_fp8_statistics(browser: Any, tmp_path: Path) -> None:
     section.locator("select").last.select_option(label="layers.2.fc1.input")
     draw_all(page)
     assert section.locator(".heatmaplayer image, .heatmaplayer .hm").count() >= 1
+    chosen = section.locator("select").last
+    chosen.select_option(index=0)
+    cells = section.locator(".nsewdrag").first
+    for layer in (3, 1):
+        cells.scroll_into_view_if_needed()
+        box = cells.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] * (layer + 0.5) / 4)
+        section.locator(".hoverlayer .hovertext").filter(has_text=f"layers.{layer}").wait_for()
+        page.mouse.down()
+        page.mouse.up()
+        section.get_by_label(f"Amax and scale of layers.{layer}.fc1.input").wait_for()
+        assert chosen.evaluate("select => select.selectedOptions[0].text") == f"layers.{layer}.fc1.input"
     assert report.quiet, report.complaints
     page.close()
 
@@ -237,6 +250,9 @@ def test_paper_shows_every_chart_and_no_buttons(report: Opened) -> None:
     widths = page.eval_on_selector_all(".plot svg.main-svg", "all => all.map(one => one.getBoundingClientRect().width)")
     assert widths
     assert max(widths) <= 700
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 within its margins
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
+    page.set_viewport_size({"width": 1280, "height": 800})
     page.emulate_media(media="screen")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     wait_until(page, "document.querySelector('#steps svg.main-svg').getBoundingClientRect().width > 700")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,14 @@ class Fp8Maps:
     roles: dict[str, list[list[str]]]
     histories: tuple[History, ...]
     left_out: int
+
+    def history_of(self, module: str, role: str) -> int:
+        """The place of a tensor's history in `histories`, -1 where it has none there."""
+        return self._places.get(tensor_name(module, role), -1)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {history.name: place for place, history in enumerate(self.histories)}
 
 
 def fp8_maps(breakdown: Breakdown) -> Fp8Maps | None:

@@ -213,6 +213,7 @@ def facts(breakdown: Breakdown, scale: Scale) -> list[Fact]:
         _quantization(breakdown, scale),
         _coverage(breakdown, scale),
         _fp8_values(breakdown),
+        _inspection(breakdown, scale),
         _launches(breakdown, scale),
         _attention(breakdown, scale),
         _communication(breakdown, scale),
@@ -273,6 +274,19 @@ def _coverage(breakdown: Breakdown, scale: Scale) -> Fact | None:
 def _fp8_values(breakdown: Breakdown) -> Fact | None:
     """Whether the recorded FP8 statistics are sound."""
     return Fact("FP8 values", (breakdown.fp8_health.verdict,)) if breakdown.fp8_health else None
+
+
+def _inspection(breakdown: Breakdown, scale: Scale) -> Fact | None:
+    """What `--fp8` itself cost on the GPU."""
+    table = breakdown.tables["phases"]
+    rows = [i for i, category in enumerate(table["category"]) if category == "inspection"]
+    if not rows:
+        return None
+    ns, launched = int(table["total_ns"][rows].sum()), int(table["count"][rows].sum())
+    share = percent(ns, breakdown.totals.activity_ns)
+    work = f"{scale.count(launched)} kernels and copies"
+    line = f"{duration(ns / scale.steps)} of GPU activity{scale.each} = {share}, {work}: tetrace's own, not the script's"
+    return Fact("FP8 inspection", (line,))
 
 
 def _rate(breakdown: Breakdown) -> list[str]:

@@ -23,6 +23,7 @@ CATEGORY_COLORS = {
     "communication": "#7b2d5b",
     "memory": "#7a8a3a",
     "other": "#8d99a6",
+    "inspection": "#5d6470",
 }
 CAUSE_COLORS = {
     "host_bound": "#aab2bd",

@@ -26,7 +26,10 @@ _ROW_HEIGHT = 18
 
 
 def health_map(material: Material, measure: str) -> Spec | None:
-    """Modules down, steps across; the colour is the worst tensor of the module. Blue is what is well, orange what is not."""
+    """Modules down, steps across; the colour is the worst tensor of the module. Blue is what is well, orange what is not.
+
+    A cell's `customdata` is the tensor's role and the place of its history among `maps.histories`, -1 where it has none.
+    """
     maps = material.fp8
     if maps is None:
         return None
@@ -38,19 +41,23 @@ def health_map(material: Material, measure: str) -> Spec | None:
         "x": list(maps.steps),
         "y": names,
         "z": [[_plain(value) for value in row] for row in values.tolist()],
-        "customdata": [[label(role) for role in row] for row in maps.roles[measure]],
+        "customdata": [
+            [[label(role), maps.history_of(module, role)] for role in row]
+            for module, row in zip(maps.modules, maps.roles[measure], strict=True)
+        ],
         "zmin": 0,
         "zmax": critical,
         "colorscale": [list(stop) for stop in HEALTH_SCALE],
         "xgap": 1 if len(maps.steps) < 120 else 0,
         "ygap": 1,
         "hoverongaps": False,
-        "hovertemplate": f"<b>%{{y}}</b><br>step %{{x}}, %{{customdata}}<br>{said}<extra></extra>",
+        "hovertemplate": f"<b>%{{y}}</b><br>step %{{x}}, %{{customdata[0]}}<br>{said}<extra></extra>",
         "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 0.9, "tickformat": ".2~g"},
     }
     height = _ROW_HEIGHT * len(names) + 80
     layout = {
         "height": max(height, 160),
+        "meta": {"opens": "tensor", "note": "A click on a cell shows the tensor's history below." if maps.histories else ""},
         "xaxis": {"title": {"text": "step"}, "showgrid": False, "zeroline": False},
         "yaxis": {"autorange": "reversed", "automargin": True, "showgrid": False, "fixedrange": True},
         "margin": {"l": 8, "r": 8, "t": 8, "b": 48},

@@ -22,14 +22,22 @@ function blockOf(block) {
   return BLOCKS[block.type](block);
 }
 
-// Several blocks of which one is shown, chosen by a select.
+// Several blocks of which one is shown, chosen by a select, or from elsewhere on the page: choices[what](place).
+const choices = {};
 function choiceOf(what, options) {
   const shown = element("div");
   const select = element("select", { "aria-label": `Choose a ${what}`, onchange: () => pick(Number(select.value)) },
     options.map(([title], place) => element("option", { value: place }, title.length > 90 ? `${title.slice(0, 44)}…${title.slice(-44)}` : title)));
   const pick = (place) => shown.replaceChildren(options[place][1]());
+  const made = element("div", {}, element("label", { class: "pick" }, what, select), shown);
+  choices[what] = (place) => {
+    select.value = place;
+    pick(place);
+    made.scrollIntoView({ block: "nearest" });
+    say(`${what} ${options[place][0]}`);
+  };
   pick(0);
-  return element("div", {}, element("label", { class: "pick" }, what, select), shown);
+  return made;
 }
 
 // The definition of a term as a sentence.

@@ -135,5 +135,11 @@ function chartOf(block) {
   const made = element("figure", {}, block.title && element("h3", {}, block.title),
     block.spec.layout.meta?.note && element("p", { class: "note" }, block.spec.layout.meta.note), legend, host);
   new Chart(block.spec, host, block.said);
+  const opens = block.spec.layout.meta?.opens;
+  if (opens) host.addEventListener("drawn", () => host.on("plotly_click", ({ points: [cell] }) => {
+    const place = cell.customdata[1];
+    if (place >= 0) choices[opens]?.(place);
+    else say(`the history of this ${opens} is not in this file`);
+  }));
   return made;
 }
