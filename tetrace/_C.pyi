@@ -446,13 +446,15 @@ def watch_learn(
     scale_of: str = "",
     columns: int = 0,
     scale_stride: int = 0,
+    signs: tuple[tuple[str, Any], ...] = (),
 ) -> None:
     """How calls of this kind are observed: `device`, `python` (by `slow`) or by `nobody`.
 
     `result` is the place of the quantized tensor in what they return, -1 where it is that; `data` its attribute with the
     codes, where those are observed and not the first argument; `scale` the attribute of `scale_of` (`quantizer`,
     `result`, or nothing) with the scale, which is the `inverse` one or not. `columns` of the matrix, 0 where it has one
-    scale. `ValueError` for a number or a word that is none.
+    scale. `signs` are attributes of the quantized tensor and what they must be: a call where one is not goes to `slow`.
+    `ValueError` for a number or a word that is none.
     """
 
 def watch_observe(
@@ -481,5 +483,6 @@ def watch_take() -> tuple[bytes, bytes]:
     """What devices are through with, as `fp8_take`; orders are those of the process."""
 
 def watch_counts() -> dict[str, Any]:
-    """Tensors that were `observed` and rows that were `taken` of them; tensors that were not, as `fp8_skipped`, and in
-    `refusal` why a call made no sense, empty where none did."""
+    """Tensors that were `observed` and rows that were `taken` of them; tensors that were not, as `fp8_skipped`, and
+    `elsewhere` for those given to `watch_observe` on a thread that uses no open device; in `refusal` why a call made no
+    sense, empty where none did."""

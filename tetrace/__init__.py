@@ -114,13 +114,16 @@ def watch(
     histogram: bool = True,
     blocks: bool = False,
     checks: bool = True,
+    recompute: int = 0,
 ) -> Watch:
     """Looks at a model's FP8 tensors while a training loop runs: `with tetrace.watch(model) as w:`, then `w.table()`.
 
     In every `every`-th step, of the modules in whose path the regular expression `modules` is found: what each tensor
     holds when it is quantized, what that loses, and with which scale. `histogram`: keep magnitudes, for what-if.
     `blocks`: keep largest magnitudes of blocks too. `checks`: also look for values that are not finite in what modules
-    return, losses, gradients and parameters. Nothing waits for the GPU, and results stay what they are bit for bit.
+    return, losses, gradients and parameters. `recompute`: in every N-th step make what norms and activations cast in the
+    same kernel again in high precision, which costs them twice. Nothing waits for the GPU, and results stay what they are
+    bit for bit.
 
     `table()`, `scales()` and `histograms()` are pandas; `trace()` is what `tetrace.fp8` takes. Raises `UsageError` for an
     option that makes no sense.
@@ -128,8 +131,16 @@ def watch(
     from tetrace.instrument.watch import Watch
     from tetrace.sources.fp8 import read_folder
 
-    given = {"histogram": histogram, "blocks": blocks, "checks": checks}
-    return Watch(model, every=every, modules=modules, read=read_folder, **given)
+    return Watch(
+        model,
+        every=every,
+        modules=modules,
+        histogram=histogram,
+        blocks=blocks,
+        checks=checks,
+        recompute=recompute,
+        read=read_folder,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -1,53 +1,33 @@
 #include "timing/driver.h"
 
-#include <dlfcn.h>
-
-#include <map>
-#include <mutex>
-
-#include "common/error.h"
+#include "common/symbols.h"
 
 namespace tetrace::timing {
 namespace {
 
-template <class Function>
-void find(void* library, const std::string& path, const char* name, Function*& function) {
-  void* found = dlsym(library, name);
-  if (found == nullptr) refuse(path, ": has no ", name, "; it is no CUDA driver, or one older than CUDA 10.1");
-  function = reinterpret_cast<Function*>(found);
-}
-
 Driver load(const std::string& path) {
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) refuse(path, ": cannot be loaded (", dlerror(), "); the CUDA driver must be installed");
+  const Symbols symbols(path, "CUDA 10.1");
   Driver driver{};
-  find(library, path, "cuDeviceGet", driver.device_get);
-  find(library, path, "cuDevicePrimaryCtxGetState", driver.primary_state);
-  find(library, path, "cuDevicePrimaryCtxRetain", driver.primary_retain);
-  find(library, path, "cuDevicePrimaryCtxRelease_v2", driver.primary_release);
-  find(library, path, "cuCtxGetCurrent", driver.current_context);
-  find(library, path, "cuCtxPushCurrent_v2", driver.push_context);
-  find(library, path, "cuCtxPopCurrent_v2", driver.pop_context);
-  find(library, path, "cuThreadExchangeStreamCaptureMode", driver.exchange_capture_mode);
-  find(library, path, "cuStreamIsCapturing", driver.is_capturing);
-  find(library, path, "cuEventCreate", driver.event_create);
-  find(library, path, "cuEventDestroy_v2", driver.event_destroy);
-  find(library, path, "cuEventRecord", driver.event_record);
-  find(library, path, "cuEventQuery", driver.event_query);
-  find(library, path, "cuEventElapsedTime", driver.event_elapsed);
+  symbols.find("cuDeviceGet", driver.device_get);
+  symbols.find("cuDevicePrimaryCtxGetState", driver.primary_state);
+  symbols.find("cuDevicePrimaryCtxRetain", driver.primary_retain);
+  symbols.find("cuDevicePrimaryCtxRelease_v2", driver.primary_release);
+  symbols.find("cuCtxGetCurrent", driver.current_context);
+  symbols.find("cuCtxPushCurrent_v2", driver.push_context);
+  symbols.find("cuCtxPopCurrent_v2", driver.pop_context);
+  symbols.find("cuThreadExchangeStreamCaptureMode", driver.exchange_capture_mode);
+  symbols.find("cuStreamIsCapturing", driver.is_capturing);
+  symbols.find("cuEventCreate", driver.event_create);
+  symbols.find("cuEventDestroy_v2", driver.event_destroy);
+  symbols.find("cuEventRecord", driver.event_record);
+  symbols.find("cuEventQuery", driver.event_query);
+  symbols.find("cuEventElapsedTime", driver.event_elapsed);
   return driver;
 }
 
 }  // namespace
 
-const Driver& load_driver(const std::string& path) {
-  static std::mutex loading;
-  // Never unloaded: its functions may run at any time, also while the process ends.
-  static auto& loaded = *new std::map<std::string, Driver>;
-  const std::lock_guard<std::mutex> lock(loading);
-  const auto found = loaded.find(path);
-  return found != loaded.end() ? found->second : loaded.emplace(path, load(path)).first->second;
-}
+const Driver& load_driver(const std::string& path) { return loaded_once(path, load); }
 
 CurrentContext::CurrentContext(const Driver& driver, Context context) : driver_(driver) {
   Context current = nullptr;

@@ -83,7 +83,7 @@ fp8::Call call_of(int dtype, int format, int layout, bool inverse, bool histogra
 
 void learn(std::int32_t number, const std::string& how, std::int32_t site, int dtype, int format, int layout,
            bool inverse, bool histogram, Py_ssize_t result, const std::string& data, const std::string& scale,
-           const std::string& of, std::int64_t columns, std::int64_t scale_stride) {
+           const std::string& of, std::int64_t columns, std::int64_t scale_stride, const py::tuple& signs) {
   Watched* known = find_watched(number);
   if (known == nullptr) refuse("nothing is watched under ", number, "; give what watch_add() returned");
   Watched learned;
@@ -96,7 +96,11 @@ void learn(std::int32_t number, const std::string& how, std::int32_t site, int d
   learned.scale_stride = scale_stride;
   learned.data = word_of(data);
   learned.scale = word_of(scale);
-  *known = learned;
+  for (const py::handle sign : signs) {
+    if (!PyTuple_Check(sign.ptr()) || PyTuple_GET_SIZE(sign.ptr()) != 2) refuse("a sign is (attribute, what it must be)");
+  }
+  if (!signs.empty()) learned.signs = py::reinterpret_borrow<py::object>(signs).release().ptr();
+  learn_watched(*known, learned);
 }
 
 // (address, rows, columns, row stride, site, address of the scale, its stride) of each tensor.
@@ -116,7 +120,9 @@ std::int64_t observe(const std::vector<std::array<std::int64_t, 7>>& tensors, in
     filled.push_back(tensor);
   }
   if (!is_watching || filled.empty()) return skipped;
-  return send(filled.data(), filled.size(), call_of(dtype, format, layout, inverse, histogram));
+  const std::int64_t order = send(filled.data(), filled.size(), call_of(dtype, format, layout, inverse, histogram));
+  if (order == elsewhere) miss(filled.size());
+  return order;
 }
 
 template <class T>
@@ -129,7 +135,8 @@ py::tuple to_python(const fp8::Taken& taken) { return py::make_tuple(bytes_of(ta
 py::dict count() {
   const Counts now = counts();
   return py::dict("observed"_a = now.observed, "taken"_a = now.taken, "captured"_a = now.captured, "full"_a = now.full,
-                  "failed"_a = now.failed, "last_error"_a = now.last_error, "refusal"_a = now.refusal);
+                  "failed"_a = now.failed, "elsewhere"_a = now.elsewhere, "last_error"_a = now.last_error,
+                  "refusal"_a = now.refusal);
 }
 
 void check(const py::list& sites, const py::list& tensors) { check_tensors(sites.ptr(), tensors.ptr()); }
@@ -148,7 +155,7 @@ void bind(py::module_& module) {
   module.def("watch_add", &add_watched);
   module.def("watch_learn", &learn, "number"_a, "how"_a, "site"_a = -1, "dtype"_a = 0, "format"_a = 0, "layout"_a = 0,
              "inverse"_a = false, "histogram"_a = true, "result"_a = -1, "data"_a = "", "scale"_a = "",
-             "scale_of"_a = "", "columns"_a = 0, "scale_stride"_a = 0);
+             "scale_of"_a = "", "columns"_a = 0, "scale_stride"_a = 0, "signs"_a = py::tuple());
   module.def("watch_observe", &observe, "tensors"_a, "dtype"_a, "format"_a = 0, "layout"_a = 0, "inverse"_a = false,
              "histogram"_a = true);
   module.def("watch_order", [] { return take_orders(1); });

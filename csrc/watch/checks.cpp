@@ -1,6 +1,7 @@
 #include "watch/checks.h"
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "ranges/stack.h"
@@ -21,11 +22,14 @@ std::vector<std::int32_t>& rows_of_outputs() {
   return *sites;
 }
 
-// The tensor that this thread checked last: what returns it next, from a range around, only passes it on.
+// The tensor that this thread checked last: what returns it next, from a range around, only passes it on. Its memory may
+// be another's by then, or have been written to, so the address alone does not tell.
 struct Last {
   const void* data = nullptr;
   std::int64_t elements = 0;
   std::int64_t depth = 0;
+  std::int64_t version = -1;   // -1: it has none, as in inference mode
+  PyObject* tensor = nullptr;  // a weak reference, given up by its thread alone
 };
 
 thread_local Last last;
@@ -59,7 +63,7 @@ PyObject* tensor_in(PyObject* result) {
 
 // False where it has to be looked at in Python.
 bool fill(PyObject* tensor, std::int32_t site, fp8::Tensor* filled, fp8::Dtype* dtype) {
-  if (!find_dtype(tensor, dtype) || !is_dense_on_device(tensor) || !count_elements(tensor, &filled->columns) ||
+  if (!find_dtype(tensor, dtype) || !is_dense_on(tensor, current_device()) || !count_elements(tensor, &filled->columns) ||
       !find_address(tensor, &filled->data)) {
     return false;
   }
@@ -75,12 +79,26 @@ bool send_all(const std::vector<fp8::Tensor>& tensors, fp8::Dtype dtype) {
   return tensors.empty() || send(tensors.data(), tensors.size(), call) != elsewhere;
 }
 
+bool is_alive(PyObject* reference) {
+  if (reference == nullptr) return false;
+  const Held tensor(PyObject_CallNoArgs(reference));
+  return static_cast<bool>(tensor);
+}
+
+bool is_same(const Last& now, const Last& before) {
+  return now.data == before.data && now.elements == before.elements && now.version == before.version &&
+         is_alive(before.tensor);
+}
+
 bool is_passed_on(PyObject* tensor) {
   Last now;
   now.depth = ranges::depth();
   if (!find_address(tensor, &now.data) || !count_elements(tensor, &now.elements)) return false;
-  const bool same = now.data == last.data && now.elements == last.elements && now.depth < last.depth;
-  last = now;
+  if (!find_version(tensor, &now.version)) now.version = -1;
+  const bool same = now.depth < last.depth && is_same(now, last);
+  now.tensor = PyWeakref_NewRef(tensor, nullptr);
+  if (now.tensor == nullptr) PyErr_Clear();
+  Py_XDECREF(std::exchange(last, now).tensor);
   return same;
 }
 

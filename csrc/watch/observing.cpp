@@ -30,6 +30,7 @@ std::vector<Device> devices;
 std::int64_t next_order = 0;
 std::int64_t rows_taken = 0;
 std::int64_t tensors_sent = 0;
+std::int64_t tensors_missed = 0;
 Counts of_closed;
 std::string refusal;  // why a call was refused, the first time
 
@@ -114,7 +115,7 @@ std::int64_t launch(const timing::Place& place, const fp8::Tensor* tensors, std:
 
 void begin() {
   of_closed = Counts{};
-  rows_taken = tensors_sent = next_order = 0;
+  rows_taken = tensors_sent = tensors_missed = next_order = 0;
   refusal.clear();
 }
 
@@ -149,6 +150,8 @@ std::int64_t send(const fp8::Tensor* tensors, std::size_t count, fp8::Call call)
   return remember_orders(*device, own, count);
 }
 
+void miss(std::size_t count) { tensors_missed += static_cast<std::int64_t>(count); }
+
 fp8::Taken take() {
   fp8::Taken all;
   for (std::size_t place = 0; place < devices.size(); ++place) {
@@ -174,6 +177,7 @@ Counts counts() {
   now.refusal = refusal;
   now.observed = tensors_sent;
   now.taken = rows_taken;
+  now.elsewhere = tensors_missed;
   return now;
 }
 

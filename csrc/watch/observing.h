@@ -17,9 +17,10 @@ extern std::atomic<bool> with_histogram;
 struct Counts {
   std::int64_t observed = 0;  // tensors
   std::int64_t taken = 0;     // rows
-  std::int64_t captured = 0;  // tensors that were not observed, as the next two
+  std::int64_t captured = 0;  // tensors that were not observed, as the next three
   std::int64_t full = 0;
   std::int64_t failed = 0;
+  std::int64_t elsewhere = 0;
   int last_error = 0;
   std::string refusal;  // why a call was refused, empty where none was
 };
@@ -37,6 +38,9 @@ constexpr std::int64_t elsewhere = -2;  // the calling thread uses no device, or
 // Launches on the calling thread's stream; the interpreter's lock is given up meanwhile. Returns the order of the first
 // tensor, the others' follow, or one of the above.
 std::int64_t send(const fp8::Tensor* tensors, std::size_t count, fp8::Call call);
+
+// Counts tensors that nobody observes, because `send` said `elsewhere`.
+void miss(std::size_t count);
 
 // Numbers in the order of all observations of the process, of which these are the next.
 std::int64_t take_orders(std::size_t count);

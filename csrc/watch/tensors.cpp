@@ -19,6 +19,8 @@ struct Words {
   PyObject* data_ptr = interned("data_ptr");
   PyObject* is_cuda = interned("is_cuda");
   PyObject* is_contiguous = interned("is_contiguous");
+  PyObject* get_device = interned("get_device");
+  PyObject* version = interned("_version");
 };
 
 const Words& words() {
@@ -81,9 +83,15 @@ bool count_elements(PyObject* tensor, std::int64_t* found) {
   return to_integer(PyObject_CallMethodNoArgs(tensor, words().numel), found);
 }
 
-bool is_dense_on_device(PyObject* tensor) {
+bool find_version(PyObject* tensor, std::int64_t* found) {
+  return to_integer(PyObject_GetAttr(tensor, words().version), found);
+}
+
+bool is_dense_on(PyObject* tensor, int device) {
   const Held on_device(PyObject_GetAttr(tensor, words().is_cuda));
   if (on_device.get() != Py_True) return false;
+  std::int64_t own = -1;
+  if (!to_integer(PyObject_CallMethodNoArgs(tensor, words().get_device), &own) || own != device) return false;
   const Held dense(PyObject_CallMethodNoArgs(tensor, words().is_contiguous));
   return dense.get() == Py_True;
 }

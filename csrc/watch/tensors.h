@@ -35,8 +35,10 @@ bool is_plain(PyObject* object);
 bool find_dtype(PyObject* tensor, fp8::Dtype* found);
 bool find_address(PyObject* tensor, const void** found);
 bool count_elements(PyObject* tensor, std::int64_t* found);
-// On a device, and its elements follow each other.
-bool is_dense_on_device(PyObject* tensor);
+// How often it was written to in place; views count with what they are views of.
+bool find_version(PyObject* tensor, std::int64_t* found);
+// On this device, and its elements follow each other.
+bool is_dense_on(PyObject* tensor, int device);
 
 // The attribute `name` (interned) of an object.
 Held attribute(PyObject* object, PyObject* name);

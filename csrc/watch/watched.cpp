@@ -1,6 +1,7 @@
 #include "watch/watched.h"
 
 #include <deque>
+#include <utility>
 
 #include "watch/observing.h"
 #include "watch/tensors.h"
@@ -26,7 +27,7 @@ PyObject* part_of(PyObject* result, Py_ssize_t place) {
 
 bool fill(const Watched& known, PyObject* observed, PyObject* scaled, fp8::Tensor* tensor) {
   std::int64_t elements = 0;
-  if (!is_dense_on_device(observed) || !count_elements(observed, &elements) || !find_address(observed, &tensor->data)) {
+  if (!is_dense_on(observed, current_device()) || !count_elements(observed, &elements) || !find_address(observed, &tensor->data)) {
     return false;
   }
   tensor->site = known.site;
@@ -40,9 +41,22 @@ bool fill(const Watched& known, PyObject* observed, PyObject* scaled, fp8::Tenso
   return scale && find_address(scale.get(), &tensor->scale);
 }
 
+// Attributes may run Python, and another thread learn the call anew meanwhile.
+bool has_signs(const Watched& known, PyObject* made) {
+  const Held signs(Py_XNewRef(known.signs));
+  for (Py_ssize_t place = 0; signs && place < PyTuple_GET_SIZE(signs.get()); ++place) {
+    PyObject* sign = PyTuple_GET_ITEM(signs.get(), place);
+    const Held now = attribute(made, PyTuple_GET_ITEM(sign, 0));
+    const int same = now.get() == nullptr ? 0 : PyObject_RichCompareBool(now.get(), PyTuple_GET_ITEM(sign, 1), Py_EQ);
+    if (same < 0) PyErr_Clear();
+    if (same != 1) return false;
+  }
+  return true;
+}
+
 bool observe_on_device(const Watched& known, PyObject* args, Py_ssize_t place, PyObject* result) {
   PyObject* made = part_of(result, known.result);
-  if (made == nullptr || PyTuple_GET_SIZE(args) <= place) return false;
+  if (made == nullptr || PyTuple_GET_SIZE(args) <= place || !has_signs(known, made)) return false;
   PyObject* scaled = known.scale_of == ScaleOf::quantizer ? PyTuple_GET_ITEM(args, place) : made;
   fp8::Tensor tensor;
   if (known.data != nullptr) {
@@ -75,12 +89,19 @@ Watched* find_watched(std::int32_t number) {
   return number >= 0 && place < all().size() ? &all()[place] : nullptr;
 }
 
+void learn_watched(Watched& known, const Watched& learned) {
+  PyObject* before = known.signs;
+  known = learned;  // words are interned, and stay
+  Py_XDECREF(before);
+}
+
 void forget_watched() {
-  for (const Watched& one : all()) {
+  const std::deque<Watched> forgotten = std::exchange(all(), {});
+  for (const Watched& one : forgotten) {
     Py_XDECREF(one.data);
     Py_XDECREF(one.scale);
+    Py_XDECREF(one.signs);
   }
-  all().clear();
 }
 
 void set_slow(PyObject* slow) { Py_XSETREF(slow_observer, Py_XNewRef(slow)); }

@@ -25,11 +25,15 @@ struct Watched {
   ScaleOf scale_of = ScaleOf::nothing;
   std::int64_t columns = 0;  // of the matrix; 0 where it does not matter
   std::int64_t scale_stride = 0;
+  // A tuple of (attribute of the quantized tensor, what it must be): what a quantizer is told to make may change.
+  PyObject* signs = nullptr;
 };
 
 // The number of a new kind of calls, which Python observes until it says otherwise.
 std::int32_t add_watched();
 Watched* find_watched(std::int32_t number);
+// Takes over the references of `learned`.
+void learn_watched(Watched& known, const Watched& learned);
 void forget_watched();
 
 // Python's observer: called with (number, args, named, result) of a call that is not, or cannot be, observed here.

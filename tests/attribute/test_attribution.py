@@ -244,3 +244,45 @@ def test_operators_of_the_pytorch_profiler_are_no_modules_and_ranges_of_the_user
         .launch(ADD, (61, 62), (65, 70))
     )
     assert [module for _, _, module, _ in rows(attribute(recording.trace()))] == ["encoder", ""]
+
+
+INSPECTION_KERNEL = "tetrace_fp8_bf16_format_bins_one(tetrace::fp8::Batch<1>)"
+CONCAT = "void at::native::<unnamed>::CatArrayBatchedCopy<at::native::<unnamed>::OpaqueType<(unsigned int)4>>(int)"
+UPDATE = "transformer_engine::delayed_scaling_recipe::amax_and_scale_update_impl::kernel_bulk(float *)"
+
+
+def test_what_inspects_fp8_is_tetraces_own_wherever_it_is_launched() -> None:
+    recording = (
+        Recording()
+        .site("module", "proj", 0, 50, phase="forward", module="proj")
+        .site("quantize", "quantize input", 2, 10, module="proj", role="input")
+        .launch(CAST, (3, 4), (5, 8))
+        .launch(INSPECTION_KERNEL, (6, 7), (8, 9))
+        .launch(GEMM, (20, 21), (22, 30))
+        # The amaxes are put together, looked at, and the scales updated: the concatenation is still the update's.
+        .launch(CONCAT, (52, 53), (54, 55))
+        .site("inspection", "FP8 inspection", 56, 60)
+        .launch(CONCAT, (57, 58), (59, 60))
+        .launch("memcpy", (58.5, 59), (60, 61), kind="memcpy", stream=9)
+        .launch(UPDATE, (62, 63), (64, 65))
+    )
+    found = attribute(recording.trace())
+    classes = [found.classes[code] for code in found.kernel_class.tolist()]
+    assert [(one.category, one.operation) for one in classes] == [
+        ("quantization", "cast_transpose"),
+        ("inspection", "statistics"),
+        ("gemm", ""),
+        ("quantization", "amax_concat"),
+        ("inspection", "reading"),
+        ("inspection", "reading"),
+        ("quantization", "scale_update"),
+    ]
+    assert [row[2:] for row in rows(found)] == [
+        ("proj", "input"),
+        ("(fp8_inspection)", ""),
+        ("proj", "fprop"),
+        ("(scale_update)", ""),
+        ("(fp8_inspection)", ""),
+        ("(fp8_inspection)", ""),
+        ("(scale_update)", ""),
+    ]

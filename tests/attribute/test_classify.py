@@ -36,6 +36,10 @@ def known(
 
 # Columns: kernel, expected class. Spellings of Nsight Systems and of libiberty (PyTorch profiler) both occur.
 BY_NAME = [
+    # tetrace's own, of csrc/fp8.
+    ("tetrace_fp8_bf16_format_bins_one(tetrace::fp8::Batch<(int)1>)",
+     known("inspection", "statistics", "tetrace FP8 statistics")),
+    ("tetrace_fp8_e4m3_blocks_bins_many", known("inspection", "statistics", "tetrace FP8 statistics")),
     # cuBLAS and CUTLASS: operands in the order of the name.
     ("nvjet_sm90_qqtst_128x128_128x6_1x2_h_bz_ovscale_TNT", known("gemm", "", "nvjet fp8", "E4M3")),
     ("nvjet_sm90_qrtst_128x128_128x6_2x1_v_bz_coopA_algo2_TNT", known("gemm", "", "nvjet fp8", "E4M3×E5M2")),

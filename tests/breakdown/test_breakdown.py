@@ -8,8 +8,11 @@ from tests.attribute.test_attribution import ADAM, CAST, GEMM, te_linear
 from tests.traces import AUTOGRAD, Recording
 from tetrace.attribute.attribution import attribute
 from tetrace.breakdown.analysis import Breakdown, break_down
+from tetrace.breakdown.busy_categories import busy_by_category
 from tetrace.breakdown.gaps import CAUSES
 from tetrace.errors import UsageError
+from tetrace.report.content import facts
+from tetrace.report.scale import scale_of
 
 
 def idle(breakdown: Breakdown) -> dict[str, int]:
@@ -197,3 +200,26 @@ def meeting(first: int, last: int) -> Recording:
 def test_ranks_are_not_matched_where_one_recording_begins_later() -> None:
     assert whole(meeting(0, 3)).tables["lanes"]["waiting_ns"].tolist() == [90_000, 0]
     assert whole(meeting(1, 3)).tables["lanes"]["waiting_ns"].tolist() == [-1, -1]
+
+
+def test_fp8_inspection_is_a_category_of_its_own_and_no_part_of_a_recorded_call() -> None:
+    recording = (
+        Recording()
+        .site("quantize", "quantize input", 0, 10, module="proj", role="input", phase="forward")
+        .launch(CAST, (1, 2), (3, 8))
+        .launch("tetrace_fp8_bf16_moments_one", (4, 5), (8, 11))
+        .site("inspection", "FP8 inspection", 12, 20)
+        .launch("memset", (13, 14), (15, 17), kind="memset", stream=9)
+    )
+    breakdown = whole(recording)
+    of_category: dict[str, int] = {}
+    for row in breakdown.tables["phases"].rows():
+        of_category[row["category"]] = of_category.get(row["category"], 0) + row["total_ns"]
+    assert of_category == {"quantization": 5000, "inspection": 3000 + 2000}
+    assert sum(of_category.values()) == breakdown.totals.activity_ns
+    assert sum(breakdown.tables["modules"]["total_ns"].tolist()) == breakdown.totals.activity_ns
+    assert busy_by_category(breakdown).totals() == {"quantization": 5000, "inspection": 5000}
+    assert breakdown.quantization_bounds.upper_ns == 5000
+    assert [(row["activities"], row["total_ns"]) for row in breakdown.tables["recorded_calls"].rows()] == [(1, 5000)]
+    line = next(fact for fact in facts(breakdown, scale_of(breakdown)) if fact.label == "FP8 inspection").lines[0]
+    assert line == "5.00 µs of GPU activity = 50.0%, 2 kernels and copies: tetrace's own, not the script's"

@@ -175,7 +175,7 @@ def test_a_terminal_that_knows_ascii_only(recording: Path) -> None:
         (["tensor", "RUN", "layers.2.mlp.fc1.imput"], f"near it: {LOST}"),
         (["tensor", "RUN", "layers.2.mlp.fc1"], f"give one of {LOST}"),
         (["whatif", "RUN"], "Missing argument 'NAME=VALUE...'"),
-        (["whatif", "RUN", "recipe=better"], "recipe=better: give one of current, delayed, block"),
+        (["whatif", "RUN", "recipe=better"], "recipe=better: give one of current, delayed, block, mxfp8"),
         (["whatif", "RUN", "recipe=block"], "record with `tetrace record --fp8 --fp8-blocks`"),
         (["compare", "RUN", "RUN", "--tolerance", "x"], "'x' is not a valid float"),
         (["health", "RUN", "-o", "RUN", "--force"], "which is never written to"),

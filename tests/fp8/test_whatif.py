@@ -331,7 +331,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("words", "says"),
         [
-            (["recipe=best"], "recipe=best: give one of current, delayed, block"),
+            (["recipe=best"], "recipe=best: give one of current, delayed, block, mxfp8"),
             (["format=FP4"], "give one of E4M3, E5M2, HYBRID"),
             (["margin=-1"], "margin=-1: give a whole number"),
             (["margin=99"], "from 0 to 16"),
@@ -339,6 +339,7 @@ class TestSettings:
             (["history=1025"], "from 1 to 1024"),
             (["recipe=current,margin=1"], "margin belongs to delayed scaling, not to recipe=current"),
             (["recipe=delayed,power_of_two=yes"], "power_of_two belongs to current and block"),
+            (["recipe=mxfp8,power_of_two=no"], "not to recipe=mxfp8"),
             (["power_of_two=perhaps"], "give yes or no"),
             (["margin"], "margin: give NAME=VALUE"),
             (["speed=1"], "speed=1: give NAME=VALUE with one of recipe"),

@@ -24,7 +24,8 @@ from tests.instrument.test_transformer_engine import train
 from tetrace.errors import UsageError
 from tetrace.fp8 import reference
 from tetrace.fp8.formats import E4M3, E5M2
-from tetrace.instrument import fp8_inspection, ranges
+from tetrace.fp8.whatif import what_if
+from tetrace.instrument import fp8_inspection, fp8_operands, fp8_recompute, fp8_scales, quantization, ranges
 from tetrace.sources import detect
 
 ROOT = Path(__file__).parents[2]
@@ -277,6 +278,115 @@ def test_a_cast_that_is_fused_shows_its_codes(tmp_path, quantizer):
     assert np.isnan(row["squared_error"])
 
 
+class Fusing:
+    """A norm and the derivative of an activation that cast in the same call, and what they were called with."""
+
+    def __init__(self, made):
+        self.calls, self.storage = [], made["transformer_engine_torch"].storage
+        tex = made["transformer_engine_torch"]
+        tex.layernorm_fwd, tex.dgelu, tex.dbias_dgelu = self.layernorm_fwd, self.dgelu, self.dbias_dgelu
+
+    def cast(self, tensor, quantizer):
+        kind = torch.float8_e4m3fn if quantizer.dtype is standins.DType.kFloat8E4M3 else torch.float8_e5m2
+        codes = (tensor.float() * quantizer.scale).clamp(-448, 448).to(kind).view(torch.uint8)
+        return types.SimpleNamespace(
+            _data=codes, _scale_inv=1 / quantizer.scale, _fp8_dtype=quantizer.dtype, _quantizer=quantizer
+        )
+
+    def layernorm_fwd(self, x, weight, bias, eps, out, quantizer, otype, sm_margin=0, *, zero_centered=False):
+        self.calls.append(("layernorm_fwd", quantizer is None, out, otype, zero_centered))
+        high = torch.nn.functional.layer_norm(x, x.shape[-1:]) * weight
+        return (high if quantizer is None else self.cast(high, quantizer)), x.mean(-1), x.var(-1)
+
+    def dgelu(self, grad, x, quantizer):
+        self.calls.append(("dgelu", quantizer is None))
+        return grad * x if quantizer is None else self.cast(grad * x, quantizer)
+
+    def dbias_dgelu(self, grad, x, quantizer):
+        self.calls.append(("dbias_dgelu", quantizer is None))
+        return grad.sum(0), self.cast(grad * x, quantizer)
+
+
+class Fused(nn.Module):
+    """Calls both with what it is given."""
+
+    def __init__(self, tex):
+        super().__init__()
+        self.tex, self.out, self.made = tex, torch.empty(8, 16), []
+        self.quantizers = {"scaling_fwd": [standins.Float8Quantizer(standins.DType.kFloat8E4M3)], "scaling_bwd": []}
+        self.quantizers["scaling_fwd"][0].scale.fill_(300.0)
+
+    def forward(self, x):
+        quantizer = self.quantizers["scaling_fwd"][0]
+        self.made.append(self.tex.layernorm_fwd(x, x[0], None, 1e-5, self.out, quantizer, "bf16", zero_centered=True))
+        self.made.append(self.tex.dbias_dgelu(x, x + 1, quantizer))
+        return x
+
+
+def test_what_a_fused_call_casts_is_made_again_on_request(tmp_path):
+    holder = []
+
+    def change(made):
+        holder.append(Fusing(made))
+
+    with standins.installed("2.20.2", change) as made:
+        fusing, nets = holder[0], []
+
+        def body():
+            torch.manual_seed(1)
+            nets.append(Fused(made["transformer_engine_torch"]))
+            weight = torch.ones(1, requires_grad=True)
+            optimizer = torch.optim.SGD([weight], lr=0.0)
+            for _ in range(4):
+                (nets[-1](torch.randn(8, 16)).sum() * weight).backward()
+                optimizer.step()
+
+        trace = recorded(tmp_path, body, recompute=2, checks=False)
+        calls = list(fusing.calls)
+        body()
+    rows = quantized(trace)
+    assert tuples(rows, "step", "operation", "source") == [
+        (step, operation, "quantized" if step % 2 else "recomputed")
+        for step in range(4)
+        for operation in ("layernorm_fwd", "dbias_dgelu")
+    ]
+    again = [one for one in calls if one[1]]
+    assert again == [("layernorm_fwd", True, None, "bf16", True), ("dgelu", True)] * 2
+    # What the script's own calls made is what they make without.
+    with_it, without = ([one for pair in net.made for one in pair] for net in nets)
+    assert len(with_it) == len(without) == 4 * 5
+    for one, other in zip(with_it, without, strict=True):
+        assert torch.equal(getattr(one, "_data", one), getattr(other, "_data", other))
+    torch.manual_seed(1)
+    x = torch.randn(8, 16)
+    expected, histogram = reference.measure(
+        torch.nn.functional.layer_norm(x, x.shape[-1:]) * x[0], E4M3, torch.tensor([300.0])
+    )
+    row = rows.iloc[0]
+    for name in ("saturated", "flushed", "subnormal", "amax", "scale", "squared_error"):
+        assert row[name] == expected[name], name
+    assert expected["saturated"] > 0
+    assert row["shape"] == "8x16"
+    bins = frame(trace, "fp8_histograms")
+    own = bins[bins["order"] == row["order"]]
+    assert own["count"].sum() == histogram.sum()
+    found = what_if(trace, margin=1)
+    assert {one.role for one in found.rows} == set(rows["role"])
+    assert not found.unanswered
+
+
+def test_what_cannot_be_made_again_shows_its_codes(monkeypatch):
+    called = []
+    plain = {name: lambda *given: called.append(given) or "made" for name in ("scaled_swiglu", "gelu")}
+    monkeypatch.setattr(quantization, "plain_calls", plain)
+    assert fp8_recompute.high_precision("scaled_swiglu", 2, (1, 2, 3), None) is None
+    assert fp8_recompute.high_precision("gelu", 1, (1,), {"quantizer": 2}) is None
+    assert fp8_recompute.high_precision("silu", 1, (1, 2), None) is None
+    assert called == []
+    assert fp8_recompute.high_precision("gelu", 1, (1, 2), None) == "made"
+    assert called == [(1, None)]
+
+
 def test_several_tensors_of_one_call_have_a_row_each(tmp_path):
     def body(made):
         tex = made["transformer_engine_torch"]
@@ -463,6 +573,18 @@ class TestWatch:
             watch.start()
 
 
+def test_a_driver_that_refuses_to_copy_switches_inspection_off(tmp_path, capfd, monkeypatch):
+    """No tensor was lost by it, so none is counted."""
+    from tetrace import _C
+
+    plain = _C.watch_counts
+    monkeypatch.setattr(_C, "watch_counts", lambda: {**plain(), "last_error": 700})
+    with standins.installed("2.20.2") as made:
+        trace = recorded(tmp_path, lambda: train(made, standins.DelayedScaling(), steps=3))
+    assert "the CUDA driver refused with error 700" in capfd.readouterr().err
+    assert set(quantized(trace)["step"]) <= {0}
+
+
 def test_rows_are_whole_lines_of_sites(tmp_path):
     """Every row's site is described in sites.jsonl: nothing is known only to the process."""
     with standins.installed("2.20.2") as made:
@@ -490,6 +612,9 @@ class Fake:
 
     def is_contiguous(self):
         return True
+
+    def get_device(self):
+        return -1
 
 
 def test_a_learned_call_comes_back_where_no_device_is_open():
@@ -526,3 +651,107 @@ def test_a_learned_call_comes_back_where_no_device_is_open():
         ranges.close()
         _C.watch_end()
     assert not _C.watch_is_on()
+
+
+def test_a_learned_call_whose_result_is_laid_out_otherwise_goes_to_python():
+    """A quantizer may be told to make rows or columns, or scales for another use, between two calls."""
+    from tetrace import _C
+
+    asked, looked = [], []
+
+    class Scale(Fake):
+        @property
+        def is_cuda(self):
+            looked.append(self)
+            return False
+
+    made = types.SimpleNamespace(_rowwise_scale_inv=Fake(), _data_format="ready", _is_2D_scaled=False)
+    signs = fp8_operands.signs(
+        types.SimpleNamespace(_rowwise_scale_inv=torch.ones(1), _data_format="ready", _is_2D_scaled=False)
+    )
+    assert signs == (("_data_format", "ready"), ("_is_2D_scaled", False))
+    assert fp8_operands.signs(types.SimpleNamespace(_rowwise_scale_inv=None)) == (("_rowwise_scale_inv", None),)
+    _C.watch_begin(lambda *call: asked.append(call), None, None, torch.Tensor, nn.Parameter, [], True)
+    ranged = _C.ranged_quantize(lambda *args: made, lambda args, named: (0, number), 1, {}, [])
+    try:
+        number = _C.watch_add()
+        ranges.open(None)
+        quantizer = standins.Float8CurrentScalingQuantizer(standins.DType.kFloat8E4M3)
+        _C.watch_switch(True)
+        named = {"scale": "_rowwise_scale_inv", "scale_of": "result", "inverse": True}
+        _C.watch_learn(number, "device", site=0, format=1, signs=signs, **named)
+        ranged(Scale(), quantizer)
+        assert (len(looked), len(asked)) == (1, 1), "as it was: only the device is missing"
+        made._data_format = "compact"
+        ranged(Scale(), quantizer)
+        assert (len(looked), len(asked)) == (1, 2), "its tensor was not even looked at"
+        del made._data_format
+        ranged(Scale(), quantizer)
+        assert (len(looked), len(asked)) == (1, 3)
+        with pytest.raises(ValueError, match="a sign is"):
+            _C.watch_learn(number, "device", signs=("_data_format",))
+    finally:
+        ranges.close()
+        _C.watch_end()
+
+
+def test_tensors_that_no_open_device_takes_are_counted():
+    from tetrace import _C
+
+    _C.watch_begin(None, None, None, torch.Tensor, nn.Parameter, [], True)
+    _C.timing_streams(lambda: -1, lambda device: 0)
+    try:
+        _C.watch_switch(True)
+        assert _C.watch_observe([(64, 1, 6, 6, 0, 0, 0)] * 3, 0) == -2
+        assert _C.watch_counts()["elsewhere"] == 3
+    finally:
+        _C.watch_end()
+
+
+class WritesInPlace(nn.Module):
+    """Returns what a module inside it returned, written to since then."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.inner(x)
+        y.add_(float("inf"))
+        return y
+
+
+class PassesOn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(("kind", "seen"), [(WritesInPlace, {"inner": 0, "": 32}), (PassesOn, {"inner": 0})])
+def test_an_output_that_was_changed_since_is_looked_at_again(kind, seen):
+    net = nn.Sequential(kind())
+    with torch.no_grad(), tetrace.watch(net) as watch:
+        net(torch.randn(8, 4))
+    rows = watch.table()
+    outputs = rows[rows["role"] == "output"]
+    assert dict(zip(outputs["module"].str.removeprefix("0").str.lstrip("."), outputs["infs"], strict=True)) == seen
+
+
+def test_histories_at_the_addresses_of_others_are_not_taken_for_those(monkeypatch):
+    """A model is let go, and the next one's histories lie where its were."""
+    memory = torch.zeros(4, 1)
+    taken = []
+    scales = fp8_scales.Scales(taken.append, lambda function: function, lambda module: True)
+    found = []
+    for module in ("first", "second"):
+        tensor = fp8_scales.Tensor(module, "input", "forward", "E4M3")
+        key = (memory.data_ptr(), 0)
+        monkeypatch.setattr(fp8_scales, "_tensors", lambda key=key, tensor=tensor: iter([(key, tensor)]))
+        history = memory.view(4, 1)
+        found.append([scales._sites_of([history]), scales._sites_of([history])])
+        del history
+    assert found[0][0] is found[0][1]
+    assert [ranges.describe(sites[0][0])["module"] for sites in found] == ["first", "second"]

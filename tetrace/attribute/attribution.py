@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tetrace.attribute import host as host_ranges
 from tetrace.attribute.classify import CATEGORIES, KernelClass, classify
 from tetrace.attribute.distinct import distinct
 from tetrace.attribute.host import Host
+from tetrace.attribute.kernel_rules import INSPECTION
 from tetrace.attribute.link import Links, link
 from tetrace.attribute.modules import modules
 from tetrace.attribute.outside import name_outside
@@ -24,6 +25,7 @@ from tetrace.attribute.vocabulary import (
     BACKWARD,
     CLIP_MODULE,
     FORWARD,
+    INSPECTION_MODULE,
     LOSS_MODULE,
     OPTIMIZER,
     OPTIMIZER_MODULE,
@@ -174,8 +176,19 @@ def _classify(trace: Trace, host: Host, links: Links) -> tuple[list[KernelClass]
         classify(names[name], kinds[kind], host.words[word] if word >= 0 else "")
         for name, kind, word in zip(*(column.tolist() for column in combined), strict=True)
     ]
-    _amax_neighbours(trace, links, classes, kernel_class)
+    _inspections(host, links, classes, kernel_class)
+    _amax_neighbours(links, classes, kernel_class)
     return classes, kernel_class
+
+
+def _inspections(host: Host, links: Links, classes: list[KernelClass], kernel_class: Codes) -> None:
+    """What is launched while tetrace looks at FP8 tensors is no work of the script, whatever it is; in place."""
+    if not len(host) or not host.is_kind("inspection").any():
+        return
+    inside = _at(host.inherit(np.where(host.is_kind("inspection"), 0, -1)), links.range) >= 0
+    own = np.array([one.category == INSPECTION for one in classes], np.bool_)[kernel_class]
+    none = {"formats": "", "fused_quantization": False, "fp8_share": (0, 0)}
+    _reclass(classes, kernel_class, np.flatnonzero(inside & ~own), category=INSPECTION, operation="reading", **none)
 
 
 def _activations_of_mlps(
@@ -192,14 +205,16 @@ def _activations_of_mlps(
     _reclass(classes, kernel_class, rows, category="activation", operation="backward")
 
 
-def _amax_neighbours(trace: Trace, links: Links, classes: list[KernelClass], kernel_class: Codes) -> None:
+def _amax_neighbours(links: Links, classes: list[KernelClass], kernel_class: Codes) -> None:
     """What delayed scaling does just before it updates its scales is quantization too: the concatenation of the amax
     values, and the all-reduce of them, by their place before the update on the launching thread."""
     update = np.array([one.operation == "scale_update" for one in classes], np.bool_)[kernel_class]
     if not update.any():
         return
-    order = np.lexsort((links.launch_ns, links.thread))
-    place = np.empty(len(order), np.int64)
+    # tetrace looks at amaxes between the two.
+    others = np.flatnonzero(np.array([one.category != INSPECTION for one in classes], np.bool_)[kernel_class])
+    order = others[np.lexsort((links.launch_ns[others], links.thread[others]))]
+    place = np.empty(len(kernel_class), np.int64)
     place[order] = np.arange(len(order))
     families = [f"{one.category} {one.family} {one.operation}" for one in classes]
     for back, before in _neighbours(order, place[np.flatnonzero(update)], links.thread):
@@ -222,7 +237,7 @@ def _neighbours(
     return found
 
 
-def _reclass(classes: list[KernelClass], kernel_class: Codes, rows: npt.NDArray[np.int64], **changes: str) -> None:
+def _reclass(classes: list[KernelClass], kernel_class: Codes, rows: npt.NDArray[np.int64], **changes: Any) -> None:
     for old in np.unique(kernel_class[rows]).tolist():
         classes.append(dataclasses.replace(classes[old], **changes))
         kernel_class[rows[kernel_class[rows] == old]] = len(classes) - 1
@@ -248,6 +263,7 @@ def _pseudo_modules(
         one.operation in ("amax_concat", "amax_reduce") or "amax_and_scale_update" in one.family for one in classes
     ]
     mark(np.array(update, np.bool_)[kernel_class], SCALE_UPDATE_MODULE)
+    mark(np.array([one.category == INSPECTION for one in classes], np.bool_)[kernel_class], INSPECTION_MODULE)
     mark((module < 0) & (phase == OPTIMIZER) & clip, CLIP_MODULE)
     mark((module < 0) & (phase == OPTIMIZER), OPTIMIZER_MODULE)
     mark((module < 0) & loss & np.isin(phase, (FORWARD, BACKWARD, RECOMPUTE)), LOSS_MODULE)
@@ -264,7 +280,7 @@ def _roles_of_activities(
 ) -> Codes:
     """Roles from TE's calls, and of other GEMMs from the phase and from autograd's nodes for matrix products."""
     gemm = (categories == "gemm") & (role < 0)
-    role = role.copy()
+    role = np.where(categories == INSPECTION, -1, role).astype(np.int32)
     role[gemm & np.isin(known.of_activity, (FORWARD, RECOMPUTE))] = FPROP
     node_word = np.array([bool(_AUTOGRAD_GEMM.match(word)) for word in host.words], np.bool_)
     if not len(host) or not node_word.any():

@@ -3,6 +3,7 @@
 A kernel that only quantizes, transposes FP8 data, finds amax, updates scales or swizzles them is `quantization`, so
 that this category's total is the lower bound of the quantization overhead. A kernel that does other work as well
 keeps that work's category and says `fused_quantization`; `fp8_share` gives the FP8 part of the bytes it moves.
+`inspection` is what tetrace itself launched to look at FP8 tensors: no work of the script.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tetrace.attribute.kernel_rules import ATTENTION, DIRECTION, GEMM, OTHER, QU
 
 CATEGORIES = (
     "gemm", "attention", "quantization", "normalization", "activation", "rope", "softmax_loss", "embedding", "dropout",
-    "moe", "elementwise", "optimizer", "communication", "memory", "other",
+    "moe", "elementwise", "optimizer", "communication", "memory", "other", "inspection",
 )  # fmt: skip
 
 ATTENTION_BACKENDS = (

@@ -14,6 +14,8 @@ GEMM, ATTENTION, QUANTIZATION, NORMALIZATION = "gemm", "attention", "quantizatio
 ACTIVATION, ROPE, LOSS, EMBEDDING, DROPOUT = "activation", "rope", "softmax_loss", "embedding", "dropout"
 MOE, ELEMENTWISE, OPTIMIZER, COMMUNICATION = "moe", "elementwise", "optimizer", "communication"
 MEMORY, OTHER = "memory", "other"
+# What `tetrace record --fp8` adds to a run.
+INSPECTION = "inspection"
 
 DIRECTION = "direction"  # operation of a row whose kernels say forward or backward in their own name
 
@@ -52,6 +54,10 @@ _QUANTIZE_RANGE = (
 
 # A row a line or two: the table is read down its columns.
 # fmt: off
+_TETRACE = (
+    Rule(r"tetrace_fp8_\w+", INSPECTION, "statistics", "tetrace FP8 statistics"),
+)
+
 _MEMORY_OPERATIONS = (
     # Amax buffers are zeroed with memset; inside a GEMM's range a memset clears cuBLAS' semaphores.
     Rule("memset(?:_kernel)?", QUANTIZATION, "amax_zero", range=_QUANTIZE_RANGE),
@@ -361,6 +367,7 @@ _RANGES = (
 
 # Order of the groups: what one library names exactly comes before what only shares words with it.
 RULES = (
+    *_TETRACE,
     *_MEMORY_OPERATIONS,
     *_COMMUNICATION,
     *_GEMM,

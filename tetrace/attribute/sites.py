@@ -8,6 +8,7 @@ from tetrace.attribute import vocabulary
 from tetrace.attribute.vocabulary import (
     BACKWARD,
     CLIP_MODULE,
+    INSPECTION_MODULE,
     LOSS_MODULE,
     OPTIMIZER,
     OPTIMIZER_MODULE,
@@ -27,6 +28,7 @@ _OF_KIND = {
     "grad_clip": (OPTIMIZER, CLIP_MODULE),
     "scale_update": (-1, SCALE_UPDATE_MODULE),
     "loss": (BACKWARD, LOSS_MODULE),
+    "inspection": (-1, INSPECTION_MODULE),
 }
 _COLUMNS = ("kind", "name", "phase", "module", "role")
 

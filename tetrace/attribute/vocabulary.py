@@ -15,11 +15,12 @@ FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER, OTHER = range(5)
 PHASES = ("forward", "recompute", "backward", "optimizer", "other", "unattributed")
 UNATTRIBUTED = len(PHASES) - 1
 
-OPTIMIZER_MODULE, LOSS_MODULE, CLIP_MODULE, SCALE_UPDATE_MODULE = (
+OPTIMIZER_MODULE, LOSS_MODULE, CLIP_MODULE, SCALE_UPDATE_MODULE, INSPECTION_MODULE = (
     "(optimizer)",
     "(loss)",
     "(grad_clip)",
     "(scale_update)",
+    "(fp8_inspection)",
 )
 
 

@@ -214,6 +214,7 @@ def _recorded_calls(scope: Scope, in_steps: Mask) -> Table:
     outer = outermost_calls(scope)
     links = attribution.links
     of_activity = np.where(links.range >= 0, outer[np.maximum(links.range, 0)], -1)[scope.rows]
+    of_activity[scope.in_category("inspection")] = -1
     replay = np.where(is_graph_launch(scope.trace, links), links.call, -1)[scope.rows]
     launching = np.flatnonzero(of_activity >= 0)
     # A call that a graph replays is counted once a replay; an eager one by its range, with kernels or without.

@@ -28,7 +28,7 @@ def whatif(run: Path, settings: tuple[str, ...], output: Output) -> None:
     """Say what another recipe, format or margin would have done to each tensor that was recorded.
 
     \b
-    recipe=current|delayed|block    what is left out is as it ran
+    recipe=current|delayed|block|mxfp8  what is left out is as it ran
     format=E4M3|E5M2|HYBRID         HYBRID is E4M3 forward and E5M2 for gradients
     margin=0..16  history=1..1024  algorithm=max|most_recent    of delayed scaling
     power_of_two=yes|no             of current and block scaling

@@ -100,6 +100,13 @@ _FAILED = 2
     "--fp8-blocks", is_flag=True, help="Keep the largest magnitudes of blocks too, for what-if of block recipes."
 )
 @click.option(
+    "--fp8-recompute",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="In every N-th step, run norms and activations that cast in the same kernel once more without the cast, for what "
+    "it loses and what-if. Costs them twice in these steps.",
+)
+@click.option(
     "--nsys",
     multiple=True,
     metavar="ARGS",
@@ -122,6 +129,7 @@ def record(
     fp8_modules: str | None,
     fp8_histogram: bool | None,
     fp8_blocks: bool,
+    fp8_recompute: int | None,
     nsys: tuple[str, ...],
     keep_nsys_rep: bool,
     force: bool,
@@ -143,7 +151,7 @@ def record(
     streams.hold()
     _check_options(command)
     chosen = window(steps, seconds, warmup, collector)
-    seen = inspected(fp8, fp8_every, fp8_modules, fp8_histogram, fp8_blocks)
+    seen = inspected(fp8, fp8_every, fp8_modules, fp8_histogram, fp8_blocks, fp8_recompute)
     options = Options(output, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every, seen)
     with Relay(_say) as relay:
         session = Session(options, resolved(command), __version__, _say, relay)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tetrace.fp8 import nonfinite, scale_health
 from tetrace.fp8.flags import LEVELS, Problem, Recorded, flags, share_words
-from tetrace.fp8.observations import DELAYED, INPUT, QUANTIZED, groups, is_gradient, non_finite, starts_of
+from tetrace.fp8.observations import DELAYED, QUANTIZED, WHOLE, groups, is_gradient, non_finite, starts_of
 from tetrace.fp8.prediction import FORMATS
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _saturation(recorded: Recorded) -> Iterator[Problem]:
     serious = (share >= _FEW) | np.where(np.isfinite(beyond), beyond > _SLIGHTLY, share >= _CLIPPED[1])
     # An amax that is its scale's largest value may be beyond it by a rounding.
     serious &= ~(beyond <= 1 + 1e-5)
-    clipped = rows.isin("source", INPUT) & (share >= _CLIPPED[2]) & serious
+    clipped = rows.isin("source", *WHOLE) & (share >= _CLIPPED[2]) & serious
     for flag in flags(recorded, rows, clipped, share):
         unset = rows["scale"][flag.row] == 1.0 and rows.isin("scaling", DELAYED)[flag.row]
         times = (
@@ -170,7 +170,7 @@ def _underflow(recorded: Recorded) -> Iterator[Problem]:
     rows = recorded.rows
     nonzero = rows["elements"] - np.maximum(rows["zeros"], 0) - non_finite(rows)
     share = rows["flushed"] / np.maximum(nonzero, 1)
-    lost = rows.isin("source", INPUT) & (share >= _FLUSHED[2]) & ~recorded.unset
+    lost = rows.isin("source", *WHOLE) & (share >= _FLUSHED[2]) & ~recorded.unset
     for flag in flags(recorded, rows, lost, share):
         is_e4m3, ran = rows.text("format", flag.row) == "E4M3", rows.text("scaling", flag.row)
         other = "recipe=current" if ran == DELAYED else "recipe=block"
@@ -233,7 +233,7 @@ def _growth(
 def _amax_zero(recorded: Recorded) -> Iterator[Problem]:
     """Tensors that are zero in all of several steps."""
     rows = recorded.rows
-    measured = rows.isin("source", INPUT, QUANTIZED) & (rows["elements"] > 0)
+    measured = rows.isin("source", *WHOLE, QUANTIZED) & (rows["elements"] > 0)
     empty = measured & (rows["zeros"] == rows["elements"])
     many = len(rows.keys)
     always = np.bincount(rows.tensor[empty], minlength=many) == np.bincount(rows.tensor[measured], minlength=many)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     Places = npt.NDArray[np.int64]
     Numbers = npt.NDArray[np.float64]
 
-INPUT, QUANTIZED, CHECK = "input", "quantized", "check"
+INPUT, QUANTIZED, CHECK, RECOMPUTED = "input", "quantized", "check", "recomputed"
+# Sources of rows of the tensor itself, in high precision.
+WHOLE = (INPUT, RECOMPUTED)
 FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
 DELAYED, CURRENT, BLOCK, MXFP8 = "delayed", "current", "block", "mxfp8"
 _OF_PARAMETERS = ("gradient", "parameter")

@@ -10,7 +10,7 @@ import numpy as np
 from tetrace.errors import UsageError
 from tetrace.fp8 import hypothetical_scales as hypothetical
 from tetrace.fp8.block_prediction import SIZES, predict_blocks
-from tetrace.fp8.observations import CURRENT, DELAYED, INPUT, RECOMPUTE, Rows, is_gradient, non_finite, scales
+from tetrace.fp8.observations import CURRENT, DELAYED, MXFP8, RECOMPUTE, WHOLE, Rows, is_gradient, non_finite, scales
 from tetrace.fp8.prediction import FORMATS, Histograms, predict
 from tetrace.fp8.settings import RECIPES, Settings
 from tetrace.trace.schema import BY_NAME
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.float64]
 
 _NAMES = [one.name for one in FORMATS]
+# Places in `RECIPES`: from the first of these on, each block has a scale of its own.
+_OF_BLOCKS, _MX = 2, 3
 
 
 class Predicted(NamedTuple):
@@ -56,7 +58,7 @@ class Case:
         every = self.every
         has_histogram = np.zeros(len(every), np.bool_)
         has_histogram[self.of_row] = True
-        is_input, again = every.isin("source", INPUT), every.isin("phase", RECOMPUTE)
+        is_input, again = every.isin("source", *WHOLE), every.isin("phase", RECOMPUTE)
         good = is_input & ~again & has_histogram & (non_finite(every) == 0)
         seen = np.unique(every.tensor[good])
         codes_only = np.setdiff1d(every.tensor[every.isin("source", "quantized")], every.tensor[is_input])
@@ -79,9 +81,9 @@ class Case:
         kind = self._formats(ran, gradient)
         recipe = self._recipes(rows)
         scale, used = self._scales(rows, ran, kind, recipe)
-        known = np.flatnonzero(np.isfinite(scale) & (scale > 0) & (recipe != 2))
-        self._count_unset(rows, np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & (recipe != 2)), known)
-        blocks, of_blocks = self._block_wise(rows, np.flatnonzero(recipe == 2), kind)
+        known = np.flatnonzero(np.isfinite(scale) & (scale > 0) & (recipe < _OF_BLOCKS))
+        self._count_unset(rows, np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & (recipe < _OF_BLOCKS)), known)
+        blocks, of_blocks = self._block_wise(rows, np.flatnonzero(recipe >= _OF_BLOCKS), recipe, kind)
         of_tensors = self._tensor_wise(rows, known, kind, scale)
         places = np.concatenate([known, blocks])
         lower, upper, least, most, error = (np.concatenate(pair) for pair in zip(of_tensors, of_blocks, strict=True))
@@ -96,10 +98,11 @@ class Case:
         return np.full(len(ran), _NAMES.index(self.settings.format))
 
     def _recipes(self, rows: Rows) -> Places:
-        """0 current, 1 delayed, 2 block for each observation."""
+        """The place in `RECIPES` for each observation."""
         if self.settings.recipe:
             return np.full(len(rows), RECIPES.index(self.settings.recipe))
-        ran = np.where(rows.isin("scaling", DELAYED), 1, np.where(rows.isin("scaling", CURRENT), 0, 2))
+        of_blocks = np.where(rows.isin("scaling", MXFP8), _MX, _OF_BLOCKS)
+        ran = np.where(rows.isin("scaling", DELAYED), 1, np.where(rows.isin("scaling", CURRENT), 0, of_blocks))
         if not (ran == 1).any():
             for name in ("margin", "history", "algorithm"):
                 if getattr(self.settings, name) not in (None, ""):
@@ -146,7 +149,7 @@ class Case:
         self.sampled = bool((factor > 1.001).any())
         return [column * factor for column in vars(found).values()]
 
-    def _block_wise(self, rows: Rows, wanted: Places, kind: Places) -> tuple[Places, list[Numbers]]:
+    def _block_wise(self, rows: Rows, wanted: Places, recipe: Places, kind: Places) -> tuple[Places, list[Numbers]]:
         """Observations whose blocks were recorded, and the columns of their predictions."""
         if not len(wanted):
             return wanted, [np.empty(0)] * 5
@@ -155,7 +158,7 @@ class Case:
         places, columns = [], []
         for place in wanted.tolist():
             here, elements = (_rows_of(column, self.rows[place]) for column in (of_row, self.of_row))
-            layout = _layout(rows.keys[int(rows.tensor[place])][1])
+            layout = "1x32" if recipe[place] == _MX else _layout(rows.keys[int(rows.tensor[place])][1])
             mine = np.arange(here.start, here.stop)[layouts[here] == layout]
             if not len(mine):
                 continue
@@ -166,7 +169,7 @@ class Case:
                 blocks.count[mine],
                 SIZES[layout],
                 FORMATS[int(kind[place])],
-                self.settings.power_of_two is not False,
+                self.settings.power_of_two is not False or layout == "1x32",
             )
             places.append(place)
             columns.append((0.0, 0.0, found.flushed_lower, found.flushed_upper, found.squared_error))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tetrace.fp8.flags import Problem, Recorded, flags
+from tetrace.fp8.flags import Flag, Problem, Recorded, flags
 from tetrace.fp8.hypothetical_scales import margin_of_run
 from tetrace.fp8.observations import CHECK, DELAYED, Rows, starts_of
 from tetrace.fp8.prediction import FORMATS
@@ -19,10 +19,65 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 # A scale is stale when the recent amaxes would allow one so many times larger: four binades of range are not used.
-_STALE, _MUCH = 16.0, 256.0
+_UNUSED, _MUCH = 16.0, 256.0
 _RECENT = 4
 # Scales of ranks that reduce their amaxes are the same to the bit.
 _FLAGS = {"use_power_2_scales": True, "use_f32_scales": False}
+
+
+class _Kind(NamedTuple):
+    """What all problems of a kind say."""
+
+    kind: str
+    title: str
+    unit: str
+    advice: str
+    level: str = "warning"
+
+    def problem(self, flag: Flag, evidence: str, **changed: Any) -> Problem:
+        """The problem of a tensor."""
+        return flag.problem(**{**self._asdict(), "evidence": evidence, **changed})
+
+
+_FROZEN = _Kind(
+    kind="frozen_history",
+    title="One Inf freezes the scale",
+    unit="updates",
+    advice="`amax_compute_algo='most_recent'` or a short amax_history_len forgets it; reset the history by hand now",
+    level="critical",
+)
+_CHANGED = _Kind(
+    kind="scale_changed",
+    title="Scale was changed from outside",
+    unit="binades",
+    advice="something writes to fp8_meta: a checkpoint that was loaded, a reset, recipes that change within a step",
+    level="critical",
+)
+_NEVER_SET = _Kind(
+    kind="never_set",
+    title="Scale 1.0 was never set",
+    unit="steps",
+    advice="its amax never reaches an update: a module outside the autocast that ends, or a graph captured without updates",
+)
+_STALE = _Kind(
+    kind="stale_scale",
+    title="Stale scale",
+    unit="times too small",
+    advice="a shorter amax_history_len, amax_compute_algo='most_recent', or current scaling follows faster",
+)
+_RANKS = _Kind(
+    kind="ranks_disagree",
+    title="Ranks disagree on a scale",
+    unit="times",
+    advice="pass the same amax_reduction_group on all ranks, and reduce_amax=True",
+)
+_POWERS = _Kind(
+    kind="power_of_two",
+    title="Recipe and quantizer disagree on powers of two",
+    unit="",
+    advice="only the environment variable changes it: NVTE_FP8_CURRENT_SCALING_POWER_2_SCALES, "
+    "NVTE_FP8_BLOCK_SCALING_FP32_SCALES",
+)
 
 
 def _largest(rows: Rows) -> npt.NDArray[np.float64]:
@@ -43,14 +98,8 @@ def _frozen(recorded: Recorded) -> Iterator[Problem]:
     bad = np.isinf(history) | np.isinf(amax)
     for flag in flags(recorded, rows, bad, rows["history_length"].astype(np.float64)):
         until = f" for {flag.number:.0f} updates" if flag.number > 0 else ""
-        yield flag.problem(
-            kind="frozen_history",
-            level="critical",
-            title="One Inf freezes the scale",
-            unit="updates",
-            evidence=f"an infinite amax is in its history: the scale stays {rows['scale'][flag.row]:.4g}{until}",
-            advice="`amax_compute_algo='most_recent'` or a short amax_history_len forgets it; reset the history by hand now",
-        )
+        stays = f"the scale stays {rows['scale'][flag.row]:.4g}{until}"
+        yield _FROZEN.problem(flag, f"an infinite amax is in its history: {stays}")
 
 
 def _changed(recorded: Recorded) -> Iterator[Problem]:
@@ -64,14 +113,8 @@ def _changed(recorded: Recorded) -> Iterator[Problem]:
     bad = follows & np.isfinite(before) & np.isfinite(rows["scale"]) & (rows["scale"] != before)
     for flag in flags(recorded, rows, bad, np.where(np.isfinite(off), off, 1e3)):
         used, was = rows["scale"][flag.row], before[flag.row]
-        yield flag.problem(
-            kind="scale_changed",
-            level="critical",
-            title="Scale was changed from outside",
-            unit="binades",
-            evidence=f"step {rows['step'][flag.row]} used {used:.4g}, the update before had set {was:.4g}",
-            advice="something writes to fp8_meta: a checkpoint that was loaded, a reset, recipes that change within a step",
-        )
+        step = rows["step"][flag.row]
+        yield _CHANGED.problem(flag, f"step {step} used {used:.4g}, the update before had set {was:.4g}")
 
 
 def _never_set(recorded: Recorded) -> Iterator[Problem]:
@@ -86,16 +129,9 @@ def _never_set(recorded: Recorded) -> Iterator[Problem]:
     bad = delayed & never[rows.tensor] & filled[rows.tensor]
     for flag in flags(recorded, rows, bad, np.nan_to_num(rows["amax"])):
         if flag.steps >= 2:
-            yield flag.problem(
-                kind="never_set",
-                level="warning",
-                title="Scale 1.0 was never set",
-                number=float(flag.steps),
-                unit="steps",
-                evidence=f"delayed scaling used 1.0 in all {flag.steps} steps, amax up to {rows['amax'][flag.row]:.3g}",
-                advice="its amax never reaches an update: a module outside the autocast that ends, or a graph captured "
-                "without updates",
-            )
+            used = f"delayed scaling used 1.0 in all {flag.steps} steps"
+            evidence = f"{used}, amax up to {rows['amax'][flag.row]:.3g}"
+            yield _NEVER_SET.problem(flag, evidence, number=float(flag.steps))
 
 
 def _stale(recorded: Recorded) -> Iterator[Problem]:
@@ -109,19 +145,13 @@ def _stale(recorded: Recorded) -> Iterator[Problem]:
     room = _largest(rows) / 2.0 ** margin_of_run(rows)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         unused = room / (recent * rows["scale"])
-    bad = _same_tensor(rows, _RECENT - 1) & np.isfinite(unused) & (unused >= _STALE) & (recent > 0)
+    bad = _same_tensor(rows, _RECENT - 1) & np.isfinite(unused) & (unused >= _UNUSED) & (recent > 0)
     for flag in flags(recorded, rows, bad, unused):
         history = rows["history_max"][flag.row]
         holds = f"; its history still holds {history:.3g}" if np.isfinite(history) else ""
-        yield flag.problem(
-            kind="stale_scale",
-            level="warning" if flag.number >= _MUCH else "note",
-            title="Stale scale",
-            unit="times too small",
-            evidence=f"scale {rows['scale'][flag.row]:.4g} uses 1/{flag.number:.0f} of the range: amax of the last "
-            f"{_RECENT} updates is {recent[flag.row]:.3g}{holds}",
-            advice="a shorter amax_history_len, amax_compute_algo='most_recent', or current scaling follows faster",
-        )
+        uses = f"scale {rows['scale'][flag.row]:.4g} uses 1/{flag.number:.0f} of the range"
+        evidence = f"{uses}: amax of the last {_RECENT} updates is {recent[flag.row]:.3g}{holds}"
+        yield _STALE.problem(flag, evidence, level="warning" if flag.number >= _MUCH else "note")
 
 
 def _ranks(recorded: Recorded) -> Iterator[Problem]:
@@ -141,14 +171,8 @@ def _ranks(recorded: Recorded) -> Iterator[Problem]:
     bad, ratio = np.zeros(len(rows), np.bool_), np.zeros(len(rows))
     bad[order], ratio[order] = apart > 1, apart
     for flag in flags(recorded, rows, bad, ratio):
-        yield flag.problem(
-            kind="ranks_disagree",
-            level="warning",
-            title="Ranks disagree on a scale",
-            unit="times",
-            evidence=f"scales of one update differ by {flag.number:.3g} times between ranks that should share them",
-            advice="pass the same amax_reduction_group on all ranks, and reduce_amax=True",
-        )
+        differ = f"differ by {flag.number:.3g} times between ranks that should share them"
+        yield _RANKS.problem(flag, f"scales of one update {differ}")
 
 
 def _reduces(recorded: Recorded) -> bool | None:
@@ -164,31 +188,21 @@ def _power_of_two(recorded: Recorded) -> Iterator[Problem]:
         for _, detail in _details(recorded, "quantize")
         if "force_pow_2_scales" in detail
     }
-    seen = set()
+    told = set()
     for recipe, detail in _details(recorded, "autocast"):
-        for flag, asks in _FLAGS.items():
-            if flag not in detail or detail[flag] is None or (recipe, flag) in seen:
+        for name, asks in _FLAGS.items():
+            given = detail.get(name)
+            if given is None or (recipe, name) in told or made != {bool(given) != asks}:
                 continue
-            wanted = bool(detail[flag]) == asks
-            if made == {not wanted}:
-                seen.add((recipe, flag))
-                steps = recorded.rows["step"]
-                yield Problem(
-                    kind="power_of_two",
-                    level="warning",
-                    title="Recipe and quantizer disagree on powers of two",
-                    module="",
-                    role="",
-                    ranks="",
-                    first_step=int(steps.min(initial=0)) if len(steps) else 0,
-                    last_step=int(steps.max(initial=0)),
-                    steps=len(np.unique(steps)),
-                    number=float("nan"),
-                    unit="",
-                    evidence=f"{recipe}({flag}={detail[flag]}), but its quantizers have force_pow_2_scales={not wanted}",
-                    advice="only the environment variable changes it: NVTE_FP8_CURRENT_SCALING_POWER_2_SCALES, "
-                    "NVTE_FP8_BLOCK_SCALING_FP32_SCALES",
-                )
+            told.add((recipe, name))
+            evidence = f"{recipe}({name}={given}), but its quantizers have force_pow_2_scales={bool(given) != asks}"
+            yield _POWERS.problem(_of_recipe(recorded), evidence)
+
+
+def _of_recipe(recorded: Recorded) -> Flag:
+    """Of no tensor, in all steps."""
+    steps = np.unique(recorded.rows["step"]).tolist() or [0]
+    return Flag("", "", "", -1, float("nan"), steps[0], steps[-1], len(np.unique(recorded.rows["step"])))
 
 
 def _details(recorded: Recorded, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,9 @@ from typing import Any
 
 from tetrace.errors import UsageError
 
-RECIPES = ("current", "delayed", "block")
+RECIPES = ("current", "delayed", "block", "mxfp8")
+# Each block of a tensor has a scale of its own.
+BLOCK_WISE = ("block", "mxfp8")
 NUMBER_FORMATS = ("E4M3", "E5M2", "HYBRID")
 ALGORITHMS = ("max", "most_recent")
 MOST_MARGIN, MOST_HISTORY = 16, 1024
@@ -38,8 +40,9 @@ class Settings:
         of_delayed = [name for name in ("margin", "history", "algorithm") if getattr(self, name) not in (None, "")]
         if of_delayed and self.recipe not in ("", "delayed"):
             raise UsageError(f"{of_delayed[0]} belongs to delayed scaling, not to recipe={self.recipe}; leave it out")
-        if self.power_of_two is not None and self.recipe == "delayed":
-            raise UsageError("power_of_two belongs to current and block scaling, not to recipe=delayed; leave it out")
+        if self.power_of_two is not None and self.recipe in ("delayed", "mxfp8"):
+            belongs = "power_of_two belongs to current and block scaling"
+            raise UsageError(f"{belongs}, not to recipe={self.recipe}; leave it out")
 
     def __str__(self) -> str:
         given = {name: value for name, value in vars(self).items() if value not in (None, "")}

@@ -16,7 +16,7 @@ from tetrace.errors import InputError
 from tetrace.fp8.observations import Rows, groups, non_finite, tensor_name, tensors
 from tetrace.fp8.predicted import Case, Predicted, nonzero
 from tetrace.fp8.prediction import FORMATS
-from tetrace.fp8.settings import Settings
+from tetrace.fp8.settings import BLOCK_WISE, Settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -108,7 +108,7 @@ def what_if(
     algorithm: str = "",
     power_of_two: bool | None = None,
 ) -> WhatIf:
-    """What a recipe (`current`, `delayed`, `block`), format (`E4M3`, `E5M2`, `HYBRID`) or margin would have done.
+    """What a recipe (`current`, `delayed`, `block`, `mxfp8`), format (`E4M3`, `E5M2`, `HYBRID`) or margin would have done.
 
     What is not given is as it ran. `history` and `algorithm` (`max`, `most_recent`) are those of delayed scaling.
     Raises `UsageError` for what makes no sense of this recording, `InputError` where histograms were not recorded.
@@ -118,7 +118,7 @@ def what_if(
     if not trace.has("fp8_histograms"):
         why = "no histogram was recorded: nothing was quantized, or --no-fp8-histogram was given"
         raise InputError(f"{trace.metadata.source}: {why}; record again with `tetrace record --fp8`")
-    if settings.recipe == "block" and not trace.rows("fp8_blocks"):
+    if settings.recipe in BLOCK_WISE and not trace.rows("fp8_blocks"):
         raise InputError(
             f"{trace.metadata.source}: amaxes of blocks were not recorded; record with `tetrace record --fp8 --fp8-blocks`"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tetrace import _C
-from tetrace.instrument import attention, dynamo, fp8_operands, quantization, quantizers, ranges
+from tetrace.instrument import attention, dynamo, fp8_operands, fp8_recompute, quantization, quantizers, ranges
 from tetrace.instrument.fp8_operands import Operand
 
 # The calls with several tensors: where their sections are, if there is one tensor that they are rows of.
@@ -36,9 +36,10 @@ class Kind:
     dtype: str
     shape: str
 
-    def site(self, role: str = "", shape: str | None = None) -> int:
-        """The site of the rows of a tensor of such a call."""
+    def site(self, role: str = "", shape: str | None = None, source: str = "") -> int:
+        """The site of the rows of a tensor of such a call; `source` where that is not told by the rows."""
         attributes = {
+            **({"source": source} if source else {}),
             "role": role or self.role,
             "call": self.call,
             "format": self.format,
@@ -57,7 +58,8 @@ class Calls:
     """Watches quantize calls and fused attention while it is installed.
 
     `observe(operands)` looks at the tensors of a call; with `learns`, calls like one on a device are left to csrc/watch
-    from then on. `guarded(function)` makes a function that never raises.
+    from then on. `guarded(function)` makes a function that never raises. With `recomputes`, calls that cast what they
+    make are observed here, and while `is_due` their tensors are made again in high precision.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Calls:
         modules: str,
         guarded: Callable[[Callable[..., Any]], Callable[..., Any]],
         learns: bool = True,
+        recomputes: bool = False,
     ) -> None:
-        self._observe, self._pattern, self._learns = observe, re.compile(modules), learns
+        self._observe, self._pattern, self._learns, self._recomputes = observe, re.compile(modules), learns, recomputes
+        self.is_due = False
         self._kinds: dict[int, Kind] = {}
         self._numbers: dict[int, int] = {}
         self.slow = guarded(self._slow)
@@ -125,13 +129,31 @@ class Calls:
                 self._many(kind, args, result)
                 return
             quantizer = args[kind.place] if len(args) > kind.place else (named or {}).get("quantizer")
+            if kind.fused and self.is_due and self._observe_again(kind, quantizer, args, named, result):
+                return
             operand = fp8_operands.of_call(args[0], quantizer, result, kind.format, kind.fused)
             if operand is None or operand.dtype < 0:
                 _C.watch_learn(number, "nobody")
                 return
             self._observe([(operand, kind.site())])
-        if self._learns and operand.tensor.is_cuda and len(args) > kind.place and (kind.shape or not operand.columns):
-            _learn(number, kind, operand)
+        learns = self._learns and not (kind.fused and self._recomputes)
+        if learns and operand.tensor.is_cuda and len(args) > kind.place and (kind.shape or not operand.columns):
+            made = result if operand.place < 0 else result[operand.place]
+            _learn(number, kind, operand, fp8_operands.signs(made))
+
+    def _observe_again(
+        self, kind: Kind, quantizer: Any, args: tuple[Any, ...], named: Mapping[str, Any] | None, result: Any
+    ) -> bool:
+        """Observes the tensor that a fused call would have cast; False where it cannot be made again, or would become a
+        part of a graph that is captured."""
+        if fp8_operands.is_captured(args[0]):
+            return False
+        tensor = fp8_recompute.high_precision(kind.call, kind.place, args, named)
+        operand = None if tensor is None else fp8_operands.of_call(tensor, quantizer, result, kind.format, False)
+        if operand is None or operand.codes or operand.dtype < 0:
+            return False
+        self._observe([(operand, kind.site(shape=quantization.shape_text(tensor), source="recomputed"))])
+        return True
 
     def _many(self, kind: Kind, args: tuple[Any, ...], result: Any) -> None:
         place, made = _MANY[kind.call], result if isinstance(result, list | tuple) else [result]
@@ -192,7 +214,7 @@ def _shape_of(operand: Operand) -> str:
     return quantization.shape_text(operand.tensor)
 
 
-def _learn(number: int, kind: Kind, operand: Operand) -> None:
+def _learn(number: int, kind: Kind, operand: Operand, signs: tuple[tuple[str, Any], ...]) -> None:
     scale = operand.scale
     _C.watch_learn(
         number,
@@ -209,4 +231,5 @@ def _learn(number: int, kind: Kind, operand: Operand) -> None:
         scale_of=scale.of if scale is not None else "",
         columns=operand.columns,
         scale_stride=scale.stride if scale is not None else 0,
+        signs=signs,
     )

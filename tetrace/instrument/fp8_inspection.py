@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,7 +21,18 @@ from tetrace import _C
 from tetrace.errors import UsageError
 from tetrace.fp8 import recorded
 from tetrace.fp8.rows import ROW
-from tetrace.instrument import dynamo, engine, fp8_operands, fp8_plain, imports, module_times, modules, process, steps
+from tetrace.instrument import (
+    dynamo,
+    engine,
+    fp8_operands,
+    fp8_plain,
+    imports,
+    module_times,
+    modules,
+    process,
+    ranges,
+    steps,
+)
 from tetrace.instrument.fp8_blocks import Blocks
 from tetrace.instrument.fp8_calls import Calls
 from tetrace.instrument.fp8_checks import Checks
@@ -34,15 +46,18 @@ _FEWEST_ROWS, _MOST_ROWS, _MOST_WITH_HISTOGRAM = 1 << 12, 1 << 17, 1 << 15
 _STEPS_DEEP = 4
 _WORDS = {
     "captured": "FP8 inspection saw nothing of {:,} tensors of calls that were captured into CUDA graphs",
+    "elsewhere": "FP8 inspection saw nothing of {:,} tensors on a device where nothing is known of the thread's stream",
     "full": "FP8 inspection had no room for {:,} tensors: more were launched than the device got through",
 }
 
 _installed: Inspection | None = None
+_cuda: Any = torch.cuda
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is inspected. `modules` is a regular expression that is searched for in modules' paths."""
+    """What is inspected. `modules` is a regular expression that is searched for in modules' paths; in every `recompute`-th
+    step what fused calls cast is made again in high precision, in none where it is 0."""
 
     every: int = 1
     first: int = 0
@@ -50,6 +65,7 @@ class Settings:
     histogram: bool = True
     blocks: bool = False
     checks: bool = True
+    recompute: int = 0
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -70,14 +86,17 @@ class Inspection:
 
     def __init__(self, settings: Settings, files: Files) -> None:
         self._settings, self._files = settings, files
+        self._range = ranges.site("inspection", "FP8 inspection")
         # Blocks are counted by torch's kernels, in Python.
-        self._calls = Calls(self._observe, settings.modules, self._guarded, learns=not settings.blocks)
+        again = settings.recompute > 0
+        self._calls = Calls(self._observe, settings.modules, self._guarded, not settings.blocks, again)
         self._checks = Checks(self._calls.wants, self._guarded)
-        self.scales = Scales(files.scales, _C.watch_is_on, self.fail, self._calls.wants)
+        self.scales = Scales(files.scales, self._guarded, self._calls.wants)
         self._plain = fp8_plain.Observer(settings.histogram, settings.blocks)
         self._blocks = Blocks(lambda blocks: files.rows(recorded.chunk(b"", b"", blocks)))
         self._owner, self._failed = os.getpid(), False
         self._opened: set[int] = set()
+        self._opening = threading.Lock()
         self.rows = 0  # written
         self._turn, self._step = self._guarded(self._turn_over), self._guarded(self._on_step)
 
@@ -149,6 +168,7 @@ class Inspection:
         """A step begins: what came of earlier ones is written."""
         self._turn_over()
         settings = self._settings
+        self._calls.is_due = settings.recompute > 0 and step % settings.recompute == 0
         _C.watch_switch(step >= settings.first and step % settings.every == 0)
 
     def _before_backward(self, plain: engine.Run) -> engine.Run:
@@ -169,7 +189,7 @@ class Inspection:
         self.scales.turn()
         self._blocks.turn()
         counts = _C.watch_counts()
-        if counts["failed"] or counts["refusal"]:
+        if counts["failed"] or counts["last_error"] or counts["refusal"]:
             raise RuntimeError(counts["refusal"] or f"the CUDA driver refused with error {counts['last_error']}")
 
     def _write(self, rows: bytes, bins: bytes) -> None:
@@ -192,20 +212,25 @@ class Inspection:
                 continue
             if not operand.tensor.is_contiguous() and _is_capturing():
                 continue  # it may have to be copied, and the copy would become a part of the graph
-            self._open(operand.tensor.device.index)
             tensor, rows, columns, stride = fp8_operands.matrix(operand.tensor, operand.columns)
             scaled = operand.scales is not None or operand.codes
             of_scales = (operand.scales.data_ptr() if operand.scales is not None else 0, _stride(operand))
             key = (
-                *(operand.dtype, fp8_operands.FORMATS.get(operand.format, 0) if scaled else 0, operand.layout),
-                *(operand.is_inverse, not operand.codes),
+                *(tensor.device.index, operand.dtype, fp8_operands.FORMATS.get(operand.format, 0) if scaled else 0),
+                *(operand.layout, operand.is_inverse, not operand.codes),
             )
             here.setdefault(key, []).append((tensor, (tensor.data_ptr(), rows, columns, stride, site, *of_scales)))
-        for key, tensors in here.items():
-            first = _C.watch_observe([one for _, one in tensors], *key)
-            if self._settings.blocks and key[-1]:
+        for (device, *call), tensors in here.items():
+            first = self._launch(device, [one for _, one in tensors], *call)
+            if self._settings.blocks and call[-1]:
                 for place, (tensor, _) in enumerate(tensors):
                     self._blocks.observe(tensor, first + place if first >= 0 else first)
+
+    def _launch(self, device: int, tensors: list[tuple[int, ...]], *call: Any, **named: Any) -> int:
+        """On the stream that the device has here, which may be another device than the thread's."""
+        self._open(device)
+        with _cuda.device(device):
+            return _C.watch_observe(tensors, *call, **named)
 
     @dynamo.quiet
     def _check(self, site: int, tensor: Any) -> None:
@@ -220,15 +245,18 @@ class Inspection:
                 return
             if not tensor.is_contiguous() and _is_capturing():
                 return  # as in _observe
-            self._open(tensor.device.index)
             tensor, rows, columns, stride = fp8_operands.matrix(tensor, 0)
             one = (tensor.data_ptr(), rows, columns, stride, site, 0, 0)
-            _C.watch_observe([one], operand.dtype, histogram=False)
+            self._launch(tensor.device.index, [one], operand.dtype, histogram=False)
 
     def _open(self, device: int) -> None:
-        if device in self._opened:
-            return
-        self._opened.add(device)
+        """Gives the device a ring. Threads of backward come here at the same time: all wait until it is there."""
+        with self._opening:
+            if device not in self._opened:
+                self._give_ring(device)
+                self._opened.add(device)
+
+    def _give_ring(self, device: int) -> None:
         rows = min(max(_rows_of_step() * _STEPS_DEEP, _FEWEST_ROWS), _MOST_ROWS)
         if self._settings.histogram:
             rows = min(rows, _MOST_WITH_HISTOGRAM)
@@ -241,11 +269,15 @@ class Inspection:
         def run(*args: Any, **kwargs: Any) -> Any:
             if self._failed or os.getpid() != self._owner:
                 return None
+            # What is launched here is told from the script's own work by this range.
+            ranges.push(self._range)
             try:
                 return function(*args, **kwargs)
             except Exception as error:
                 self.fail(error)
                 return None
+            finally:
+                ranges.pop()
 
         return dynamo.skipped(run)
 
@@ -264,8 +296,7 @@ def _stride(operand: Operand) -> int:
 
 
 def _is_capturing() -> bool:
-    cuda: Any = torch.cuda
-    return bool(cuda.is_initialized() and cuda.is_current_stream_capturing())
+    return bool(_cuda.is_initialized() and _cuda.is_current_stream_capturing())
 
 
 def _rows_of_step() -> int:

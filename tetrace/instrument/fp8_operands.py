@@ -20,6 +20,10 @@ TENSOR, ROWS, SQUARES, MX = range(4)
 _ONE_SCALE, _BLOCKS = ("_data", "_transpose"), ("_rowwise_data",)
 
 
+# What a quantizer may be told to make otherwise from call to call, by which rows and columns are found.
+_SIGNS = ("_rowwise_scale_inv", "_scale_inv", "_data_format", "_is_2D_scaled", "_with_gemm_swizzled_scales")
+
+
 class Scale(NamedTuple):
     """Where the scale is: attribute `name` `of` the quantizer or the result, and how scales lie over the tensor."""
 
@@ -120,6 +124,18 @@ def _scale_of_blocks(made: Any) -> Scale | None:
         return None if swizzled else Scale("result", "_rowwise_scale_inv", MX, scales.stride(0))
     squares = getattr(made, "_is_2D_scaled", False)
     return Scale("result", "_rowwise_scale_inv", SQUARES if squares else ROWS, scales.stride(0))
+
+
+def signs(made: Any) -> tuple[tuple[str, Any], ...]:
+    """What tells that another quantized tensor is laid out as `made`: attributes with values, or with no tensor."""
+    known = ((name, getattr(made, name)) for name in _SIGNS if hasattr(made, name))
+    return tuple((name, value) for name, value in known if not isinstance(value, torch.Tensor))
+
+
+def is_captured(tensor: Any) -> bool:
+    """Whether what is launched for a tensor now becomes a part of a CUDA graph."""
+    cuda: Any = torch.cuda
+    return bool(getattr(tensor, "is_cuda", False) and cuda.is_current_stream_capturing())
 
 
 def matrix(tensor: Any, columns: int) -> tuple[Any, int, int, int]:

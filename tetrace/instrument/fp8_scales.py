@@ -7,14 +7,16 @@ after it on its own stream, and read when the device has come so far: nobody wai
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from tetrace import _C
 from tetrace.fp8.recorded import SCALE
-from tetrace.instrument import dynamo, modules, quantizers, ranges, steps
+from tetrace.instrument import dynamo, fp8_operands, modules, quantizers, ranges, steps
 
 # Rows of the matrix that is copied to the host.
 _AMAX, _HISTORY_MAX, _USED, _SCALE, _NEXT = range(5)
@@ -43,18 +45,29 @@ class _Copy(NamedTuple):
     ready: Any  # event; None where they are there
 
 
+class _Known(NamedTuple):
+    """Sites of the tensors of some histories, for as long as these are there."""
+
+    histories: Sequence[weakref.ref[torch.Tensor]]
+    sites: Sequence[int]
+
+
 class Scales:
-    """Observes updates while `is_on()`; `take(rows)` gets rows of `SCALE` as bytes. `fail(error)` is told of errors."""
+    """Observes updates in the steps that are watched; `take(rows)` gets rows of `SCALE` as bytes.
+
+    `guarded(function)` makes a function that never raises, `wanted(module)` says of which modules.
+    """
 
     def __init__(
         self,
         take: Callable[[bytes], None],
-        is_on: Callable[[], bool],
-        fail: Callable[[Exception], None],
+        guarded: Callable[[Callable[..., Any]], Callable[..., Any]],
         wanted: Callable[[str], bool],
     ) -> None:
-        self._take, self._is_on, self._fail, self._wanted = take, is_on, fail, wanted
-        self._sites: dict[tuple[int, ...], list[int]] = {}
+        self._take, self._wanted = take, wanted
+        self._before, self._after = guarded(self._read_before), guarded(self._read_after)
+        # By the addresses of the histories; another model may get the same ones later.
+        self._known: dict[tuple[int, ...], _Known] = {}
         self._waiting: list[_Copy] = []
         self._free: list[torch.Tensor] = []
 
@@ -63,7 +76,7 @@ class Scales:
 
         @functools.wraps(plain)
         def update(amax: Any, *args: Any, **kwargs: Any) -> Any:
-            before = self._before(amax, *args) if self._is_on() else None
+            before = self._before(amax, *args) if _C.watch_is_on() else None
             result = plain(amax, *args, **kwargs)
             if before is not None:
                 self._after(before, args[0], args[1])
@@ -73,25 +86,18 @@ class Scales:
         return dynamo.skipped(update)
 
     @dynamo.quiet
-    def _before(self, amax: Any, *args: Any) -> Any:
+    def _read_before(self, amax: Any, *args: Any) -> Any:
         """The numbers before the update, shape (4, tensors); None where there is nothing to see."""
-        try:
-            if len(args) < 2 or not isinstance(args[0], list | tuple) or _is_captured(amax):
-                return None
-            with torch.no_grad():
-                return torch.stack([amax.float(), *_histories(args[0]), torch.cat(list(args[1]))])
-        except Exception as error:
-            self._fail(error)
+        if len(args) < 2 or not isinstance(args[0], list | tuple) or fp8_operands.is_captured(amax):
             return None
+        with torch.no_grad():
+            return torch.stack([amax.float(), *_histories(args[0]), torch.cat(list(args[1]))])
 
     @dynamo.quiet
-    def _after(self, before: Any, histories: Sequence[Any], scales: Sequence[Any]) -> None:
-        try:
-            with torch.no_grad():
-                values = torch.cat([before, torch.cat(list(scales))[None]])
-                self._waiting.append(self._copied(values, self._sites_of(histories), len(histories[0])))
-        except Exception as error:
-            self._fail(error)
+    def _read_after(self, before: Any, histories: Sequence[Any], scales: Sequence[Any]) -> None:
+        with torch.no_grad():
+            values = torch.cat([before, torch.cat(list(scales))[None]])
+            self._waiting.append(self._copied(values, self._sites_of(histories), len(histories[0])))
 
     def _copied(self, values: torch.Tensor, sites: Sequence[int], length: int) -> _Copy:
         if not values.is_cuda:
@@ -116,26 +122,24 @@ class Scales:
             if done.ready is not None:
                 self._free.append(done.values)
 
-    def _sites_of(self, histories: Sequence[Any]) -> list[int]:
+    def _sites_of(self, histories: Sequence[Any]) -> Sequence[int]:
         """The site of each tensor, -1 for those that are not wanted."""
         key = tuple(one.data_ptr() for one in histories)
-        if key not in self._sites:
-            known = dict(_tensors())
-            self._sites[key] = [
-                self._site(known.get((address, place)))
+        known = self._known.get(key)
+        if known is None or any(held() is not one for held, one in zip(known.histories, histories, strict=True)):
+            tensors = dict(_tensors())
+            sites = [
+                self._site(tensors.get((address, place)))
                 for address, history in zip(key, histories, strict=True)
                 for place in range(history.shape[1])
             ]
-        return self._sites[key]
+            known = self._known[key] = _Known([weakref.ref(one) for one in histories], sites)
+        return known.sites
 
     def _site(self, tensor: Tensor | None) -> int:
         if tensor is None or not self._wanted(tensor.module):
             return -1
         return ranges.site("fp8", f"scale {tensor.role}", **{**tensor._asdict(), "scaling": "delayed"})
-
-
-def _is_captured(tensor: Any) -> bool:
-    return bool(tensor.is_cuda and _cuda.is_current_stream_capturing())
 
 
 def _histories(histories: Sequence[Any]) -> tuple[Any, Any]:

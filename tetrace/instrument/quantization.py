@@ -68,6 +68,8 @@ _sites = 0
 
 # (call's name, what it is, full role, tensor, facts of the quantizer) -> number of what is watched; None: nothing is.
 watcher: Callable[[str, Call, str, Any, Mapping[str, Any]], int] | None = None
+# The functions as they were, by name, while they have ranges.
+plain_calls: dict[str, Callable[..., Any]] = {}
 
 
 def install(tex: ModuleType, copies: Iterable[ModuleType]) -> tuple[Callable[[], None], int]:
@@ -76,9 +78,15 @@ def install(tex: ModuleType, copies: Iterable[ModuleType]) -> tuple[Callable[[],
     Returns the function that restores, and the number of functions that have ranges now.
     """
     patches = Patches()
+    plain_calls.update({name: getattr(tex, name) for name in _calls(tex)})
     new = _replacements(tex)
     replace(patches, new, (tex, *copies))
-    return patches.restore, len(new)
+
+    def restore() -> None:
+        patches.restore()
+        plain_calls.clear()
+
+    return restore, len(new)
 
 
 def _replacements(tex: ModuleType) -> dict[int, Callable[..., Any]]:

@@ -65,7 +65,7 @@ __all__ = [
 # The place in this tuple is the category of the range in NVTX, so new kinds go to its end.
 KINDS = (
     *("annotate", "module", "backward", "step", "optimizer", "zero_grad", "grad_clip", "autocast", "quantize", "gemm"),
-    *("attention", "scale_update", "capture", "compiled", "communication", "loss", "fp8"),
+    *("attention", "scale_update", "capture", "compiled", "communication", "loss", "fp8", "inspection"),
 )
 
 # Single calls, several in each module: more than half of all ranges.

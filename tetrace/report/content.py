@@ -285,7 +285,9 @@ def _inspection(breakdown: Breakdown, scale: Scale) -> Fact | None:
     ns, launched = int(table["total_ns"][rows].sum()), int(table["count"][rows].sum())
     share = percent(ns, breakdown.totals.activity_ns)
     work = f"{scale.count(launched)} kernels and copies"
-    line = f"{duration(ns / scale.steps)} of GPU activity{scale.each} = {share}, {work}: tetrace's own, not the script's"
+    line = (
+        f"{duration(ns / scale.steps)} of GPU activity{scale.each} = {share}, {work}: tetrace's own, not the script's"
+    )
     return Fact("FP8 inspection", (line,))
 
 

@@ -52,6 +52,8 @@ PHASE_COLORS = {
     "other": "#9aa3ab",
     "unattributed": "#b3a9a0",
 }
+# Lines and bars that are no category, in this order; after the last begins the first, with another mark.
+SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b2d5b", "#7a8a3a")
 MODULE_COLOR = "#aebac4"
 LAUNCHING_COLOR = "#5b7083"
 USED_COLOR = "#3d7a5c"

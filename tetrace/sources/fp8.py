@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FORMATS = ("", "E4M3", "E5M2")
 _LAYOUTS = ("", "1x128", "128x128", "1x32")
+_SOURCES = ("input", "quantized", "check", "recomputed")
 _COUNTS = ("elements", "zeros", "nans", "infs")
 # What only a known format and scale give.
 _OF_FORMAT = ("saturated", "flushed", "subnormal")
@@ -118,12 +119,12 @@ def _by_format(seen: Array) -> dict[str, Array]:
 
 
 def _sources(seen: Array, texts: _Texts) -> Any:
-    """`input`, `quantized` or `check`: a check's site says so, codes have their flag."""
+    """`input`, `quantized`, `check` or `recomputed`: the site says the latter two, codes have their flag."""
     said = texts.column("source")
-    names = said.dictionary.to_pylist()
-    is_check = np.array([name == "check" for name in names], np.bool_)[numpy_of(said)]
-    codes = np.where(is_check, 2, (seen["flags"] & rows.QUANTIZED) != 0)
-    return taken(words(["input", "quantized", "check"]), codes.astype(np.int64))
+    of_site = np.array([_SOURCES.index(name) if name in _SOURCES[2:] else 0 for name in said.dictionary.to_pylist()])
+    told = of_site[numpy_of(said)]
+    codes = np.where(told > 0, told, (seen["flags"] & rows.QUANTIZED) != 0)
+    return taken(words(list(_SOURCES)), codes.astype(np.int64))
 
 
 def _words_of(codes: Array, names: Sequence[str], otherwise: Any) -> Any:

@@ -43,7 +43,7 @@ TENSORS = Table(
             "text",
             "",
             "input: the tensor before it was quantized; quantized: its FP8 codes, as it never existed otherwise; check: "
-            "only non-finite values were counted.",
+            "only non-finite values were counted; recomputed: the tensor that never existed, made again to be looked at.",
         ),
         _FORMAT,
         Column("scaling", "text", "", "delayed, current, block or mxfp8; empty where it is not known."),
