@@ -14,7 +14,7 @@ BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -ty
 FORKING := tests/instrument/test_fp8_recording.py tests/instrument/test_timing.py tests/record/test_folder.py tests/test_ring_endings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-gpu lint package docs clean
+.PHONY: help setup demo browser test test-gpu lint sdist wheel package docs clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -49,14 +49,20 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-package: ## build the sdist and from it a wheel, into dist/, and try that in an environment of its own
+sdist: ## build the sdist, into dist/
 	rm -rf dist build/package
 	$(PYTHON) -m venv build/package
 	build/package/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) build
-	build/package/bin/python -m build --outdir dist .
+	build/package/bin/python -m build --sdist --outdir dist .
+
+wheel: ## build a wheel from the sdist that is in dist/, and try that in an environment of its own
+	build/package/bin/python -m pip wheel --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --wheel-dir dist dist/*.tar.gz
 	build/package/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) dist/*.whl
 	build/package/bin/tetrace report tests/data/te4-fp8.sqlite
 	build/package/bin/python .ci/check_build.py
+
+package: sdist ## both
+	$(MAKE) wheel
 
 docs: setup ## write docs/tables.md and docs/cli.md again
 	$(BIN)/python docs/generate.py

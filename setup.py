@@ -1,4 +1,5 @@
-"""Builds tetrace._C and the collector with CMake and ninja. Everything about the package is in pyproject.toml.
+"""Builds tetrace._C and the collector with CMake and ninja, and takes the studies along. Everything else about the package is
+in pyproject.toml.
 
 CMAKE_ARGS adds arguments to the configure step; TETRACE_BUILD_TYPE=Debug builds without optimization.
 """
@@ -13,7 +14,7 @@ import sysconfig
 from pathlib import Path
 
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -65,4 +66,12 @@ class CMakeBuild(build_ext):
         return [*super().get_outputs(), *([str(collector)] if collector.exists() else [])]
 
 
-setup(ext_modules=[CMakeExtension("tetrace._C")], cmdclass={"build_ext": CMakeBuild})
+# The studies of profiles/ become tetrace/profiles: what runs them, and the results without recordings (package-data).
+STUDIES = sorted(f"tetrace.profiles.{file.parent.name}" for file in ROOT.glob("profiles/*/study.toml"))
+
+setup(
+    packages=[*find_namespace_packages(str(ROOT), include=["tetrace", "tetrace.*"]), "tetrace.profiles", *STUDIES],
+    package_dir={"tetrace.profiles": "profiles"},
+    ext_modules=[CMakeExtension("tetrace._C")],
+    cmdclass={"build_ext": CMakeBuild},
+)

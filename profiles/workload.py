@@ -78,14 +78,9 @@ def parse(options: argparse.ArgumentParser) -> argparse.Namespace:
 
 def fp8_recipe(name: str):
     """The recipe object for a --recipe name, None for BF16."""
-    from transformer_engine.common import recipe
+    import recipes
 
-    return {
-        "none": lambda: None,
-        "delayed": recipe.DelayedScaling,
-        "current": recipe.Float8CurrentScaling,
-        "block": recipe.Float8BlockScaling,
-    }[name]()
+    return recipes.fp8_recipe(name)
 
 
 def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "attribute": {"trace", "_C"},
     "breakdown": {"trace", "attribute", "fp8", "_C"},
     "report": {"trace", "attribute", "breakdown"},
-    "study": {"trace", "record", "sources", "attribute", "breakdown", "report", "fp8"},
+    # A worker of a study is a script in tetrace's own package: it calls tetrace.step(), as a user's script does.
+    "study": {"", "trace", "record", "sources", "attribute", "breakdown", "report", "fp8"},
     "cli": {"", "trace", "sources", "record", "attribute", "breakdown", "report", "study", "fp8", "instrument", "_C"},
     "": {"trace", "sources", "attribute", "breakdown", "report", "fp8", "instrument", "record"},  # tetrace/__init__.py
     "__main__": {"cli"},
@@ -36,7 +37,15 @@ MAY_IMPORT = {
 # Path prefixes under tetrace/ that may import a package of the GPU machine. What asks TE what it supports here is a file
 # of its own, since only a child process of `tetrace doctor` loads it: a TE that does not import must not break doctor.
 ONLY_IN = {
-    "torch": ("instrument/", "record/", "fp8/tensor_stats.py", "fp8/reference.py"),
+    # study/worker.py is the process of a workload: it runs only where model.py has torch. The template is such a model.py.
+    "torch": (
+        "instrument/",
+        "record/",
+        "fp8/tensor_stats.py",
+        "fp8/reference.py",
+        "study/worker.py",
+        "study/template/",
+    ),
     "transformer_engine": ("instrument/transformer_engine.py", "instrument/te_probe.py"),
 }
 

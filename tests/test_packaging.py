@@ -1,10 +1,11 @@
-"""What the collector's library may need and show, since it is loaded into any process; and what the sdist has."""
+"""What the collector's library may need and show, since it is loaded into any process; and what the packages have."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def readelf(*options: str) -> str:
 def test_what_a_page_is_made_of_is_packaged() -> None:
     from tetrace.report.html.page import SCRIPTS
 
-    packaged = re.search(r'^"\*" = \[(.+)\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    packaged = re.search(r'^"\*" = \[(.+?)^\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
     assert packaged
     assert '"templates/*"' in packaged[1]
     files = {file.name for file in (ROOT / "tetrace/report/html/templates").iterdir()}
@@ -57,6 +58,45 @@ def test_the_collector_shows_its_entries_alone() -> None:
 def test_the_collector_is_small_and_stripped() -> None:
     assert LIBRARY.stat().st_size < 1_000_000
     assert ".symtab" not in readelf("-S")
+
+
+def test_studies_are_packaged_without_their_recordings(tmp_path: Path) -> None:
+    """What a wheel takes, from a copy with results; the extension is not built."""
+    copy, built = tmp_path / "copy", tmp_path / "built"
+    copy.mkdir()
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    ignored = shutil.ignore_patterns("results", "__pycache__", "*.so")
+    for folder in ("tetrace", "profiles"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
+    results = copy / "profiles/fusion/results/h200"
+    (results / "fused-none.tetrace").mkdir(parents=True)
+    kept = ("REPORT.md", "report.json", "study.json")
+    for name in (*kept, "report.html", "steps.csv", "fused-none.tetrace/metadata.json"):
+        (results / name).write_text("{}")
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", built]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    packaged = built / "tetrace/profiles"
+    studies = {file.parent.name for file in ROOT.glob("profiles/*/study.toml")}
+    assert len(studies) >= 5
+    assert {folder.name for folder in packaged.iterdir() if folder.is_dir()} == studies
+    for study in studies:
+        assert (packaged / study / "study.toml").read_bytes() == (ROOT / "profiles" / study / "study.toml").read_bytes()
+        assert (packaged / study / "model.py").exists()
+    assert {file.name for file in packaged.glob("*.py")} >= {"recipes.py", "flops.py"}
+    found = packaged / "fusion/results"
+    assert {file.relative_to(found).as_posix() for file in found.rglob("*") if file.is_file()} == {
+        f"h200/{name}" for name in kept
+    }
+    template = built / "tetrace/study/template"
+    assert {file.name for file in template.iterdir()} == {"study.toml", "model.py"}
+    # An installed package finds them within itself, a checkout beside.
+    finds = "from tetrace.study import shipped; print(shipped.folder())"
+    for root, folder in ((built, packaged), (ROOT, ROOT / "profiles")):
+        asked = subprocess.run([sys.executable, "-c", finds], cwd=root, capture_output=True, text=True, check=False)
+        assert asked.returncode == 0, asked.stderr
+        assert Path(asked.stdout.strip()) == folder.resolve()
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a checkout")

@@ -26,8 +26,8 @@ RUNS = {
     "accumulate delayed": ["layer_stack/model.py", "--recipe", "delayed", "--accumulate", "2", "--cache-weights"],
     "graphs delayed": ["layer_stack/model.py", "--recipe", "delayed", "--graphs"],
     "graphs none": ["layer_stack/model.py", "--recipe", "none", "--graphs"],
-    "hybrid delayed": ["hybrid/model.py", "--recipe", "delayed"],
-    "hybrid compiled": ["hybrid/model.py", "--recipe", "delayed", "--compile"],
+    "sdpa delayed": ["sdpa/model.py", "--recipe", "delayed"],
+    "sdpa compiled": ["sdpa/model.py", "--recipe", "delayed", "--compile"],
     "plain": ["plain/model.py"],
     "grouped delayed": ["grouped/model.py", "--recipe", "delayed"],
 }  # fmt: skip

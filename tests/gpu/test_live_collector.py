@@ -279,7 +279,7 @@ def test_the_window_is_kept(tmp_path: Path) -> None:
 
 
 def test_compiled_modules(tmp_path: Path) -> None:
-    model = str(PROFILES / "hybrid" / "model.py")
+    model = str(PROFILES / "sdpa" / "model.py")
     record(tmp_path, "cupti", sys.executable, model, *SIZES, "--recipe", "delayed", "--compile")
     totals = tetrace.analyze(tetrace.load(tmp_path / "run.tetrace")).totals
     assert totals.unattributed_phase_ns <= 0.01 * totals.activity_ns

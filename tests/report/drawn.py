@@ -20,7 +20,7 @@ from tetrace.sources.detect import load
 ROOT = Path(__file__).parent.parent.parent
 RECORDINGS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("profiles/*/results/*/*.tetrace", "tests/data/*.sqlite", "tests/data/*.json.gz")
+    for pattern in ("profiles/*/results/nvidia-*/*.tetrace", "tests/data/*.sqlite", "tests/data/*.json.gz")
     for path in ROOT.glob(pattern)
 )
 

@@ -21,7 +21,7 @@ from tetrace.report.reporter import Options
 from tetrace.trace.trace import Trace
 
 ROOT = Path(__file__).parent.parent.parent
-RECORDINGS = sorted((ROOT / "profiles").glob("*/results/*/*.tetrace"))
+RECORDINGS = sorted((ROOT / "profiles").glob("*/results/nvidia-*/*.tetrace"))
 ALWAYS = {"findings", "steps", "activity", "timeline", "kernels", "modules", "launches", "gemms", "attention", "fp8"}
 MOST_BYTES = 6_000_000
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "diff": "tetrace.cli.diff",
     "check": "tetrace.cli.check",
     "fp8": "tetrace.cli.fp8",
+    "study": "tetrace.cli.study",
     "doctor": "tetrace.cli.doctor",
 }
 _INTERRUPTED = 130

@@ -108,12 +108,12 @@ def _findings(breakdown: Breakdown) -> Iterator[str]:
     yield ""
 
 
-def grid_lines(grid: Grid, wide: bool = False) -> Iterator[str]:
-    """A grid as a section with a pipe table; without `wide` very long words are cut."""
-    yield f"## {escaped(grid.title)}"
+def grid_lines(grid: Grid, wide: bool = False, level: int = 2) -> Iterator[str]:
+    """A grid as a section with a pipe table; without `wide` very long words are cut. `level` is that of its heading."""
+    yield f"{'#' * level} {escaped(grid.title)}"
     yield ""
     if grid.columns:
-        yield "| " + " | ".join(column.head for column in grid.columns) + " |"
+        yield "| " + " | ".join(escaped(column.head) for column in grid.columns) + " |"
         yield "|" + "|".join("---:" if column.number else ":---" for column in grid.columns) + "|"
         for row in grid.rows:
             row = row if wide else tuple(cut(word, _LONGEST) for word in row)
@@ -121,10 +121,10 @@ def grid_lines(grid: Grid, wide: bool = False) -> Iterator[str]:
             words = [_code(word) if column.code else escaped(word) for column, word in cells]
             yield "| " + " | ".join(words) + " |"
         if grid.total:
-            yield "| " + " | ".join(f"**{word}**" if word else "" for word in grid.total) + " |"
+            yield "| " + " | ".join(f"**{escaped(word)}**" if word else "" for word in grid.total) + " |"
         yield ""
     if grid.note:
-        yield grid.note
+        yield escaped(grid.note)
         yield ""
 
 

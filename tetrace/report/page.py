@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tetrace.report import markdown, terminal
-from tetrace.report.grid import Grid, cut_end
+from tetrace.report.grid import Grid, cut_end, printable
 from tetrace.report.reporter import Options
 
 FORMAT_VERSION = 1
@@ -44,7 +44,7 @@ def written(page: Page, format_name: str, options: Options) -> str:
 
 
 def _terminal(page: Page, options: Options) -> str:
-    lines: list[terminal.Line] = [[(cut_end(page.title, options.width), _TITLE)]]
+    lines: list[terminal.Line] = [[(cut_end(printable(page.title), options.width), _TITLE)]]
     lines += terminal.wrapped([f"! {line}" for line in page.notices], options.width, terminal.WARNING)
     lines += [[], *terminal.wrapped([page.verdict], options.width, _VERDICT)]
     if page.said:

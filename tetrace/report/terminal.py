@@ -241,13 +241,13 @@ class Terminal:
 
 def table_lines(grid: Grid, width: int, wide: bool = False) -> Iterator[Line]:
     """A grid with its title and note."""
-    yield [(cut_end(grid.title, width), _HEAD)]
+    yield [(cut_end(printable(grid.title), width), _HEAD)]
     lines = grid.lines(width, wide) if grid.columns else []
     for i, line in enumerate(lines):
         is_total = bool(grid.total) and i == len(lines) - 1
         yield [(line, _FAINT if not i else _STRONG if is_total else "")]
     if grid.note:
-        yield [(grid.note, _FAINT)]
+        yield [(printable(grid.note), _FAINT)]
 
 
 def wrapped(texts: Sequence[str], width: int, style: str) -> Iterator[Line]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from tetrace.attribute.classify import CATEGORIES
@@ -93,9 +94,13 @@ def _table(grid: Grid, labels: int, rows: int) -> Json:
 
 
 def _bars(comparisons: Sequence[Comparison]) -> Json:
-    """A bar for each run, all with the same parts in the same colours."""
     runs = [(comparisons[0].names[0], {row.labels: row.per_step_ns[0] for row in comparisons[0].tables[PARTS].rows})]
     runs += [(one.names[1], {row.labels: row.per_step_ns[1] for row in one.tables[PARTS].rows}) for one in comparisons]
+    return step_bars(runs)
+
+
+def step_bars(runs: Sequence[tuple[str, Mapping[tuple[str, ...], Fraction | float]]]) -> Json:
+    """A bar for each run, all with the same parts in the same colours: ns of an average step by kind and part."""
     parts = [((BUSY, name), name, category_marker(name)) for name in CATEGORIES]
     parts += [(("idle", cause), f"idle, {CAUSE_WORDS[cause]}", cause_marker(cause)) for cause in CAUSES]
     places = list(range(len(runs)))

@@ -57,7 +57,10 @@ def health_map(material: Material, measure: str) -> Spec | None:
     height = _ROW_HEIGHT * len(names) + 80
     layout = {
         "height": max(height, 160),
-        "meta": {"opens": "tensor", "note": "A click on a cell shows the tensor's history below." if maps.histories else ""},
+        "meta": {
+            "opens": "tensor",
+            "note": "A click on a cell shows the tensor's history below." if maps.histories else "",
+        },
         "xaxis": {"title": {"text": "step"}, "showgrid": False, "zeroline": False},
         "yaxis": {"autorange": "reversed", "automargin": True, "showgrid": False, "fixedrange": True},
         "margin": {"l": 8, "r": 8, "t": 8, "b": 48},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,6 +126,8 @@ def plain_grid(
 def _number(word: str) -> float:
     digits = word.replace(",", "").rstrip("%")
     try:
-        return float(digits)
+        value = float(digits)
     except ValueError:
         return -1.0
+    # JSON has no NaN, and nothing is sorted by one.
+    return value if math.isfinite(value) else -1.0

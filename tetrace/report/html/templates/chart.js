@@ -50,8 +50,9 @@ function themed(layout, width) {
 function withShortNames(layout, data, width) {
   const sideways = data.some((trace) => trace.orientation === "h" || trace.type === "heatmap");
   if (width >= NARROW || !sideways) return layout;
-  const names = [...new Set(data.flatMap((trace) => trace.y))];
-  const short = names.map((name) => (plain(name).length > 20 ? `${name.slice(0, 18)}…` : name));
+  // Bars at numbered places have their names beside them.
+  const names = layout.yaxis.tickvals ?? [...new Set(data.flatMap((trace) => trace.y))];
+  const short = (layout.yaxis.ticktext ?? names).map((name) => (plain(name).length > 20 ? `${name.slice(0, 18)}…` : name));
   return { ...layout, yaxis: { ...layout.yaxis, tickmode: "array", tickvals: names, ticktext: short } };
 }
 

@@ -1,0 +1,138 @@
+"""`tetrace study` as a command: what it lists, starts, and refuses. tests/study runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.study import small_study
+from tetrace.cli.main import main
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return small_study.write(tmp_path)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(["study", *arguments])
+    said = capsys.readouterr()
+    return int(end.value.code or 0), said.out, said.err
+
+
+def test_studies_are_listed(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert any(line.split()[:2] == ["small", "Everything"] for line in out.splitlines())
+    (study / "study.toml").write_text("titel = 1")
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert any(line.split()[:2] == ["small", "profiles/small/study.toml:"] for line in out.splitlines()), (
+        "what is wrong"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("smal",), "smal: is no study and no folder; did you mean small?"),
+        (("small", "--only", "work"), "work: fits no configuration of small; did you mean works?"),
+        (("small", "--option", "hiden=4"), "--option hiden: small has no such option; did you mean hidden?"),
+        (("small", "--option", "hidden"), "--option hidden: has no value; write KEY=VALUE"),
+        (("small", "--limit", "0"), "'--limit'"),
+        (("small", "--repeat", "0"), "'--repeat'"),
+        (("small", "--collector", "nvprof"), "'--collector'"),
+        (("small", "--report-only"), "nothing is stored"),
+        (("small", "--new", "other"), "--new other starts a study and small names one; leave one out"),
+        (("--new", "../other"), "--new '../other': cannot be a folder's name"),
+        (("--new", "small"), "profiles/small: exists; choose another name, or run it: tetrace study small"),
+    ],
+)
+def test_each_mistake_is_one_line(
+    study: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not out
+    assert not (study / "results").exists()
+
+
+def test_a_mistake_in_the_file_is_one_line(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "study.toml").write_text((study / "study.toml").read_text().replace("warmup", "warm_up"))
+    code, _, err = call(capsys, "small")
+    assert code == 2
+    assert err == "tetrace: profiles/small/study.toml: 'warm_up' in [measure] is not known; did you mean warmup?\n"
+
+
+def test_without_a_gpu_and_without_results(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study / "study.toml").write_text((study / "study.toml").read_text().replace('"cpu"', '"cuda"'))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code, _, err = call(capsys, "small")
+    assert code == 2
+    assert "no GPU is visible; run it on a machine with a GPU" in err
+
+
+def test_two_runs_do_not_write_one_folder(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+    import os
+
+    folder = study / "results" / "cpu"
+    folder.mkdir(parents=True)
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        code, _, err = call(capsys, "small", "--only", "works")
+    finally:
+        os.close(handle)
+    assert code == 2
+    assert "another tetrace study writes it" in err
+
+
+def test_a_study_of_ones_own(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "--new", "mine")[0] == 0
+    files = {file.name: file.read_text() for file in (study.parent / "mine").iterdir()}
+    assert sorted(files) == ["model.py", "study.toml"]
+    assert 'title = "mine"' in files["study.toml"]
+    assert any(line.split()[0] == "mine" for line in call(capsys)[1].splitlines())
+
+
+class Words:
+    """What a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def tick(self, _plan: object) -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
+        """Keep the line."""
+        self.lines.append(line)
+
+
+def test_peaks_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they cannot be, the study goes on and says so."""
+    from tetrace.cli.study import _calibrate
+    from tetrace.record import calibration
+    from tetrace.study.machine import Machine
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    said = Words()
+    _calibrate(Machine("NVIDIA Test", 1, "580"), said)
+    assert said.lines[0] == "measuring the GPU's peaks first, for half a minute"
+    assert said.lines[1].startswith(
+        "shares of the peak are left out: the GPU could not be measured (tetrace: --calibrate"
+    )
+    calibration.save({"format": calibration.FORMAT, "device": "NVIDIA Test", "measured_at": "2026-01-01"})
+    for machine in (Machine("NVIDIA Test", 1, "580"), Machine()):
+        said = Words()
+        _calibrate(machine, said)
+        assert said.lines == []

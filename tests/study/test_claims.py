@@ -1,0 +1,194 @@
+"""Verdicts on claims: which side of the limit the whole interval is on, and what cannot be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.study.made import Made, study
+from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, count_words, judge, limit_words
+from tetrace.study.figures import TIMES, Value, value
+from tetrace.study.material import Material
+from tetrace.study.results import INTERRUPTED, TIMED_OUT, WAITING, Losses
+from tetrace.study.spec import Claim
+from tetrace.study.statistics import NONE, ORDER, Estimate
+
+TOML = """
+title = "t"
+question = "q"
+[[matrix]]
+name = "main"
+axes.kind = ["slow", "fast", "broken", "other", "late", "stopped", "never"]
+baseline = "slow"
+[[matrix.expected]]
+configuration = "broken"
+error = "divisible by"
+[[matrix.expected]]
+configuration = "other"
+error = "divisible by"
+"""
+
+
+def claim(**said) -> Claim:
+    return Claim(says="s", **{"figure": "speedup", "of": "fast", "against": "slow", **said})
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    folder: Path = tmp_path_factory.mktemp("claims")
+    of = study(folder, TOML)
+    less = {"peak_allocated_bytes": 1000, "parameters": 100}
+    more = {
+        "peak_allocated_bytes": 2000, "parameters": 90, "tokens": 1000, "flops": 4_000_000_000,
+        "facts": {"fa": "4.0", "lib": "cuDNN"}, "losses": Losses.of([1.0, float("nan")]),
+    }  # fmt: skip
+    return Material(
+        Made(of, peaks={"bf16_flops": 1e12})
+        .measured("slow", forward=[1.0, 1.1, 1.2], backward=[3.0, 3.3, 3.6], fields=less)
+        .measured("fast", forward=[0.5, 0.5, 0.6], backward=[1.5, 1.7, 1.8], fields=more)
+        .failed("broken", "ValueError", "50264 is not divisible by 16", expected=True)
+        .failed("other", "OutOfMemoryError", "CUDA out of memory")
+        .state("late", TIMED_OUT)
+        .state("stopped", INTERRUPTED)
+        .state("never", WAITING)
+        .write(folder / "results"),
+        of,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said", "verdict"),
+    [
+        (1.03, 1.05, {"at_least": 1.03}, HOLDS),
+        (1.02, 1.05, {"at_least": 1.03}, UNKNOWN),
+        (1.01, 1.02, {"at_least": 1.03}, FAILS),
+        (1.01, 1.03, {"at_most": 1.03}, HOLDS),
+        (1.01, 1.04, {"at_most": 1.03}, UNKNOWN),
+        (1.04, 1.05, {"at_most": 1.03}, FAILS),
+        (1.0, 1.2, {"between": (1.0, 1.2)}, HOLDS),
+        (0.9, 1.1, {"between": (1.0, 1.2)}, UNKNOWN),
+        (0.9, 1.3, {"between": (1.0, 1.2)}, UNKNOWN),
+        (1.3, 1.4, {"between": (1.0, 1.2)}, FAILS),
+        (0.9, 1.1, {"equals": 1.0}, HOLDS),
+        (1.1, 1.2, {"equals": 1.0}, FAILS),
+        (1.1, 1.2, {"one_of": (1.0, 1.15)}, HOLDS),
+    ],
+)
+def test_an_interval_against_a_limit(material, low, high, said, verdict):
+    found = Value(Estimate((low + high) / 2, low, high, 7, ORDER), unit=TIMES)
+    judged = judge(material, claim(**said, why="because"), found)
+    assert judged.verdict == verdict
+    expected = {HOLDS: "", FAILS: "because", UNKNOWN: "the interval holds the limit; because"}
+    assert judged.why == expected[verdict]
+
+
+def test_one_round_cannot_tell(material):
+    judged = judge(material, claim(at_least=1.0), Value(Estimate(2.0, None, None, 1, NONE), unit=TIMES))
+    assert (judged.verdict, judged.here) == (UNKNOWN, "2.000× (no interval)")
+    assert "repeat" in judged.why
+
+
+def test_a_speedup_is_of_pairs_of_rounds(material):
+    found = value(material, "speedup", "fast", "slow")
+    # 4/2, 4.4/2.2 and 4.8/2.4: the same in each round, whatever the clocks do.
+    assert found.words() == "2.000×"
+    judged = judge(material, claim(at_least=1.9, noted=1.2))
+    assert (judged.verdict, judged.here, judged.limit) == (HOLDS, "2.000×", "at least 1.900×")
+    # Without `against`: of its baseline.
+    assert value(material, "speedup", "fast").words() == "2.000×"
+    assert value(material, "forward_speedup", "fast", "slow").estimate.value == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("figure", "of", "against", "words"),
+    [
+        ("total_ms", "slow", "", "4.400 ms (3.508 to 5.519)"),
+        ("peak_bytes", "fast", "", "1.95 KiB"),
+        ("peak_bytes", "fast", "slow", "2.000×"),
+        ("memory_ratio", "fast", "slow", "2.000×"),
+        ("parameters", "fast", "slow", "0.900×"),
+        ("parameters_saved", "fast", "slow", "10"),
+        ("fact:fa", "fast", "", "4.00"),
+        ("fact:lib", "fast", "", "cuDNN"),
+        ("finite", "fast", "", "no"),
+        ("last_loss", "fast", "", "nan"),
+        ("state", "late", "", "timed out"),
+        ("error", "broken", "", "ValueError: 50264 is not divisible by 16"),
+        ("error", "fast", "", "no error"),
+    ],
+)
+def test_figures_in_words(material, figure, of, against, words):
+    assert value(material, figure, of, against).words() == words
+
+
+def test_rates_are_of_the_median_time(material):
+    # 2.2 ms a step: 1000 tokens, 4 GFLOP, of a peak of 1 TFLOP/s.
+    assert value(material, "tokens_per_s", "fast").estimate.value == pytest.approx(1000 / 2.2e-3)
+    assert value(material, "tflops", "fast").estimate.value == pytest.approx(4e9 / 2.2e-3 / 1e12)
+    assert value(material, "peak_pct", "fast").estimate.value == pytest.approx(100 * 4e9 / 2.2e-3 / 1e12)
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict", "why"),
+    [
+        ({"of": "gone"}, UNKNOWN, "gone was not run"),
+        ({"of": "broken"}, UNKNOWN, "broken failed (ValueError: 50264 is not divisible by 16)"),
+        ({"of": "never"}, UNKNOWN, "never was not asked for in this run"),
+        ({"of": "fast", "against": "other"}, UNKNOWN, "other failed (OutOfMemoryError: CUDA out of memory)"),
+        ({"figure": "optimizer_speedup"}, UNKNOWN, "optimizer was not timed in the same rounds"),
+        ({"figure": "fp8_coverage_pct", "against": ""}, UNKNOWN, "fast: not recorded"),
+        ({"figure": "nonsense", "against": ""}, UNKNOWN, "nonsense is no figure that tetrace knows"),
+        ({"figure": "tokens_per_s", "of": "slow", "against": ""}, UNKNOWN, "tokens of slow are not known"),
+    ],
+)  # fmt: skip
+def test_what_was_not_measured_cannot_be_told(material, said, verdict, why):
+    judged = judge(material, claim(**said, at_least=1.0))
+    assert (judged.verdict, judged.why, judged.here) == (verdict, why, "")
+
+
+@pytest.mark.parametrize(
+    ("of", "wanted", "verdict"),
+    [
+        ("broken", "failed", HOLDS),
+        ("fast", "measured", HOLDS),
+        ("fast", "failed", FAILS),
+        ("broken", "measured", FAILS),
+        ("other", "failed", UNKNOWN),
+        ("late", "failed", UNKNOWN),
+        ("stopped", "measured", UNKNOWN),
+        ("never", "measured", UNKNOWN),
+    ],
+)
+def test_a_claim_on_a_state(material, of, wanted, verdict):
+    judged = judge(material, claim(figure="state", of=of, against="", equals=wanted))
+    assert judged.verdict == verdict
+    if of == "other":
+        assert judged.why == "it failed for another reason (OutOfMemoryError: CUDA out of memory)"
+
+
+def test_words_truths_and_errors(material):
+    assert judge(material, claim(figure="finite", against="", equals=False)).verdict == HOLDS
+    assert judge(material, claim(figure="finite", against="", equals=True)).verdict == FAILS
+    assert judge(material, claim(figure="fact:lib", against="", one_of=("FA", "cudnn"))).verdict == HOLDS
+    assert judge(material, claim(figure="error", of="broken", against="", equals="divisible by 16")).verdict == HOLDS
+    assert judge(material, claim(figure="error", of="broken", against="", equals="cuBLAS")).verdict == FAILS
+    both = Value(word="FlashAttention, FusedAttention", unit="word")
+    assert judge(material, claim(figure="backend", equals="FusedAttention"), both).verdict == HOLDS
+    assert judge(material, claim(figure="backend", equals="UnfusedDotProductAttention"), both).verdict == FAILS
+
+
+def test_nothing_measures_it(material):
+    judged = judge(material, claim(figure="none", why="it is an opinion"))
+    assert (judged.verdict, judged.why) == (UNKNOWN, "it is an opinion")
+    assert judge(material, claim(figure="none")).why == "it is about nothing that a run measures"
+
+
+def test_limits_and_counts_in_words(material):
+    assert limit_words(claim(between=(1.0, 1.2)), TIMES) == "1.000× to 1.200×"
+    assert limit_words(claim(one_of=("a", "b")), "word") == "a or b"
+    assert limit_words(claim(equals=False), "word") == "no"
+    told = [judge(material, claim(at_least=limit)) for limit in (1.0, 1.5, 3.0)]
+    told.append(judge(material, claim(figure="none")))
+    assert count_words(told) == "2 claims hold, 1 does not hold here, 1 cannot be told"
+    assert count_words([]) == ""

@@ -1,0 +1,98 @@
+"""Explanations of real recordings: they add up to the last fraction, name what they are about, and hide nothing."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import tetrace
+from tests.study.made import RECORDINGS
+from tetrace.breakdown.compare import compare
+from tetrace.study.explanation import Explanation, explain
+
+DATA = Path(__file__).parent.parent / "data"
+PAIRS = [
+    ("bf16", "fp8-delayed"),
+    ("bf16", "fp8-current"),
+    ("bf16", "fp8-delayed-graphs"),
+    ("fp8-delayed", "fp8-current"),
+    ("te4-bf16.sqlite", "te4-fp8.sqlite"),
+]
+
+
+@cache
+def run(name: str):
+    return tetrace.analyze(tetrace.load(DATA / name if name.endswith(".sqlite") else RECORDINGS / f"{name}.tetrace"))
+
+
+@cache
+def explained(a: str, b: str) -> Explanation:
+    return explain(run(a), run(b), (a, b))
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+def test_causes_and_groups_are_the_recorded_difference_exactly(a, b):
+    found = explained(a, b)
+    totals = [run(name).totals for name in (a, b)]
+    steps = [Fraction(one.wall_ns, one.steps) for one in totals]
+    assert found.step_ns == tuple(steps)
+    assert sum(cause.difference_ns for cause in found.causes) == steps[1] - steps[0] == found.difference_ns
+    assert sum(group.difference_ns for group in found.groups) == found.difference_ns
+    busy = [Fraction(one.busy_ns, one.steps) for one in totals]
+    assert sum(cause.before_ns for cause in found.kernels) == busy[0] == found.busy_ns[0]
+    assert sum(cause.after_ns for cause in found.kernels) == busy[1] == found.busy_ns[1]
+    assert found.difference_ns == compare(run(a), run(b)).difference_ns == sum(found.parts_ns.values())
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+def test_no_row_hides_more_than_a_twentieth(a, b):
+    found = explained(a, b)
+    shown, left = found.rows()
+    assert [*shown, *left] == list(found.groups)
+    assert sum(abs(group.difference_ns) for group in left) <= abs(found.difference_ns) / 20
+    for group in shown:
+        if abs(group.difference_ns) > abs(found.difference_ns) / 20:
+            assert group.name not in ("idle", "other")
+            assert not group.name.startswith(("idle", "other", "all else"))
+    # All that is shown says more than what would still fit into the rest.
+    assert len(left) != 1
+
+
+def test_what_fp8_adds_to_a_step_that_waits_for_the_host():
+    """The whole table of the recordings that the README shows; ms, before and after."""
+    shown, left = explained("bf16", "fp8-delayed").rows()
+    table = [(group.name, *(round(float(ns) / 1e6, 3) for ns in (group.before_ns, group.after_ns))) for group in shown]
+    assert table == [
+        ("GPU waits for the host: Python of modules", 4.833, 8.28),
+        ("GPU waits for the host: calls that quantize", 0.029, 2.344),
+        ("GPU waits for the host: GEMM calls", 1.151, 2.053),
+        ("GEMMs", 1.753, 1.061),
+        ("GPU waits for the host: outside of any range", 0.79, 1.422),
+        ("GPU waits for the host: between modules", 0.176, 0.658),
+        ("GPU waits for a launch: calls that quantize", 0.0, 0.45),
+        ("GPU waits for the host: attention calls", 1.007, 1.36),
+        ("quantization", 0.0, 0.317),
+        ("GPU waits for the host: optimizer", 0.26, 0.466),
+        ("GPU waits for the host: backward", 0.133, 0.278),
+        ("GPU waits for a launch: GEMM calls", 0.396, 0.517),
+        ("GPU waits for a launch: Python of modules", 0.342, 0.442),
+    ]
+    assert len(left) == 29
+    gemms = next(group for group in shown if group.name == "GEMMs")
+    assert [(cause.name, cause.phase) for cause in gemms.causes[:2]] == [
+        ("nvjet bf16 → nvjet fp8", "backward"),
+        ("nvjet bf16 → nvjet fp8", "forward"),
+    ]
+    # Layers are one place: `layers.0` to `layers.3`.
+    assert not any("layers.0" in cause.name for cause in explained("bf16", "fp8-delayed").causes)
+
+
+def test_a_run_against_itself_has_no_difference():
+    found = explained("bf16", "bf16")
+    assert found.difference_ns == 0
+    assert all(cause.difference_ns == 0 for cause in found.causes)
+    shown, left = found.rows()
+    assert (shown, len(left)) == ((), len(found.groups))

@@ -1,0 +1,174 @@
+"""From which size on one recipe pays: models of two recorded sizes, break-evens against brute force, errors shown."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from tests.breakdown.scaled import repeated
+from tests.study.made import Made, study
+from tetrace.breakdown.busy_categories import busy_by_category
+from tetrace.study.material import Material
+from tetrace.study.payoff import Model, Payoff, Recorded, Size, break_even, payoffs
+from tetrace.study.sizes import payoff_section
+from tetrace.study.sweep import sweep_of
+from tetrace.trace import store
+
+TOML = """
+title = "t"
+question = "q"
+[options]
+seq = 512
+[[matrix]]
+name = "main"
+axes.size.small = {batch = 2}
+axes.size.large = {batch = 16}
+axes.recipe = ["none", "fp8"]
+baseline = {recipe = "none"}
+[[matrix]]
+name = "batch"
+recording = false
+axes.batch = [2, 4, 8, 16, 32]
+axes.recipe = ["none", "fp8"]
+baseline = {recipe = "none"}
+[[sweep]]
+matrix = "batch"
+along = "batch"
+group = "recipe"
+baseline = "none"
+title = "Batch"
+"""
+HOST_MS = {"none": 15.0, "fp8": 18.0}
+FILES = {"none": "te4-bf16.sqlite", "fp8": "te4-fp8.sqlite"}
+
+
+def model(host_ms: float, lines: dict[str, tuple[float, float]], known: bool = True) -> Model:
+    """Of ms, and ms a token."""
+    size = Recorded("r", Size(1, 1), {}, 0.0, 1.0, host_ms * 1e6)
+    return Model("g", {name: (a * 1e6, b * 1e6) for name, (a, b) in lines.items()}, host_ms * 1e6, known, (size, size))
+
+
+@pytest.mark.parametrize(
+    ("of", "against"),
+    [
+        # The host's time of one against the GPU's of the other, then two straight lines.
+        (model(6.0, {"gemm": (0.5, 0.001)}), model(4.0, {"gemm": (0.1, 0.0016)})),
+        (model(1.0, {"gemm": (3.0, 0.001)}), model(1.0, {"gemm": (1.0, 0.003)})),
+        (model(6.0, {"gemm": (0.5, 0.001)}), model(4.0, {"gemm": (0.1, 0.0011), "attention": (0.0, 0.0001)})),
+        (model(9.0, {"gemm": (0.0, 0.002)}, known=False), model(5.0, {"gemm": (1.0, 0.0015)})),
+        (model(6.0, {"gemm": (0.0, 0.002)}), model(5.0, {"gemm": (0.0, 0.001)})),
+    ],
+)
+def test_break_even_against_brute_force(of, against):
+    def size(x: float) -> Size:
+        return Size(100 * x, 1)
+
+    def faster(x: float) -> bool:
+        return of.step_ns(size(x)) < against.step_ns(size(x))
+
+    changes, at_first = break_even(of, against, (1, 100), size)
+    places = [1 + place / 1000 for place in range(99_001)]
+    expected = [b for a, b in itertools.pairwise(places) if faster(a) != faster(b)]
+    assert at_first == faster(1)
+    assert [change.x for change in changes] == pytest.approx(expected, abs=2e-3)
+    assert [change.tokens for change in changes] == pytest.approx([100 * x for x in expected], abs=0.2)
+    assert [change.pays for change in changes] == [faster(x + 0.01) for x in expected]
+
+
+def test_a_step_is_the_longer_of_host_and_gpu():
+    one = model(6.0, {"gemm": (1.0, 0.01), "attention": (0.0, 0.001)})
+    assert one.gpu_ns(Size(100, 4)) == pytest.approx((1.0 + 1.0 + 0.4) * 1e6)
+    assert one.step_ns(Size(100, 4)) == pytest.approx(6e6)
+    assert one.step_ns(Size(1000, 4)) == pytest.approx((1.0 + 10.0 + 4.0) * 1e6)
+    # A line that would be below nothing is nothing.
+    assert model(0.0, {"gemm": (-5.0, 0.01)}).gpu_ns(Size(100, 1)) == 0
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Two recorded sizes of each recipe, the larger one eight times the work; sizes in between are only timed."""
+    folder: Path = tmp_path_factory.mktemp("payoff")
+    of = study(folder, TOML)
+    made = Made(of)
+    for recipe, file in FILES.items():
+        for size, batch in (("small", 2), ("large", 16)):
+            path = folder / f"{size}-{recipe}.tetrace"
+            store.write(repeated([batch / 2] * 9, name=file), path)
+            ms = HOST_MS[recipe] if size == "small" else 24.0
+            made.measured(f"{size}-{recipe}", recording=path, total=[ms] * 7, fields={"tokens": 512 * batch})
+        for batch in (2, 4, 8, 16, 32):
+            ms = max(HOST_MS[recipe], 1.6 * batch if recipe == "none" else 1.5 * batch)
+            made.measured(f"batch:{batch}-{recipe}", total=[ms] * 7, fields={"tokens": 512 * batch})
+    return Material(made.write(folder / "results"), of)
+
+
+@pytest.fixture(scope="module")
+def payoff(material: Material) -> Payoff:
+    (found,) = payoffs(material, sweep_of(material, material.study.sweeps[0]))
+    return found
+
+
+def test_costs_are_the_recordings(material, payoff):
+    """By category, the line through both recorded sizes; kernels that take eight times as long have no fixed part."""
+    for made, recipe in ((payoff.of, "fp8"), (payoff.against, "none")):
+        small, large = (material.breakdown(f"{size}-{recipe}") for size in ("small", "large"))
+        for category, ns in busy_by_category(small).totals().items():
+            fixed, each = made.lines[category]
+            steps = small.totals.steps
+            factor = 512 if category == "attention" else 1
+            assert fixed + each * factor * 1024 == pytest.approx(ns / steps)
+            assert fixed + each * factor * 8192 == pytest.approx(busy_by_category(large).totals()[category] / steps)
+            assert abs(fixed) < 0.01 * ns / steps
+        assert made.host_known
+        assert made.host_ns == HOST_MS[recipe] * 1e6
+        assert [one.name for one in made.recorded] == [f"small-{recipe}", f"large-{recipe}"]
+
+
+def test_predictions_and_their_errors(payoff):
+    rows = {row.name: row for row in payoff.rows}
+    assert len(rows) == 10
+    for name, row in rows.items():
+        made = payoff.of if name.endswith("fp8") else payoff.against
+        assert row.predicted_ns == pytest.approx(max(made.host_ns, made.gpu_ns(Size(row.tokens, 512))))
+        assert row.error == pytest.approx(row.predicted_ns / row.measured_ns - 1)
+        assert not row.recorded
+    # GPU work is 3 ms at batch 2: at batch 8 the host is still what a step waits for, at 32 it is the GPU.
+    assert rows["batch:8-none"].predicted_ns == HOST_MS["none"] * 1e6
+    assert rows["batch:32-none"].predicted_ns > 40e6
+
+
+def test_where_it_pays(payoff):
+    """FP8 asks more of the host and less of the GPU: slower at first, faster where BF16's GPU work is more than its host."""
+    assert not payoff.pays_at_first
+    (change,) = payoff.changes
+    assert change.pays
+    size = Size(change.tokens, 512)
+    assert payoff.of.step_ns(size) == pytest.approx(payoff.against.step_ns(size), rel=1e-6)
+    assert change.tokens == pytest.approx(512 * change.x)
+
+
+def test_the_section(material, payoff):
+    section = payoff_section(material, [sweep_of(material, material.study.sweeps[0])])
+    (change,) = payoff.changes
+    assert section.said[1].startswith(
+        f"Batch. Predicted: fp8 is slower than none at batch 2, faster from batch {change.x:,.1f} on ({change.tokens:,.0f} "
+        "tokens a step). Measured: fp8 becomes faster than none at batch ≈"
+    )
+    assert "none: the host needs 15.000 ms for a step, as timed where the GPU waits for it." in section.said
+    titles = [grid.title for grid in section.grids]
+    assert titles == ["Batch, predicted and measured: fp8 and none", "What a step costs on the GPU: fp8 and none"]
+    categories = [row[0] for row in section.grids[1].rows]
+    assert {"gemm", "attention", "quantization"} <= set(categories)
+
+
+def test_nothing_is_predicted_without_two_recordings(material, tmp_path):
+    of = material.study
+    made = Made(of)
+    for recipe in FILES:
+        for batch in (2, 4):
+            made.measured(f"batch:{batch}-{recipe}", total=[1.0] * 7, fields={"tokens": 512 * batch})
+    alone = Material(made.write(tmp_path), of)
+    assert payoffs(alone, sweep_of(alone, of.sweeps[0])) == []
+    assert payoff_section(alone, [sweep_of(alone, of.sweeps[0])]).empty

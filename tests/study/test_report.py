@@ -1,0 +1,511 @@
+"""REPORT.md, the page's data, the tables and the first screen: whole tables of made results with real recordings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.study.made import Made, study
+from tests.traces import Recording
+from tetrace.errors import InputError
+from tetrace.report.terminal import cut_end
+from tetrace.study import results, spec
+from tetrace.study.material import Material
+from tetrace.study.page import document
+from tetrace.study.report import Report, first_screen, write
+from tetrace.study.surroundings import MEANINGS
+from tetrace.study.why import pairs
+from tetrace.trace import store
+
+TOML = """
+title = "Layer stack"
+question = "What does FP8 gain?"
+[options]
+layers = 4
+[[matrix]]
+name = "main"
+axes.recipe.none = {}
+axes.recipe.delayed = {recipe = "delayed"}
+axes.recipe.graphs = {recipe = "delayed", graphs = true}
+axes.recipe.block = {recipe = "block"}
+baseline = "none"
+[[note]]
+title = "A note"
+hardware = "H100"
+[[note.row]]
+configuration = "none"
+label = "BF16"
+forward_ms = 4.4
+total_ms = 10.0
+peak_gb = 3.00
+[[note.row]]
+configuration = "delayed"
+label = "FP8"
+forward_ms = 8.0
+total_ms = 17.5
+peak_gb = 3.5
+speedup = 0.57
+[[note.row]]
+configuration = "graphs"
+label = "FP8 in graphs"
+total_ms = 5.0
+[[note.row]]
+configuration = "block"
+label = "FP8 by blocks"
+total_ms = 12.0
+state = "measured"
+[[claim]]
+says = "FP8 is faster"
+figure = "speedup"
+of = "delayed"
+noted = 1.2
+at_least = 1.1
+why = "the step waits for the host"
+[[claim]]
+says = "FP8's forward is faster"
+figure = "forward_speedup"
+of = "delayed"
+at_least = 1.1
+[[claim]]
+says = "Graphs pay"
+figure = "speedup"
+of = "graphs"
+at_least = 2.0
+[[claim]]
+says = "Every GEMM is in FP8"
+figure = "fp8_coverage_pct"
+of = "delayed"
+at_least = 95
+[[claim]]
+says = "It is stable"
+figure = "none"
+"""
+# Rounds drift together: pairs of rounds do not.
+DRIFT = (1.0, 1.01, 0.99, 1.02, 1.0, 1.03, 0.98)
+FIELDS = {"tokens": 4096, "flops": 3 * 10**12, "peak_allocated_bytes": 3 * 10**9, "first_step_ns": 2 * 10**9}
+CLOCKS = {"sm_mhz": 1980.0, "power_w": 512.4, "temperature_c": 51.0}
+
+
+def rounds(ms: float) -> list[float]:
+    return [ms * factor for factor in DRIFT]
+
+
+def stack(folder: Path, recordings: bool = True, **facts: Any) -> tuple[Path, Any]:
+    """The layer stack's study with its four real recordings, or without any."""
+    of = study(folder, TOML)
+    made = Made(of, peaks={"bf16_flops": 800e12, "fp8_flops": 1400e12}, **facts)
+    for name, recording, forward, backward in (
+        ("none", "bf16", 4.0, 6.0),
+        ("delayed", "fp8-delayed", 8.0, 9.0),
+        ("graphs", "fp8-delayed-graphs", 1.0, 2.0),
+    ):
+        made.measured(
+            name, recording=recording if recordings else "", forward=rounds(forward), backward=rounds(backward),
+            fields=FIELDS, rounds=CLOCKS,
+        )  # fmt: skip
+    made.failed("block", "ValueError", "no such scale", "line one\nline two")
+    return made.write(folder / "results"), of
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder, of = stack(tmp_path_factory.mktemp("report") / "stack")
+    write(folder, of)
+    return folder, of
+
+
+def table(text: str, title: str) -> list[list[str]]:
+    """The cells of the pipe table under a heading, with its head."""
+    below = text.split(f"\n### {title}\n", 1)[1]
+    lines = [line for line in below.split("\n\n")[0].splitlines() if line.startswith("|")]
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [[cell.strip().strip("`*") for cell in row] for row in cells if not row[0].strip().startswith((":--", "--"))]
+
+
+def test_the_table_of_configurations(written):
+    text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
+    assert text.startswith(
+        "# Layer stack · NVIDIA H200 · 2026-11-21\n\nWhat does FP8 gain?\n\n"
+        "**Fastest: graphs, 3.000 ms a step, 3.333× (3.333 to 3.333) of none; 2 claims hold, 2 do not hold here, "
+        "1 cannot be told; 1 of 4 configurations failed.**\n"
+    )
+    assert table(text, "Configurations: ms a step, speed-up over none") == [
+        ["configuration", "total ms", "95%", "forward ms", "95%", "backward ms", "95%", "tokens/s", "TFLOP/s", "of peak",
+         "peak GiB", "speed-up", "95%", ""],
+        ["none", "10.000", "9.800–10.300", "4.000", "3.920–4.120", "6.000", "5.880–6.180", "409,600", "300.0", "37.5%",
+         "2.79", "1", "", ""],
+        ["delayed", "17.000", "16.660–17.510", "8.000", "7.840–8.240", "9.000", "8.820–9.270", "240,941", "176.5", "12.6%",
+         "2.79", "0.588", "0.588–0.588", ""],
+        ["graphs", "3.000", "2.940–3.090", "1.000", "0.980–1.030", "2.000", "1.960–2.060", "1,365,333", "1,000.0", "71.4%",
+         "2.79", "3.333", "3.333–3.333", ""],
+        ["block", "–", "", "–", "", "–", "", "–", "–", "–", "–", "–", "", "failed (first step): ValueError: no such scale"],
+    ]  # fmt: skip
+
+
+def test_the_table_of_the_note(written):
+    text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
+    assert table(text, "A note, on H100, beside NVIDIA H200") == [
+        ["row", "configuration", "forward ms, noted", "here", "95%", "total ms, noted", "here", "95%", "peak gb, noted", "here",
+         "speedup, noted", "here", "95%", "state, noted", "here"],
+        ["BF16", "none", "4.40", "4.000", "3.920–4.120", "10", "10.000", "9.800–10.300", "3", "3.000", "", "", "", "", ""],
+        ["FP8", "delayed", "8", "8.000", "7.840–8.240", "17.50", "17.000", "16.660–17.510", "3.50", "3.000", "0.57", "0.588",
+         "0.588–0.588", "", ""],
+        ["FP8 in graphs", "graphs", "", "", "", "5", "3.000", "2.940–3.090", "", "", "", "", "", "", ""],
+        ["FP8 by blocks", "block", "", "", "", "12", "failed", "", "", "", "", "", "", "measured", "failed"],
+    ]  # fmt: skip
+    ratios = table(text, "Times faster than BF16, noted and here")
+    assert [row[:6] for row in ratios[1:]] == [
+        ["FP8", "0.571", "0.588", "0.588–0.588", "+2.9%", "yes"],
+        ["FP8 in graphs", "2.000", "3.333", "3.333–3.333", "+66.7%", "no"],
+        ["FP8 by blocks", "0.833", "–", "", "–", "cannot be told"],
+    ]
+    # What makes a ratio that is off: kernels by name, beside what the GPU waits for.
+    assert "GEMMs -0.694 ms (nvjet bf16 → nvjet fp8, backward)" in ratios[2][6]
+    assert "1 of 3 ratios between two rows are within 10% of the note's" in text
+
+
+def test_the_table_of_claims(written):
+    text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
+    rows = [[*row[:5], row[5].partition(";")[0]] for row in table(text, "Claims")]
+    assert rows == [
+        ["claim", "verdict", "noted", "here", "holds if", "why"],
+        ["FP8 is faster", "does not hold here", "1.200×", "0.588×", "at least 1.100×", "the step waits for the host"],
+        ["FP8's forward is faster", "does not hold here", "", "0.500×", "at least 1.100×",
+         "recorded: GPU waits for the host: Python of modules +1.899 ms (layers.\\*, forward)"],
+        ["Graphs pay", "holds", "", "3.333×", "at least 2.000×", ""],
+        ["Every GEMM is in FP8", "holds", "", "100%", "at least 95%", ""],
+        ["It is stable", "cannot be told", "", "", "", "it is about nothing that a run measures"],
+    ]  # fmt: skip
+    # What makes the difference: of a claim on the forward alone, in the forward.
+    whole, forward = (row[5] for row in table(text, "Claims")[1:3])
+    assert "GEMMs -0.692 ms (nvjet bf16 → nvjet fp8, backward)" in whole
+    assert "GEMMs -0.215 ms (nvjet bf16 → nvjet fp8, forward)" in forward
+    assert "backward" not in forward
+
+
+def test_what_ran(written):
+    text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
+    assert table(text, "Recordings: an average steady step") == [
+        ["configuration", "recorded ms", "timed alone ms", "GPU works ms", "FP8 coverage", "quantization", "launches", "idle",
+         "attention"],
+        ["none", "13.130", "10.000", "3.468", "0%", "0%", "211", "73.6%", "FusedAttention"],
+        ["delayed", "22.320", "17.000", "3.174", "100%", "9.99%", "255", "85.8%", "FusedAttention"],
+        ["graphs", "4.332", "3.000", "3.322", "100%", "9.69%", "107", "23.3%", "FusedAttention"],
+    ]  # fmt: skip
+
+
+def test_every_speedup_is_explained_to_its_end(written):
+    text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
+    for title in ("delayed against none: 0.588× (0.588 to 0.588)", "graphs against none: 3.333× (3.333 to 3.333)"):
+        head, *rows, total = table(text, title)
+        assert head[:5] == ["before ms", "after ms", "difference", "of it", "what"]
+        assert (total[3], total[4]) == ("100.0%", "recorded step")
+        numbers = [[float(cell.rstrip("%").replace(",", "")) for cell in row[:4]] for row in [*rows, total]]
+        for column in range(4):
+            # Rounded to a millisecond's thousandth, or to a tenth of a percent.
+            wanted = pytest.approx(numbers[-1][column], abs=0.0006 * len(rows) if column < 3 else 0.06 * len(rows))
+            assert sum(row[column] for row in numbers[:-1]) == wanted
+        for row in rows:
+            assert row[4] not in ("idle", "other", "all else")
+            if "smaller" in row[4]:
+                assert abs(float(row[3].rstrip("%"))) <= 5
+    # Both the recorded and the timed difference, and how they relate.
+    assert (
+        "net +9.19 ms a step (+70.0%), 13.1 to 22.3 ms. Too few steps were recorded to tell it from noise. Timed without a "
+        "recorder a step takes 10.0 and 17.0 ms, +7.00 ms: −0.29 of it is work of the GPU, +7.29 waiting. Recording adds 3.13 "
+        "and 5.32 ms."
+    ) in text.replace("\\", "")
+
+
+def test_the_table_of_causes_adds_up_exactly(written):
+    folder, of = written
+    rows = list(csv.DictReader((folder / "explanations.csv").open(encoding="utf-8")))
+    report = Material(folder, of)
+    for name in ("delayed", "graphs"):
+        own = [row for row in rows if row["configuration"] == name]
+        exact = sum(Fraction(row["difference_ns_exact"]) for row in own)
+        runs = [report.breakdown(one).totals for one in (name, "none")]
+        assert exact == Fraction(runs[0].wall_ns, runs[0].steps) - Fraction(runs[1].wall_ns, runs[1].steps)
+
+
+def test_tables_for_programs(written):
+    folder, _ = written
+    rows = list(csv.DictReader((folder / "configurations.csv").open(encoding="utf-8")))
+    assert [(row["configuration"], row["state"], row["total_ns"], row["speedup"]) for row in rows] == [
+        ("none", "measured", "10000000.0", ""),
+        ("delayed", "measured", "17000000.0", rows[1]["speedup"]),
+        ("graphs", "measured", "3000000.0", rows[2]["speedup"]),
+        ("block", "failed", "", ""),
+    ]
+    assert float(rows[2]["speedup"]) == pytest.approx(10 / 3, rel=1e-6)
+    claims = list(csv.DictReader((folder / "claims.csv").open(encoding="utf-8")))
+    assert [row["verdict"] for row in claims] == ["does not hold here"] * 2 + ["holds", "holds", "cannot be told"]
+
+
+def test_the_first_screen(written):
+    folder, of = written
+    screen = first_screen(folder, of, 100)
+    lines = screen.splitlines()
+    assert len(lines) <= 45
+    assert all(len(line) <= 100 for line in lines)
+    shown = screen[screen.index("Configurations") : screen.index("All of it")]
+    assert shown == (
+        "Configurations: ms a step, speed-up over none\n"
+        "configuration  total ms            95%  peak GiB  speed-up          95%\n"
+        "none             10.000   9.800–10.300      2.79         1\n"
+        "delayed          17.000  16.660–17.510      2.79     0.588  0.588–0.588\n"
+        "graphs            3.000    2.940–3.090      2.79     3.333  3.333–3.333\n"
+        "block                 –                        –         –               failed: ValueError\n"
+        "\n"
+        "Claims of the note\n"
+        "claim                    verdict             here\n"
+        "FP8 is faster            does not hold here  0.588×\n"
+        "FP8's forward is faster  does not hold here  0.500×\n"
+        "Graphs pay               holds               3.333×\n"
+        "Every GEMM is in FP8     holds               100%\n"
+        "It is stable             cannot be told      it is about nothing that a run measures\n"
+        "\n"
+    )
+    assert lines[-1] == cut_end(f"All of it, with every speed-up explained: REPORT.md in {folder}.", 100) or str(
+        folder
+    ) in screen.replace("\n  ", "")
+
+
+def test_the_first_screen_needs_neither_steps_nor_recordings(written, tmp_path):
+    folder, of = written
+    for name in ("study.json", "report.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    screen = first_screen(tmp_path, of, 100)
+    assert "3.333–3.333" in screen
+    assert re.search("Every GEMM is in FP8 +holds +100%", screen)
+
+
+def test_a_screen_of_other_results_is_not_shown(written, tmp_path):
+    """Without a report of these results: what was timed, and of recordings nothing."""
+    folder, of = written
+    for name in ("study.json", "steps.csv"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    old = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    (tmp_path / "report.json").write_text(json.dumps({**old, "of": "another", "verdict": "STALE"}), encoding="utf-8")
+    for _ in range(2):
+        screen = first_screen(tmp_path, of, 100)
+        assert "STALE" not in screen
+        assert re.search(r"Every GEMM is in FP8 +cannot be told +delayed: not recorded", screen)
+        (tmp_path / "report.json").write_text("{", encoding="utf-8")
+
+
+def test_without_recordings_it_says_not_recorded(tmp_path):
+    folder, of = stack(tmp_path, recordings=False)
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "delayed against none: none: not recorded." in text
+    rows = table(text, "Recordings: an average steady step")
+    assert rows == [
+        ["configuration", "timed alone ms", ""],
+        ["none", "10.000", "not recorded"],
+        ["delayed", "17.000", "not recorded"],
+        ["graphs", "3.000", "not recorded"],
+    ]
+    ratios = table(text, "Times faster than BF16, noted and here")
+    assert ratios[2][6] == "none: not recorded"
+
+
+def test_a_recording_that_is_gone_or_broken_says_so(tmp_path):
+    folder, of = stack(tmp_path)
+    (folder / "none.tetrace").unlink()
+    (folder / "graphs.tetrace").unlink()
+    (folder / "graphs.tetrace").mkdir()
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "not recorded: none.tetrace is not in this folder" in text
+    assert re.search(r"`graphs`.*not recorded: .*graphs.tetrace", text)
+
+
+def test_a_recording_is_a_name_in_this_folder(tmp_path):
+    """Results that somebody else made cannot name a file elsewhere."""
+    folder, of = stack(tmp_path)
+    said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    said["configurations"][0]["recording"] = "../../../../etc/none.tetrace"
+    (folder / "study.json").write_text(json.dumps(said), encoding="utf-8")
+    assert Material(folder, of).breakdown("none") is not None
+
+
+def test_what_to_know_before_any_number(tmp_path):
+    of = study(tmp_path, TOML)
+    slowed = {**CLOCKS, "throttled": ("power cap",)}
+    made = Made(of, ended=None, quick=True, options_changed={"layers": 2})
+    made.measured("none", total=[1.0, 1.1, 1.2], rounds=slowed).state("delayed", results.WAITING, key="k")
+    folder = made.write(tmp_path / "results")
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("> **Note:**")] == [
+        "> **Note:** not ended: 1 of 2 configurations are not done yet; the same command goes on",
+        "> **Note:** a quick run: fewer rounds, so wider intervals, and not every configuration",
+        "> **Note:** with other options than the study's: layers = 2",
+        "> **Note:** in 3 of 3 rounds something slowed the GPU: power cap",
+    ]
+    assert "Student's t over 3 rounds (95%)" in text
+    assert table(text, "While rounds ran")[1] == ["none", "3", "1,980", "512", "51", "3", "power cap"]
+
+
+def test_nothing_measured_is_a_report_too(tmp_path):
+    of = study(tmp_path, TOML)
+    folder = Made(of, ended=None).state("none", results.WAITING, key="k").write(tmp_path / "results")
+    write(folder, of)
+    assert "**Nothing was measured; 5 cannot be told; 1 of 1 configurations were not measured" in (
+        folder / "REPORT.md"
+    ).read_text(encoding="utf-8")
+    assert "Nothing was measured" in first_screen(folder, of, 80)
+
+
+def test_no_results_is_an_error_with_the_way_out(tmp_path):
+    of = study(tmp_path, TOML)
+    with pytest.raises(InputError, match=r"study\.json: cannot be read"):
+        write(tmp_path, of)
+    with pytest.raises(InputError, match=r"study\.json: cannot be read"):
+        first_screen(tmp_path, of, 80)
+
+
+HOSTILE = "<script>alert(1)</script> | \"q' \x1b[31mred \u202egnirts `a` ```` *b* [c](d) &lt;"
+
+
+def hostile(folder: Path) -> tuple[Path, Any]:
+    """Results in which every text that can come from outside is hostile."""
+    toml = TOML.replace('"Layer stack"', json.dumps(HOSTILE)).replace('"What does FP8 gain?"', json.dumps(HOSTILE))
+    for text in ('"A note"', '"H100"', '"BF16"', '"FP8 is faster"', '"the step waits for the host"'):
+        toml = toml.replace(text, json.dumps(HOSTILE))
+    of = study(folder, toml)
+    made = Made(
+        of, machine={"gpu": HOSTILE, "gpus": 2, "cpu": HOSTILE}, versions={"torch": HOSTILE, HOSTILE: "1"}, command=HOSTILE,
+        options_changed={HOSTILE: HOSTILE}, measure={HOSTILE: HOSTILE},
+    )  # fmt: skip
+    odd = {"facts": {HOSTILE: HOSTILE}, "recording_error": HOSTILE, "environment": {"A": HOSTILE}, "first_step_ns": 5}
+    phases = {HOSTILE.replace(",", ""): [1.0] * 7, "forward": [1.0] * 7}
+    made.measured("none", fields=odd, rounds={**CLOCKS, "throttled": (HOSTILE,)}, **phases)
+    made.measured("delayed", recording="fp8-delayed", **phases)
+    made.failed("block", HOSTILE, HOSTILE, f"{HOSTILE}\n````\n{HOSTILE}", stage=HOSTILE)
+    made.failed(HOSTILE, "E", "m", matrix=HOSTILE)
+    return made.write(folder / "results"), of
+
+
+def test_hostile_texts_are_harmless_everywhere(tmp_path):
+    folder, of = hostile(tmp_path)
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    outside = re.sub(r"(?ms)^(`{3,})text\n.*?\n\1$", "", text)
+    assert outside != text
+    # Markup in names is escaped, or inside of code.
+    assert not re.search(r"(?<!\\)<script", re.sub(r"(?<!\\)(`+) ?.*?\1", "", outside))
+    # Every row of a table has as many cells as its head.
+    for block in re.findall(r"(?m)(?:^\|.*\n)+", outside):
+        counts = {len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(counts) == 1, block
+    # Quoted output stays inside its fence, and has no control character either.
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    screen = first_screen(folder, of, 100)
+    assert not set("\x1b\u202e") & set(screen)
+    data = json.dumps(document(Report(Material(folder, of)), "v"))
+    assert "\\u001b" not in data
+    assert "\\u202e" not in data
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    for name in ("configurations.csv", "claims.csv", "explanations.csv", "report.json"):
+        content = (folder / name).read_text(encoding="utf-8")
+        assert not set("\x1b\u202e") & set(content), name
+
+
+def test_losses_that_are_not_finite_are_words_on_the_page(tmp_path):
+    of = study(tmp_path, TOML)
+    losses = results.Losses.of([1.0, float("nan"), float("-inf")])
+    folder = Made(of).measured("none", total=[1.0] * 7, fields={"losses": losses}).write(tmp_path / "results")
+    write(folder, of)
+    assert table((folder / "REPORT.md").read_text(encoding="utf-8"), "Losses by step")[1] == [
+        "none", "1.0000", "−Inf", "1.0000", "3", "step 1",
+    ]  # fmt: skip
+
+
+def test_words_mean_what_the_documentation_says():
+    text = (Path(__file__).parent.parent.parent / "docs/study.md").read_text(encoding="utf-8")
+    flat = " ".join(text.split())
+    for word, meaning in MEANINGS.items():
+        assert f"**{word}**" in flat, word
+        assert " ".join(meaning.split()) in flat, word
+
+
+def test_what_the_noise_hides_is_not_called_fastest_of_all(tmp_path):
+    """Delayed has the best median, in some pairs of rounds without being faster than none."""
+    of = study(tmp_path, TOML)
+    made = Made(of).measured("none", total=[1.0, 1.1, 1.0, 1.2, 1.0, 1.1, 1.0])
+    made.measured("delayed", total=[0.9, 1.2, 0.9, 1.3, 0.9, 1.2, 0.9]).measured("graphs", total=[2.0] * 7)
+    folder = made.write(tmp_path / "results")
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "**Fastest: delayed, 0.900 ms a step, not told apart from none; " in text
+
+
+def test_a_recording_without_a_gpu_shows_no_zero(tmp_path):
+    cpu = Recording().range("step_0", 0, 9).range("step_1", 10, 19).trace()
+    without = {name: table for name, table in cpu.tables.items() if name != "activities"}
+    store.write(replace(cpu, tables=without), tmp_path / "none.tetrace")
+    of = study(tmp_path / "study", TOML)
+    folder = Made(of).measured("none", total=[1.0] * 7, recording=tmp_path / "none.tetrace").write(tmp_path / "results")
+    write(folder, of)
+    row = table((folder / "REPORT.md").read_text(encoding="utf-8"), "Recordings: an average steady step")[1]
+    assert row == ["none", "1.000", "no GPU activity was captured"]
+
+
+def test_what_nobody_asked_for_is_left_out(tmp_path):
+    """A run with --only: the others have no key, and nothing is missing."""
+    of = study(tmp_path, TOML)
+    made = Made(of).measured("none", total=[1.0] * 7)
+    for name in ("delayed", "graphs", "block"):
+        made.state(name, results.WAITING)
+    folder = made.write(tmp_path / "results")
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "> **Note:** 3 other configurations of the study were not asked for\n" in text
+    assert "**Fastest: none, 1.000 ms a step; 5 cannot be told.**" in text
+    assert [row[0] for row in table(text, "Configurations: ms a step")] == ["configuration", "none"]
+    assert table(text, "Claims")[1][-1] == "delayed was not asked for in this run; the step waits for the host"
+
+
+def test_pairs_that_claims_and_notes_compare_are_explained_once(tmp_path):
+    """Each against its baseline, then what a claim and a note compare; not the other way round again."""
+    toml = (
+        TOML
+        + """
+[[claim]]
+says = "Graphs over eager FP8"
+figure = "speedup"
+of = "graphs"
+against = "delayed"
+at_least = 9.0
+[[claim]]
+says = "The other way round"
+figure = "backward_speedup"
+of = "none"
+against = "delayed"
+at_least = 1.0
+[[claim]]
+says = "Against one that failed"
+figure = "speedup"
+of = "block"
+against = "none"
+at_least = 1.0
+"""
+    )
+    folder, _ = stack(tmp_path)
+    (tmp_path / "study.toml").write_text(toml, encoding="utf-8")
+    assert pairs(Material(folder, spec.read(tmp_path))) == [
+        ("delayed", "none"),
+        ("graphs", "none"),
+        ("graphs", "delayed"),
+    ]

@@ -1,0 +1,114 @@
+"""Sweeps: which line is faster where, where lines cross, and what intervals leave open."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.study.made import Made, study
+from tetrace.study.material import Material
+from tetrace.study.sizes import crossing_words, sweeps_section
+from tetrace.study.sweep import Swept, crossing_value, sweep_of
+
+TOML = """
+title = "t"
+question = "q"
+[[matrix]]
+name = "first"
+axes.only = ["one"]
+[[matrix]]
+name = "length"
+axes.seq = [256, 512, 1024, 2048]
+axes.attention = ["fused", "flash", "unfused"]
+baseline = {attention = "fused"}
+[[sweep]]
+matrix = "length"
+along = "seq"
+group = "attention"
+baseline = "fused"
+title = "Length"
+"""
+# ms at each length; the rounds of a configuration scatter by 1% together with those of the others, so pairs do not.
+TIMES = {"fused": (1.0, 2.0, 4.0, 8.0), "flash": (1.5, 2.5, 3.5, 5.0), "unfused": (1.25, 2.5, 5.0, None)}
+DRIFT = (1.0, 1.01, 0.99, 1.02, 0.98, 1.0, 1.01)
+
+
+def swept(folder: Path, times=TIMES, scatter=None) -> tuple[Material, Swept]:
+    of = study(folder, TOML)
+    made = Made(of)
+    for group, values in times.items():
+        for seq, ms in zip((256, 512, 1024, 2048), values, strict=True):
+            name = f"length:{seq}-{group}"
+            if ms is None:
+                made.failed(name, "OutOfMemoryError", "CUDA out of memory")
+                continue
+            rounds = [ms * factor * (scatter or {}).get((group, seq), [1] * 7)[n] for n, factor in enumerate(DRIFT)]
+            made.measured(name, total=rounds)
+    material = Material(made.write(folder / "results"), of)
+    return material, sweep_of(material, of.sweeps[0])
+
+
+def test_lines_ratios_and_crossings(tmp_path):
+    _, found = swept(tmp_path)
+    lines = {line.name: line for line in found.lines}
+    assert [point.x for point in lines["flash"].points] == [256, 512, 1024, 2048]
+    assert [round(point.ratio.value, 4) for point in lines["flash"].points] == [0.6667, 0.8, 1.1429, 1.6]
+    assert [point.verdict for point in lines["flash"].points] == ["slower", "slower", "faster", "faster"]
+    assert [point.ratio for point in lines["fused"].points] == [None] * 4
+    assert lines["unfused"].points[-1].ratio is None
+    (crossing,) = found.crossings
+    assert (crossing.line.name, crossing.becomes, crossing.between) == ("flash", "faster", (512, 1024))
+    # By hand: log 0.8 and log 8/7, a straight line in log2 of the length.
+    share = math.log(0.8) / (math.log(0.8) - math.log(8 / 7))
+    assert crossing.at == pytest.approx(512 * 2**share)
+    assert crossing_words(found) == [
+        "flash becomes faster than fused at seq ≈ 790: for certain between 512 and 1,024.",
+        "unfused is slower than fused at every measured seq (256 to 1,024).",
+    ]
+
+
+def test_the_table_of_a_sweep(tmp_path):
+    _, found = swept(tmp_path)
+    (grid,) = sweeps_section([found]).grids
+    assert grid.title == "Length, ms; times faster than fused"
+    assert [column.head for column in grid.columns] == [
+        *("seq", "fused", "flash", "times faster", "95%", "unfused", "times faster", "95%"),
+    ]
+    assert grid.rows == (
+        ("256", "1.000", "1.500", "0.667", "0.667–0.667", "1.250", "0.800", "0.800–0.800"),
+        ("512", "2.000", "2.500", "0.800", "0.800–0.800", "2.500", "0.800", "0.800–0.800"),
+        ("1,024", "4.000", "3.500", "1.143", "1.143–1.143", "5.000", "0.800", "0.800–0.800"),
+        ("2,048", "8.000", "5.000", "1.600", "1.600–1.600", "failed", "–", ""),
+    )
+
+
+def test_places_in_doubt_decide_nothing(tmp_path):
+    times = {"fused": (1.0, 2.0, 4.0, 8.0), "flash": (1.5, 2.0, 4.0, 5.0), "unfused": (1.0, 2.0, 4.0, 8.0)}
+    wide = [0.97, 1.03, 0.98, 1.02, 0.99, 1.01, 1.0]
+    scatter = {(group, seq): wide for group in ("flash", "unfused") for seq in (256, 512, 1024, 2048)}
+    material, found = swept(tmp_path, times, scatter)
+    (crossing,) = found.crossings
+    assert crossing.between == (256, 2048)
+    assert crossing_words(found)[1] == (
+        "unfused is as fast as fused at every measured seq (256 to 2,048), as far as intervals tell."
+    )
+    assert crossing_value(material, [found], "length", "unfused", "fused").reason == (
+        "intervals do not tell unfused and fused apart anywhere"
+    )
+
+
+def test_the_figure_of_a_claim(tmp_path):
+    material, found = swept(tmp_path)
+    one = crossing_value(material, [found], "length", "flash", "fused").estimate
+    assert (round(one.value), one.low, one.high) == (790, 512, 1024)
+    # Never faster: beyond what was measured. The other way round: from the first place on.
+    never = crossing_value(material, [found], "length", "unfused", "fused").estimate
+    assert (never.value, never.low, never.high) == (math.inf, 1024, math.inf)
+    always = crossing_value(material, [found], "length", "fused", "unfused").estimate
+    assert (always.value, always.low, always.high) == (256, -math.inf, 256)
+    assert crossing_value(material, [found], "gone", "a", "b").reason == "there is no sweep of gone"
+    assert crossing_value(material, [found], "length", "gone", "fused").reason == (
+        "gone and fused were not both measured along seq"
+    )

@@ -1,0 +1,287 @@
+"""`tetrace study`: measure a workload under a matrix of options, record it, and say what makes the difference."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tetrace.cli.output import write_output
+from tetrace.errors import UsageError
+from tetrace.record.options import COLLECTORS
+
+if TYPE_CHECKING:
+    from tetrace.study.machine import Machine
+    from tetrace.study.progress import Watcher
+    from tetrace.study.resolve import Place
+    from tetrace.study.runner import Options
+    from tetrace.study.spec import Measure, Study
+
+_WIDTH = 100
+_NOTHING_MEASURED = 1
+
+
+@click.command()
+@click.argument("study", required=False, metavar="[NAME|FOLDER]")
+@click.option(
+    "--only", multiple=True, metavar="PATTERN", help="Only configurations whose names fit: `fused-*`, `*-none`."
+)
+@click.option("--repeat", type=click.IntRange(min=1), metavar="N", help="Rounds of each configuration.  [default: 7]")
+@click.option(
+    "--quick", is_flag=True, help="Fewer rounds and configurations, as the study says: minutes, wider intervals."
+)
+@click.option(
+    "--option",
+    "changed",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Give an option of the model another value: `--option batch=4`.",
+)
+@click.option("--fresh", is_flag=True, help="Measure again what was measured already (with --only: of that).")
+@click.option("--no-recordings", is_flag=True, help="Measure only: no recordings, and so no explanations.")
+@click.option("--collector", type=click.Choice(COLLECTORS), help="What records, as in `tetrace record`.")
+@click.option(
+    "--together", type=click.IntRange(min=1), metavar="N", help="At most N processes at a time.  [default: 8]"
+)
+@click.option(
+    "--limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="End a configuration after S seconds of its own work.  [default: 600]",
+)
+@click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Write the results to FOLDER.")
+@click.option("--report-only", is_flag=True, help="Measure nothing: write the report of stored results again.")
+@click.option("--new", metavar="NAME", help="Start a study of your own in ./profiles/NAME.")
+def study(
+    study: str | None,
+    only: tuple[str, ...],
+    repeat: int | None,
+    quick: bool,
+    changed: tuple[str, ...],
+    fresh: bool,
+    no_recordings: bool,
+    collector: str | None,
+    together: int | None,
+    limit: float | None,
+    output: Path | None,
+    report_only: bool,
+    new: str | None,
+) -> int:
+    """Measure a workload under a matrix of options, record each configuration, and explain every difference.
+
+    A study is a folder with study.toml and model.py: one of ./profiles, one that tetrace brings, or any other. Without a
+    name they are listed. Each configuration runs in a process of its own, in interleaved rounds; one that fails, hangs or
+    runs out of memory is a row with its error. Ctrl-C stops, and the same command goes on from there.
+
+    The results are in profiles/NAME/results/MACHINE, with REPORT.md and report.html; those of --quick and --option are in
+    folders of their own beside it. Without a GPU the stored results are shown.
+    """
+    if new is not None:
+        return _new(new, study)
+    if study is None:
+        return _list()
+    from tetrace.study import machine as machines
+    from tetrace.study import resolve, spec
+    from tetrace.study.runner import Options
+
+    place = resolve.find(study)
+    chosen = spec.read(place.folder).with_options(_changes(changed))
+    measure = _measure(chosen, quick, repeat, together, limit)
+    options = Options(
+        only=only or (chosen.quick_only if quick else ()),
+        quick=quick,
+        fresh=fresh,
+        recordings=not no_recordings,
+        collector=collector or "",
+        command=_command(study, quick, repeat, changed),
+    )
+    chosen.chosen(options.only)
+    machine = machines.find(chosen.device, os.environ)
+    if report_only or machine is None:
+        return _stored(chosen, place, output, report_only)
+    folder = output or place.results / resolve.results_name(machine.slug, quick, chosen.changed)
+    return _run(chosen, measure, machine, folder, options)
+
+
+def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options: Options) -> int:
+    from tetrace.cli.study_progress import shown
+    from tetrace.study import results
+    from tetrace.study.runner import Run
+
+    with _stoppable(), shown(study.name) as watcher, _alone(folder):
+        _calibrate(machine, watcher)
+        run = Run(study, measure, machine, folder, options, watcher)
+        try:
+            measured = run.execute()
+        except KeyboardInterrupt:
+            watcher.say(f"stopped; what was measured is in {folder}, and the same command goes on from there")
+            raise
+        watcher.say("writing the report")
+        _report(folder, study)
+    click.echo(_screen(folder, study), nl=False)
+    click.echo(f"tetrace: {folder / 'REPORT.md'}", err=True)
+    chosen = {planned.name for planned in study.chosen(options.only)}
+    states = {each.state for each in measured.configurations if each.name in chosen and not each.expected}
+    return _NOTHING_MEASURED if states and results.MEASURED not in states else 0
+
+
+def _stored(study: Study, place: Place, output: Path | None, again: bool) -> int:
+    """Show stored results: those of --output, else the newest."""
+    from tetrace.study import resolve
+
+    folders = [output] if output else resolve.stored(place)
+    if not folders:
+        way = "run it on a machine with a GPU, or name a folder of results with --output"
+        raise UsageError(f"{study.name}: nothing is stored, and nothing can be measured here: no GPU is visible; {way}")
+    if again:
+        _report(folders[0], study)
+    click.echo(_screen(folders[0], study), nl=False)
+    why = "--report-only" if again else "no GPU is visible"
+    click.echo(f"tetrace: nothing was measured here ({why}); these are the stored results of {folders[0]}", err=True)
+    return 0
+
+
+def _report(folder: Path, study: Study) -> None:
+    from tetrace.study import report
+
+    report.write(folder, study)
+
+
+def _screen(folder: Path, study: Study) -> str:
+    from tetrace.study import report
+
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return report.first_screen(folder, study, shutil.get_terminal_size((_WIDTH, 45)).columns, color)
+
+
+def _list() -> int:
+    """All studies: name, title, and on which machines there are results."""
+    from tetrace.errors import TetraceError
+    from tetrace.report.grid import Column, Grid
+    from tetrace.study import resolve, spec
+
+    rows = []
+    for name in resolve.names():
+        place = resolve.find(name)
+        try:
+            title = spec.read(place.folder).title
+        except TetraceError as error:
+            title = str(error)
+        rows.append((name, title, " ".join(folder.name for folder in resolve.stored(place))))
+    if not rows:
+        raise UsageError("there are no studies here; start one with --new NAME")
+    columns = (Column("study", number=False), Column("", number=False), Column("results", number=False))
+    lines = Grid("", columns, tuple(rows)).lines(shutil.get_terminal_size((_WIDTH, 45)).columns)
+    write_output({"": "\n".join([*lines, ""])}, None, True)
+    return 0
+
+
+def _new(name: str, study: str | None) -> int:
+    from tetrace.study import resolve
+
+    if study is not None:
+        raise UsageError(f"--new {name} starts a study and {study} names one; leave one out")
+    folder = resolve.new(name)
+    click.echo(f"tetrace: wrote {folder}; change model.py and study.toml, then: tetrace study {name}", err=True)
+    return 0
+
+
+def _measure(study: Study, quick: bool, repeat: int | None, together: int | None, limit: float | None) -> Measure:
+    base = study.quick if quick else study.measure
+    given = {"rounds": repeat, "together": together, "limit_s": limit}
+    return replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _changes(words: tuple[str, ...]) -> Mapping[str, Any]:
+    """`batch=4` as an option and its value: as TOML has it, else a text."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {word}: has no value; write KEY=VALUE")
+        found[key] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _command(study: str, quick: bool, repeat: int | None, changed: tuple[str, ...]) -> str:
+    """The command that measures the same; what was said of this run alone (--only, --fresh) is left out."""
+    options = [*(["--quick"] if quick else []), *(["--repeat", str(repeat)] if repeat else [])]
+    for word in changed:
+        options += ["--option", word]
+    return shlex.join(["tetrace", "study", study, *options])
+
+
+def _calibrate(machine: Machine, watcher: Watcher) -> None:
+    """Measure the peaks of this GPU where they are not known yet, in a process that leaves the GPU again."""
+    from tetrace.record import calibration
+
+    if not machine.gpu or calibration.load(machine.gpu) is not None:
+        return
+    watcher.say("measuring the GPU's peaks first, for half a minute")
+    command = [sys.executable, "-m", "tetrace", "doctor", "--calibrate", "--format", "json"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        watcher.say(f"shares of the peak are left out: the GPU could not be measured ({said})")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A request to end (SIGTERM, a closed terminal) is answered as Ctrl-C is: what is measured stays."""
+    before: dict[int, Callable[..., Any] | int | None] = {}
+    for number in (int(signal.SIGTERM), int(signal.SIGHUP)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two runs that write one folder would disturb each other. Raises `UsageError` where another one does."""
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); name another with --output") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UsageError(f"{folder}: another tetrace study writes it; wait, or name another with --output") from error
+    except OSError:
+        # Some network file systems have no locks.
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,150 @@
+"""Whether the claims of a note hold here: each a condition on a figure, with its verdict, number and interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tetrace.study.figures import TIMES, WORD, Value, number, value, word_of
+from tetrace.study.results import FAILED, INTERRUPTED, TIMED_OUT, WAITING
+
+if TYPE_CHECKING:
+    from tetrace.study.material import Material
+    from tetrace.study.spec import Claim
+    from tetrace.study.statistics import Estimate
+
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold here", "cannot be told"
+VERDICTS = (HOLDS, FAILS, UNKNOWN)
+# What it is in when nothing can be said of how it would have ended.
+_NO_STATE = (INTERRUPTED, WAITING, TIMED_OUT)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its verdict. `here` is the figure as measured, `limit` what it was held against, `why` one sentence
+    where it does not hold or cannot be told."""
+
+    claim: Claim
+    verdict: str
+    here: str
+    limit: str
+    why: str
+    value: Value
+
+
+def judge(material: Material, claim: Claim, found: Value | None = None) -> Judged:
+    """The verdict on one claim; `found` is its figure where that is no figure of a configuration (a crossing)."""
+    if claim.figure == "none":
+        return Judged(claim, UNKNOWN, "", "", claim.why or "it is about nothing that a run measures", Value())
+    if found is None:
+        found = value(material, claim.figure, claim.of, claim.against)
+    verdict, reason = _verdict(material, claim, found)
+    why = reason if verdict == UNKNOWN and reason else ""
+    if verdict != HOLDS and claim.why:
+        why = f"{why}; {claim.why}" if why else claim.why
+    return Judged(claim, verdict, found.words() if found.known else "", limit_words(claim, found.unit), why, found)
+
+
+def _verdict(material: Material, claim: Claim, found: Value) -> tuple[str, str]:
+    if not found.known:
+        return UNKNOWN, found.reason
+    if claim.figure == "state":
+        return _of_state(material, claim, str(found.word))
+    if found.estimate is not None:
+        return _of_number(claim, found.estimate)
+    return (HOLDS if _is_one_of(claim, found.word) else FAILS), ""
+
+
+def _of_state(material: Material, claim: Claim, state: str) -> tuple[str, str]:
+    if state in _NO_STATE:
+        return UNKNOWN, f"{claim.of} is {state}"
+    if not _is_one_of(claim, state):
+        return FAILS, ""
+    own = material.configuration(claim.of)
+    planned = material.study.configuration(claim.of)
+    if state == FAILED and own and planned and planned.expects is not None and not own.expected:
+        said = f"{own.error.type}: {own.error.message}" if own.error else "an error that was not kept"
+        return UNKNOWN, f"it failed for another reason ({said})"
+    return HOLDS, ""
+
+
+def _of_number(claim: Claim, found: Estimate) -> tuple[str, str]:
+    if claim.equals is not None or claim.one_of:
+        wanted = [claim.equals] if claim.equals is not None else list(claim.one_of)
+        return _of_equals([float(one) for one in wanted if isinstance(one, int | float)], found)
+    low, high = _limits(claim)
+    if found.low is None or found.high is None:
+        return UNKNOWN, "one round has no interval: repeat it"
+    if low <= found.low and found.high <= high:
+        return HOLDS, ""
+    if found.high < low or found.low > high:
+        return FAILS, ""
+    return UNKNOWN, "the interval holds the limit"
+
+
+def _of_equals(wanted: Sequence[float], found: Estimate) -> tuple[str, str]:
+    """A number that was measured equals another where its interval holds it."""
+    low, high = (found.value if end is None else end for end in (found.low, found.high))
+    return (HOLDS if any(low <= one <= high for one in wanted) else FAILS), ""
+
+
+def _limits(claim: Claim) -> tuple[float, float]:
+    if claim.between is not None:
+        return claim.between
+    low = float("-inf") if claim.at_least is None else claim.at_least
+    return low, float("inf") if claim.at_most is None else claim.at_most
+
+
+def _is_one_of(claim: Claim, word: str | bool | None) -> bool:
+    wanted = [claim.equals] if claim.equals is not None else list(claim.one_of)
+    if isinstance(word, bool):
+        return word in [one for one in wanted if isinstance(one, bool)]
+    said = str(word).lower()
+    asked = [str(one).lower() for one in wanted]
+    if claim.figure == "error":
+        return any(one in said for one in asked)
+    # Several backends may have run: `FlashAttention, FusedAttention`.
+    return any(one in (said, *(part.strip() for part in said.split(","))) for one in asked)
+
+
+def limit_words(claim: Claim, unit: str) -> str:
+    """What a claim asks of its figure."""
+
+    def said(one: float | str | bool) -> str:
+        is_number = isinstance(one, int | float) and not isinstance(one, bool)
+        return number(float(one), unit) if is_number and unit != WORD else word_of(one)
+
+    if claim.between is not None:
+        return f"{said(claim.between[0])} to {said(claim.between[1])}"
+    parts = []
+    if claim.at_least is not None:
+        parts.append(f"at least {said(claim.at_least)}")
+    if claim.at_most is not None:
+        parts.append(f"at most {said(claim.at_most)}")
+    if claim.equals is not None:
+        parts.append(said(claim.equals))
+    if claim.one_of:
+        parts.append(" or ".join(said(one) for one in claim.one_of))
+    return ", ".join(parts)
+
+
+def noted_words(claim: Claim, unit: str) -> str:
+    """What the note says of it."""
+    noted = claim.noted
+    if noted is None:
+        return ""
+    if isinstance(noted, int | float) and not isinstance(noted, bool):
+        return number(float(noted), unit) if unit in (TIMES, "ms", "%", "s", "/s", "bytes") else f"{noted:,}"
+    return word_of(noted)
+
+
+def count_words(judged: Sequence[Judged]) -> str:
+    """`7 claims hold, 1 does not here, 2 cannot be told`; empty without claims."""
+    counts = {verdict: sum(one.verdict == verdict for one in judged) for verdict in VERDICTS}
+    verbs = {
+        HOLDS: ("claim holds", "claims hold"),
+        FAILS: ("does not hold here", "do not hold here"),
+        UNKNOWN: (UNKNOWN, UNKNOWN),
+    }
+    return ", ".join(f"{many} {verbs[kind][many != 1]}" for kind, many in counts.items() if many)

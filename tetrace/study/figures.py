@@ -1,0 +1,273 @@
+"""The figures that a claim may be about: each of one configuration, against another where it is a ratio.
+
+A figure that is not known says why; it is never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tetrace.study.results import FAILED, MEASURED, TIMED_OUT, WAITING, Configuration
+from tetrace.study.statistics import NONE, Estimate
+
+if TYPE_CHECKING:
+    from tetrace.study.material import Material
+
+TIMES, PERCENT, MS, SECONDS, RATE, BYTES, COUNT, PLAIN, WORD = "×", "%", "ms", "s", "/s", "bytes", "", "plain", "word"
+_SUFFIXES = {TIMES: "×", PERCENT: "%", MS: " ms", SECONDS: " s", RATE: "/s"}
+_RECORDED = {
+    "backend": "attention_backend",
+    "max_saturation_pct": "largest_saturation_pct",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure: a number with its interval, or a word; or `reason`, why there is neither. `failed`: it is because the
+    configuration failed."""
+
+    estimate: Estimate | None = None
+    word: str | bool | None = None
+    unit: str = PLAIN
+    reason: str = ""
+    failed: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a figure."""
+        return self.estimate is not None or self.word is not None
+
+    def words(self) -> str:
+        """The figure with its interval and unit."""
+        if self.estimate is None:
+            return self.reason or word_of(self.word)
+        one = self.estimate
+        said = number(one.value, self.unit)
+        if one.low is None or one.high is None:
+            return f"{said} (no interval)"
+        if one.low == one.high:
+            return said
+        ends = (number(end, self.unit).removesuffix(_SUFFIXES.get(self.unit, "")) for end in (one.low, one.high))
+        return f"{said} ({' to '.join(ends)})"
+
+
+def word_of(value: str | bool | float | None) -> str:
+    """A word, a truth or a number as the report writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number(value: float, unit: str) -> str:
+    """A number with its unit."""
+    from tetrace.units import byte_count, three_digits
+
+    if not math.isfinite(value):
+        return "beyond what was measured" if value > 0 else "below what was measured"
+    if unit == TIMES:
+        return f"{value:.3f}×"
+    if unit == MS:
+        return f"{value:,.3f} ms"
+    if unit == SECONDS:
+        return f"{value:,.2f} s"
+    if unit == BYTES:
+        return byte_count(value)
+    if unit == RATE:
+        return f"{value:,.0f}/s"
+    if unit == PERCENT:
+        return f"{value:.3g}%"
+    return f"{value:,.0f}" if unit == COUNT and value == int(value) else three_digits(value)
+
+
+def value(material: Material, figure: str, of: str, against: str = "") -> Value:
+    """A figure of configuration `of`. A speed-up is the time of `against`, or of its baseline, over its own; any other
+    figure with `against` is its own over that of `against`."""
+    if figure.endswith("speedup") or figure in ("memory_ratio", "parameters_saved"):
+        return _against(material, figure, of, against or material.baseline(of))
+    own = _own(material, figure, of)
+    if not against or not own.known or own.estimate is None:
+        return own
+    if _is_timed(material, figure):
+        found = material.speedup(against, of, figure.removesuffix("_ms"))
+        return Value(found, unit=TIMES) if found else _own(material, figure, against)
+    return _over(own, _own(material, figure, against))
+
+
+def _own(material: Material, figure: str, of: str) -> Value:
+    found = material.configuration(of)
+    if found is None:
+        return Value(reason=f"{of} was not run")
+    if figure in _OF_ANY:
+        return _OF_ANY[figure](material, found)
+    if found.state != MEASURED:
+        return Value(reason=_state_words(material, found), failed=found.state == FAILED)
+    if figure.startswith("fact:"):
+        return _fact(found, figure.removeprefix("fact:"))
+    if figure in _OF_MEASURED:
+        return _OF_MEASURED[figure](material, found)
+    if _is_timed(material, figure):
+        return _timed(material, of, figure.removesuffix("_ms"))
+    return _recorded(material, figure, of)
+
+
+def _is_timed(material: Material, figure: str) -> bool:
+    """Whether it is a time by round; a category of kernels may have the name of a phase that was not timed."""
+    return figure.endswith("_ms") and figure.removesuffix("_ms") in ("total", *material.phases)
+
+
+def _over(own: Value, other: Value) -> Value:
+    """One figure over another, with an interval that holds whatever lies in theirs."""
+    a, b = own.estimate, other.estimate
+    if a is None or b is None:
+        return other if not other.known else own
+    if not b.value:
+        return Value(reason="there is nothing to divide by")
+    if a.low is None or a.high is None or not b.low or not b.high:
+        return Value(Estimate(a.value / b.value, None, None, 0, NONE), unit=TIMES)
+    ends = sorted(one / of for one in (a.low, a.high) for of in (b.low, b.high))
+    return Value(Estimate(a.value / b.value, ends[0], ends[-1], min(a.rounds, b.rounds), a.way), unit=TIMES)
+
+
+def _state_words(material: Material, found: Configuration) -> str:
+    if material.not_asked(found):
+        return f"{found.name} was not asked for in this run"
+    said = found.state if found.state != WAITING else "not measured"
+    why = f" ({found.error.type}: {found.error.message})" if found.error else ""
+    return f"{found.name} {'' if said in (FAILED, TIMED_OUT) else 'is '}{said}{why}"
+
+
+def _timed(material: Material, name: str, column: str) -> Value:
+    found = material.time(name, column)
+    if found is None:
+        return Value(reason=f"{column} of {name} was not timed")
+    return Value(found.mapped(lambda ns: ns / 1e6), unit=MS)
+
+
+def _against(material: Material, figure: str, of: str, against: str) -> Value:
+    pair = [material.configuration(name) for name in (of, against)]
+    for name, one in zip((of, against), pair, strict=True):
+        if not name or one is None:
+            return Value(reason=f"{name} was not run" if name else "it has no baseline")
+        if one.state != MEASURED:
+            return Value(reason=_state_words(material, one), failed=one.state == FAILED)
+    if figure.endswith("speedup"):
+        column = figure.removesuffix("speedup").rstrip("_") or "total"
+        found = material.speedup(of, against, column)
+        return Value(found, unit=TIMES) if found else Value(reason=f"{column} was not timed in the same rounds")
+    own, other = (_own(material, _PLAIN_FIGURE[figure], name) for name in (of, against))
+    if figure == "memory_ratio":
+        return _over(own, other)
+    if own.estimate is None or other.estimate is None:
+        return other if own.known else own
+    return Value(Estimate.exact(other.estimate.value - own.estimate.value), unit=COUNT)
+
+
+def _fact(found: Configuration, name: str) -> Value:
+    said = found.facts.get(name)
+    if said is None:
+        return Value(reason=f"{found.name} says nothing of {name}")
+    try:
+        return Value(Estimate.exact(float(said)))
+    except ValueError:
+        return Value(word=str(said), unit=WORD)
+
+
+def _state(material: Material, found: Configuration) -> Value:
+    if material.not_asked(found):
+        return Value(reason=_state_words(material, found))
+    return Value(word=found.state, unit=WORD)
+
+
+def _error(material: Material, found: Configuration) -> Value:
+    if found.error is None:
+        return (
+            Value(word="no error", unit=WORD)
+            if found.state == MEASURED
+            else Value(reason=_state_words(material, found))
+        )
+    return Value(word=f"{found.error.type}: {found.error.message} {found.error.output}".strip(), unit=WORD)
+
+
+def _finite(_material: Material, found: Configuration) -> Value:
+    if not found.losses.by_step:
+        return Value(reason=f"losses of {found.name} were not kept")
+    return Value(word=found.losses.first_nonfinite_step is None, unit=WORD)
+
+
+def _loss(place: str) -> Callable[[Material, Configuration], Value]:
+    def loss(_material: Material, found: Configuration) -> Value:
+        one: float | None = getattr(found.losses, place)
+        if one is None:
+            return Value(reason=f"losses of {found.name} were not kept")
+        return Value(Estimate.exact(one)) if math.isfinite(one) else Value(word=str(one), unit=WORD)
+
+    return loss
+
+
+def _tokens(material: Material, found: Configuration) -> Value:
+    time, tokens = material.time(found.name), found.tokens
+    if time is None or not tokens:
+        return Value(reason=f"tokens of {found.name} are not known")
+    return Value(time.mapped(lambda ns: tokens / ns * 1e9), unit=RATE)
+
+
+def _tflops(material: Material, found: Configuration) -> Value:
+    time, flops = material.time(found.name), found.flops
+    if time is None or not flops:
+        return Value(reason=f"floating-point operations of {found.name} are not counted")
+    return Value(time.mapped(lambda ns: flops / ns / 1e3))
+
+
+def _peak_share(material: Material, found: Configuration) -> Value:
+    rate, peak = _tflops(material, found), material.peak_flops(found.name)
+    if rate.estimate is None or peak is None:
+        return Value(reason=rate.reason or "the peak of this GPU was not measured: tetrace doctor --calibrate")
+    return Value(rate.estimate.mapped(lambda tera: 100 * tera * 1e12 / peak), unit=PERCENT)
+
+
+def _exact(name: str, unit: str, scale: float = 1) -> Callable[[Material, Configuration], Value]:
+    def exact(_material: Material, found: Configuration) -> Value:
+        one = getattr(found, name)
+        if one is None:
+            return Value(reason=f"{name} of {found.name} was not measured")
+        return Value(Estimate.exact(one / scale), unit=unit)
+
+    return exact
+
+
+def _recorded(material: Material, figure: str, of: str) -> Value:
+    from tetrace.breakdown import figures
+
+    known = figures.BY_NAME.get(_RECORDED.get(figure, figure))
+    if known is None:
+        return Value(reason=f"{figure} is no figure that tetrace knows")
+    run = material.run(of)
+    if isinstance(run, str):
+        return Value(reason=f"{of}: {run}")
+    found = known.value(run)
+    if found is None:
+        return Value(reason=f"{figure} of {of}: not recorded")
+    if isinstance(found, str):
+        return Value(word=found, unit=WORD)
+    unit = {"%": PERCENT, "ms": MS, "": COUNT}.get(known.unit, PLAIN)
+    return Value(Estimate.exact(found), unit=unit)
+
+
+_PLAIN_FIGURE = {"memory_ratio": "peak_bytes", "parameters_saved": "parameters"}
+# Of configurations in any state, and of those that were measured.
+_OF_ANY: dict[str, Callable[[Material, Configuration], Value]] = {"state": _state, "error": _error}
+_OF_MEASURED: dict[str, Callable[[Material, Configuration], Value]] = {
+    "finite": _finite,
+    "first_loss": _loss("first"),
+    "last_loss": _loss("last"),
+    "tokens_per_s": _tokens,
+    "tflops": _tflops,
+    "peak_pct": _peak_share,
+    "peak_bytes": _exact("peak_allocated_bytes", BYTES),
+    "parameters": _exact("parameters", COUNT),
+    "first_step_ms": _exact("first_step_ns", MS, 1e6),
+    "first_step_s": _exact("first_step_ns", SECONDS, 1e9),
+}

@@ -1,0 +1,87 @@
+"""The machine that a study runs on: its GPU, versions, and the name of its folder of results. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from tetrace.record import nvidia
+from tetrace.record.calibration import processor
+
+# Packages whose versions decide how fast a step is; those that are installed are noted.
+_PACKAGES = (
+    *("torch", "transformer-engine", "transformer-engine-torch", "transformer-engine-cu12", "transformer-engine-cu13"),
+    *("flash-attn", "flash-attn-3", "flash-attn-4", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cudnn-frontend"),
+    *("nvidia-cublas-cu12", "nvidia-cublas", "triton", "tetrace"),
+)
+_VENDORS = ("nvidia", "amd", "intel")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`gpu` is the name of the first GPU that is visible, "" where a study needs none or there is none."""
+
+    gpu: str = ""
+    gpus: int = 0
+    driver: str = ""
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder of results: `h200`, `h200-x2` for two, `cpu`."""
+        words = [word for word in re.split(r"[^a-z0-9]+", self.gpu.lower()) if word and word not in _VENDORS]
+        name = "-".join(words) or ("gpu" if self.gpu else "cpu")
+        return f"{name}-x{self.gpus}" if self.gpus > 1 else name
+
+    def document(self) -> dict[str, Any]:
+        """What study.json says of it."""
+        return {
+            "gpu": self.gpu,
+            "gpus": self.gpus,
+            "driver": self.driver,
+            "cpu": processor(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        }
+
+
+def find(device: str, environ: Mapping[str, str]) -> Machine | None:
+    """This machine, for a study on `device`; None where that is a GPU and none is visible."""
+    if device == "cpu":
+        return Machine()
+    driver = nvidia.read()
+    names = [gpu.name for gpu in driver.gpus]
+    visible = _visible(names, environ.get("CUDA_VISIBLE_DEVICES"))
+    return Machine(visible[0], len(visible), driver.version) if visible else None
+
+
+def _visible(names: list[str], variable: str | None) -> list[str]:
+    """Names of the GPUs that CUDA shows: as far as the first entry that is none."""
+    if variable is None:
+        return names
+    found = []
+    for entry in (word.strip() for word in variable.split(",")):
+        # An entry may also be the beginning of a UUID; all GPUs of a machine are nearly always of one kind.
+        index = int(entry) if entry.isdecimal() else 0 if entry.upper().startswith(("GPU-", "MIG-")) else -1
+        if not 0 <= index < len(names):
+            break
+        found.append(names[index])
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is installed for this Python, with underscores in the names: `transformer_engine`."""
+    found = {"python": platform.python_version()}
+    installed = {package: version for package in _PACKAGES if (version := _version(package))}
+    return found | {package.replace("-", "_"): version for package, version in installed.items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,212 @@
+"""What a report of a study is made from: results, times by round and recordings, each read once and when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tetrace.errors import TetraceError
+from tetrace.study.explanation import Explanation, explain
+from tetrace.study.results import MEASURED, WAITING, Configuration, Results, read
+from tetrace.study.spec import Planned, Study
+from tetrace.study.statistics import Estimate, estimate, ratio
+
+if TYPE_CHECKING:
+    from tetrace.breakdown.analysis import Breakdown
+    from tetrace.breakdown.figures import Run
+    from tetrace.trace.trace import Trace
+
+TOTAL = "total"
+NOT_RECORDED = "not recorded"
+# Options that say in which precision matrix products run, where no recording tells.
+_PLAIN_RECIPES = ("", "none", "bf16", "fp16", "fp32", "false", "off")
+
+
+class Material:
+    """A folder of results with its study. `recordings` False: recordings are not looked at, as if there were none."""
+
+    def __init__(self, folder: Path, study: Study, recordings: bool = True) -> None:
+        self.folder = folder
+        self.study = study
+        self.results: Results = read(folder)
+        self._recordings = recordings
+        self._traces: dict[str, Trace | str] = {}
+        self._runs: dict[str, Run | str] = {}
+        self._explanations: dict[tuple[str, str], Explanation | str] = {}
+
+    @cached_property
+    def configurations(self) -> tuple[Configuration, ...]:
+        """The configurations that were asked for, in the study's order; those that the study has no more come last."""
+        order = {planned.name: place for place, planned in enumerate(self.study.configurations)}
+        asked = (one for one in self.results.configurations if not self.not_asked(one))
+        return tuple(sorted(asked, key=lambda one: order.get(one.name, len(order))))
+
+    def not_asked(self, one: Configuration) -> bool:
+        """Whether nobody asked for a configuration (--only, --quick): one that was asked for has a key from the start."""
+        return one.state == WAITING and not one.key
+
+    @cached_property
+    def left_out(self) -> int:
+        """How many configurations nobody asked for."""
+        return sum(self.not_asked(one) for one in self.results.configurations)
+
+    @cached_property
+    def _planned(self) -> dict[str, Planned]:
+        return {planned.name: planned for planned in self.study.configurations}
+
+    def configuration(self, name: str) -> Configuration | None:
+        """The configuration of that name; None where it was not run."""
+        return self.results.configuration(name)
+
+    def baseline(self, name: str) -> str:
+        """The configuration that a speed-up is against; empty where there is none, or it is its own."""
+        planned = self._planned.get(name)
+        return planned.baseline if planned and planned.baseline != name else ""
+
+    def matrices(self) -> list[tuple[str, tuple[Configuration, ...]]]:
+        """The configurations by matrix."""
+        found: dict[str, list[Configuration]] = {}
+        for one in self.configurations:
+            found.setdefault(one.matrix, []).append(one)
+        return [(name, tuple(members)) for name, members in found.items()]
+
+    def recorded(self) -> list[Configuration]:
+        """Configurations that were measured and, as the study says, should have been recorded."""
+        return [
+            one
+            for one in self.configurations
+            if one.state == MEASURED and (one.name not in self._planned or self._planned[one.name].recording)
+        ]
+
+    @cached_property
+    def phases(self) -> tuple[str, ...]:
+        """Phases that were timed, in their order."""
+        columns = (str(name) for name in self.results.steps.columns)
+        names = [name.removesuffix("_ns") for name in columns if name.endswith("_ns") and name != f"{TOTAL}_ns"]
+        return tuple(name for name in names if self.results.steps[f"{name}_ns"].notna().any())
+
+    @cached_property
+    def _medians(self) -> dict[str, dict[str, dict[int, float]]]:
+        """By configuration and column: the median of each round's steps, ns."""
+        steps = self.results.steps
+        columns = [f"{name}_ns" for name in (TOTAL, *self.phases)]
+        found: dict[str, dict[str, dict[int, float]]] = {}
+        if not len(steps):
+            return found
+        medians = steps.groupby(["configuration", "round"], sort=True)[columns].median()
+        for (name, number), row in zip(medians.index, medians.itertuples(index=False), strict=True):
+            for column, value in zip(columns, row, strict=True):
+                if value == value:
+                    by_round = found.setdefault(str(name), {}).setdefault(column.removesuffix("_ns"), {})
+                    by_round[int(number)] = float(value)
+        return found
+
+    def rounds(self, name: str, column: str = TOTAL) -> Mapping[int, float]:
+        """A step's ns in each round: the median of its steps; none of a configuration that was not measured to its end."""
+        found = self.configuration(name)
+        if found is None or found.state != MEASURED:
+            return {}
+        return self._medians.get(name, {}).get(column, {})
+
+    def time(self, name: str, column: str = TOTAL) -> Estimate | None:
+        """A step's ns, or those of a phase of it; None where it was not measured."""
+        return estimate(list(self.rounds(name, column).values()))
+
+    def speedup(self, of: str, against: str, column: str = TOTAL) -> Estimate | None:
+        """How many times faster `of` is than `against`, by pairs of rounds; None where one was not measured."""
+        return ratio(self.rounds(of, column), self.rounds(against, column))
+
+    def run(self, name: str) -> Run | str:
+        """What was recorded of a configuration, as figures ask it; the reason where there is nothing."""
+        if name not in self._runs:
+            self._runs[name] = self._broken_down(name)
+        return self._runs[name]
+
+    def breakdown(self, name: str) -> Breakdown | None:
+        """What was recorded of a configuration; None where nothing was, or it cannot be read."""
+        found = self.run(name)
+        return None if isinstance(found, str) else found.breakdown
+
+    def trace(self, name: str) -> Trace | str:
+        """The recording of a configuration; the reason where there is none."""
+        if name not in self._traces:
+            self._traces[name] = self._read(name)
+        return self._traces[name]
+
+    def _read(self, name: str) -> Trace | str:
+        found = self.configuration(name)
+        if found is None or not found.recording or not self._recordings:
+            return _why_not(found)
+        # A name, never a path that leads out of the folder.
+        path = self.folder / Path(found.recording).name
+        if not path.exists():
+            return f"{NOT_RECORDED}: {path.name} is not in this folder"
+        from tetrace.sources.detect import load
+
+        try:
+            return load(path)
+        except TetraceError as error:
+            return f"{NOT_RECORDED}: {error}"
+
+    def _broken_down(self, name: str) -> Run | str:
+        found = self.trace(name)
+        if isinstance(found, str):
+            return found
+        from tetrace.attribute.attribution import attribute
+        from tetrace.breakdown.analysis import break_down
+        from tetrace.breakdown.figures import Run
+
+        try:
+            return Run(break_down(attribute(found)))
+        except TetraceError as error:
+            if error.exit_code != 2:
+                raise
+            return f"{NOT_RECORDED}: {error}"
+
+    def explanation(self, of: str, against: str) -> Explanation | str:
+        """Why `of` takes another time than `against`; the reason where one was not recorded."""
+        if (of, against) not in self._explanations:
+            self._explanations[of, against] = self._explained(of, against)
+        return self._explanations[of, against]
+
+    def _explained(self, of: str, against: str) -> Explanation | str:
+        for name in (against, of):
+            found = self.run(name)
+            if isinstance(found, str):
+                return f"{name}: {found}"
+        first, second = self.breakdown(against), self.breakdown(of)
+        assert first is not None
+        assert second is not None
+        try:
+            return explain(first, second, (against, of))
+        except TetraceError as error:
+            if error.exit_code != 2:
+                raise
+            return str(error)
+
+    def uses_fp8(self, name: str) -> bool:
+        """Whether a configuration multiplies in FP8: as recorded, else by its option `recipe`."""
+        run = self.breakdown(name)
+        if run is not None and run.fp8_coverage.gemm_ns:
+            return run.fp8_coverage.fp8_ns > 0
+        found = self.configuration(name)
+        recipe = found.options.get("recipe", "none") if found else "none"
+        return str(recipe or "none").lower() not in _PLAIN_RECIPES
+
+    def peak_flops(self, name: str) -> float | None:
+        """Floating-point operations a second that this GPU was measured to reach in the precision of a configuration."""
+        peaks = self.results.peaks or {}
+        value = peaks.get("fp8_flops" if self.uses_fp8(name) else "bf16_flops")
+        return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _why_not(found: Configuration | None) -> str:
+    if found is None:
+        return f"{NOT_RECORDED}: this configuration was not run"
+    if found.recording_error:
+        return f"{NOT_RECORDED}: {found.recording_error}"
+    if found.state != MEASURED:
+        return f"{NOT_RECORDED}: it is {found.state}"
+    return NOT_RECORDED

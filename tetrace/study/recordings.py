@@ -1,0 +1,128 @@
+"""A short recording of each configuration, by `tetrace record`: built side by side, one after the other on the GPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tetrace.study import process
+from tetrace.study.process import Process
+from tetrace.study.progress import BUILD, RECORDING, SAVING
+
+if TYPE_CHECKING:
+    from tetrace.study.runner import Run
+    from tetrace.study.spec import Planned
+
+# Steps after the last recorded one, so that the window closes before the process does.
+_MORE_STEPS = 2
+_POLL_S = 0.1
+
+
+def record_all(run: Run, waiting: Sequence[Planned], room: Path) -> None:
+    """Record all of `waiting`. One that fails has its error in the results, and the others go on."""
+    at_once = min(run.measure.together, max(2, (os.cpu_count() or 2) // 2))
+    left = list(waiting)
+    while left:
+        chunk, left = left[:at_once], left[at_once:]
+        crowded = _record(run, chunk, room)
+        for planned in crowded:
+            run.plan.expect(RECORDING, 1)
+            _record(run, [planned], room)
+
+
+def options(run: Run) -> tuple[str, ...]:
+    """The options of `tetrace record` that decide what a recording of this study holds."""
+    recording = run.study.recording
+    first = _first(run)
+    return (
+        *("--collector", run.options.collector or recording.collector),
+        *("--steps", f"{first}:{first + recording.steps}", "--warmup", str(first)),
+        *recording.arguments,
+    )
+
+
+def _command(run: Run, planned: Planned) -> list[str]:
+    """`-m tetrace record` and its options, up to the command that is recorded."""
+    output = str(run.ledger.folder.resolve() / planned.file_name)
+    return ["-m", "tetrace", "record", "--force", "-o", output, *options(run)]
+
+
+def _first(run: Run) -> int:
+    """The first recorded step: the first one and the warm-up come before."""
+    return 1 + run.measure.warmup
+
+
+def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
+    """Record these side by side; returns those that ran out of memory while others were alive."""
+    alive: dict[str, Process] = {}
+    leaving: list[tuple[Planned, Process]] = []
+    crowded = []
+    try:
+        for planned in chunk:
+            alive[planned.name] = run.start(planned, room, before=_command(run, planned))
+        run.plan.running |= dict.fromkeys(alive, BUILD)
+        began = time.monotonic()
+        process.attend(alive.values(), run.measure.limit_s, run.tick)
+        run.plan.took(RECORDING, time.monotonic() - began)
+        run.plan.running.clear()
+        for planned in chunk:
+            each = alive[planned.name]
+            with run.plan.working(RECORDING, planned.name):
+                if each.failure is None:
+                    each.ask({"do": "record", "steps": _first(run) + run.study.recording.steps + _MORE_STEPS})
+                    process.attend([each], run.measure.limit_s, run.tick)
+            if each.failure is None:
+                each.leave()
+                run.plan.running[planned.name] = SAVING
+                leaving.append((planned, each))
+            elif each.failure.out_of_memory and len(alive) > 1:
+                each.end()
+                crowded.append(planned)
+            else:
+                error = each.failure.error
+                each.end()
+                _failed(run, planned, f"{error.stage}: {error.type}: {error.message}")
+            if each.failure is not None:
+                _remove_unfinished(run, planned)
+                del alive[planned.name]
+        for planned, each in leaving:
+            _await_saved(run, planned, each)
+            del alive[planned.name]
+    finally:
+        for planned in chunk:
+            run.plan.running.pop(planned.name, None)
+            if planned.name in alive:
+                alive[planned.name].end()
+                _remove_unfinished(run, planned)
+    return crowded
+
+
+def _remove_unfinished(run: Run, planned: Planned) -> None:
+    """Remove the recorder's working folder where it was ended before it could."""
+    shutil.rmtree(run.ledger.folder / f"{planned.file_name}.recording", ignore_errors=True)
+
+
+def _await_saved(run: Run, planned: Planned, each: Process) -> None:
+    """Wait until the recorder has saved; a recording that is not there has an error instead."""
+    until = time.monotonic() + run.measure.limit_s
+    while not each.has_ended and time.monotonic() < until:
+        time.sleep(_POLL_S)
+        run.tick()
+    code = each.end()
+    if code == 0 and (run.ledger.folder / planned.file_name).exists():
+        run.ledger.change(planned.name, recording=planned.file_name, recording_error=None, recorded_as=options(run))
+        run.ledger.save()
+        run.watcher.say(f"{planned.name}: recorded")
+    else:
+        said = [line for line in each.tail().splitlines() if line.startswith("tetrace:")]
+        _failed(run, planned, said[-1] if said else f"tetrace record ended with exit code {code}")
+
+
+def _failed(run: Run, planned: Planned, why: str) -> None:
+    run.ledger.change(planned.name, recording=None, recording_error=" ".join(why.split()))
+    run.ledger.save()
+    run.watcher.say(f"{planned.name}: not recorded ({' '.join(why.split())[:160]})")

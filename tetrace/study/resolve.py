@@ -1,0 +1,110 @@
+"""Which study a word on the command line means, where its results go, and which are stored."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tetrace.errors import TetraceError, UsageError
+from tetrace.study import results
+from tetrace.study.results import Results
+from tetrace.study.spec import SPEC_FILE
+
+PROFILES, RESULTS = "profiles", "results"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Place:
+    """`folder` holds study.toml; `results` is where folders of results are written; `stored` are all that may hold some."""
+
+    folder: Path
+    results: Path
+    stored: tuple[Path, ...]
+
+
+def find(word: str) -> Place:
+    """The study that `word` names: a folder, one of ./profiles, or one that tetrace brings.
+
+    Raises `UsageError` where there is none.
+    """
+    own, shipped = Path(PROFILES) / word, _shipped() / word
+    if _NAME.fullmatch(word) and (own / SPEC_FILE).is_file():
+        return Place(own, own / RESULTS, _existing(own / RESULTS, shipped / RESULTS))
+    if (Path(word) / SPEC_FILE).is_file():
+        folder = Path(word)
+        return Place(folder, folder / RESULTS, _existing(folder / RESULTS))
+    if _NAME.fullmatch(word) and (shipped / SPEC_FILE).is_file():
+        return Place(shipped, own / RESULTS, _existing(own / RESULTS, shipped / RESULTS))
+    if Path(word).is_dir():
+        raise UsageError(f"{word}: has no {SPEC_FILE}; name a folder that has one, or start one with --new NAME")
+    close = difflib.get_close_matches(word, names(), 3)
+    way = f"did you mean {' or '.join(close)}?" if close else "`tetrace study` lists those that there are"
+    raise UsageError(f"{word}: is no study and no folder; {way}")
+
+
+def names() -> list[str]:
+    """Names of all studies: those of ./profiles, then those that tetrace brings."""
+    found: dict[str, None] = {}
+    for folder in (Path(PROFILES), _shipped()):
+        if folder.is_dir():
+            found |= dict.fromkeys(file.parent.name for file in sorted(folder.glob(f"*/{SPEC_FILE}")))
+    return list(found)
+
+
+def stored(place: Place) -> list[Path]:
+    """Folders with results of the study: the newest first, those of the whole study before those of `--quick`."""
+    found: list[tuple[bool, str, Path]] = []
+    for folder in place.stored:
+        for file in folder.glob(f"*/{results.RESULTS_FILE}"):
+            said = _read(file.parent)
+            if said is not None:
+                whole = not said.quick and not said.options_changed
+                found.append((whole, said.ended or said.started, file.parent))
+    return [folder for _, _, folder in sorted(found, key=lambda each: each[:2], reverse=True)]
+
+
+def results_name(machine: str, quick: bool, changed: Mapping[str, Any]) -> str:
+    """Name of the folder of results: what is not the whole study as written does not replace that."""
+    words = [machine, *(["quick"] if quick else []), *(f"{option}-{value}" for option, value in changed.items())]
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(words))[:100]
+
+
+def new(name: str) -> Path:
+    """Copy the template to ./profiles/NAME. Raises `UsageError` where that cannot be."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--new {name!r}: cannot be a folder's name; use letters, digits, _ . and -")
+    folder, template = Path(PROFILES) / name, Path(__file__).parent / "template"
+    if folder.exists():
+        raise UsageError(f"{folder}: exists; choose another name, or run it: tetrace study {name}")
+    try:
+        folder.mkdir(parents=True)
+        for file in sorted(template.iterdir()):
+            if file.is_file():
+                text = file.read_text(encoding="utf-8").replace('title = "NAME"', f'title = "{name}"')
+                (folder / file.name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); change to a folder that can") from error
+    return folder
+
+
+def _existing(*folders: Path) -> tuple[Path, ...]:
+    found = {folder.resolve(): folder for folder in folders if folder.is_dir()}
+    return tuple(found.values())
+
+
+def _read(folder: Path) -> Results | None:
+    try:
+        return results.read(folder)
+    except TetraceError:
+        return None
+
+
+def _shipped() -> Path:
+    from tetrace.study.shipped import folder
+
+    return folder()

@@ -1,0 +1,279 @@
+"""What a study measured on one machine, as it lies in `results/<machine>/`: `study.json` and `steps.csv`.
+
+`study.json` has everything but the steps; `steps.csv` a row a step: configuration, round, step, total_ns, and one column
+for each phase. Both are replaced whole, so that a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tetrace.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1
+RESULTS_FILE, STEPS_FILE = "study.json", "steps.csv"
+# States of a configuration. Those before the comma are over; the next run does not start them again.
+MEASURED, FAILED, TIMED_OUT = "measured", "failed", "timed out"
+INTERRUPTED, WAITING = "interrupted", "waiting"
+_STEP_COLUMNS = ("configuration", "round", "step", "total_ns")
+
+
+@dataclass(frozen=True)
+class Round:
+    """`steps` steps back to back. `host_ns`: from before the first step until the GPU had done the last.
+
+    Clock, power and temperature are means and the maximum of what the driver said meanwhile; None where it said nothing.
+    `throttled`: what slowed the GPU, in words. `at`: when it began (UTC); `began_ns` on the clock that all processes of
+    this machine share.
+    """
+
+    round: int
+    at: str
+    host_ns: int
+    steps: int
+    began_ns: int = 0
+    sm_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    throttled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Error:
+    """Why a configuration failed. `stage`: import, build, first step, warm-up, measuring or recording. `output`: the
+    last lines that the process wrote."""
+
+    stage: str
+    type: str
+    message: str
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses by step, from the first step on, warm-up too; steps are numbered from 0. NaN and infinities stay what they
+    are."""
+
+    first: float | None = None
+    last: float | None = None
+    first_nonfinite_step: int | None = None
+    by_step: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, by_step: Sequence[float]) -> Losses:
+        """From the values alone."""
+        if not by_step:
+            return cls()
+        nonfinite = next((step for step, loss in enumerate(by_step) if not math.isfinite(loss)), None)
+        return cls(by_step[0], by_step[-1], nonfinite, tuple(by_step))
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What one configuration did. Figures are None where they were not measured.
+
+    `key` says what it ran with: the same options, environment and versions have the same. `code`: digests of
+    the workload's files, relative to the study's folder. `expected`: it failed as
+    study.toml says that it would. `import_ns` and `build_ns` are the host's time for model.py and its `build`,
+    `first_step_ns` the first step until the GPU had done it, with compilation and autotuning, `warmup_ns` all warm-up
+    steps after it. Peaks are of the measured rounds. `recording`: name of the folder in this one;
+    `recorded_as`: the options of `tetrace record` that it was made with.
+    """
+
+    name: str
+    matrix: str
+    axes: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
+    code: Mapping[str, str] = field(default_factory=dict)
+    state: str = WAITING
+    error: Error | None = None
+    expected: bool = False
+    tokens: int | None = None
+    flops: int | None = None
+    parameters: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    import_ns: int | None = None
+    build_ns: int | None = None
+    first_step_ns: int | None = None
+    warmup_ns: int | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    losses: Losses = Losses()
+    rounds: tuple[Round, ...] = ()
+    recording: str | None = None
+    recording_error: str | None = None
+    recorded_as: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One measured step: on the GPU from its first event to that of the next step. `phases`: ns by phase, in order."""
+
+    configuration: str
+    round: int
+    step: int
+    total_ns: int
+    phases: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is in one folder of results. `peaks`: what `tetrace doctor --calibrate` measured of this GPU, None without it.
+
+    `machine`: gpu, gpus, driver, cpu, cores. `ended`: None while configurations wait. `measure`: how it was measured.
+    """
+
+    study: str
+    title: str
+    started: str
+    ended: str | None = None
+    quick: bool = False
+    command: str = ""
+    options_changed: Mapping[str, Any] = field(default_factory=dict)
+    measure: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    peaks: Mapping[str, Any] | None = None
+    configurations: tuple[Configuration, ...] = ()
+    folder: Path | None = None
+
+    def configuration(self, name: str) -> Configuration | None:
+        """The configuration of that name; None where there is none."""
+        return next((found for found in self.configurations if found.name == name), None)
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """`steps.csv`: configuration, round, step, total_ns and a column for each phase, NaN where one is absent."""
+        import pandas as pd
+
+        if self.folder is None or not (self.folder / STEPS_FILE).exists():
+            return pd.DataFrame({name: [] for name in _STEP_COLUMNS})
+        return pd.read_csv(self.folder / STEPS_FILE, dtype={"configuration": str})
+
+
+def read(folder: Path) -> Results:
+    """The results in `folder`. Raises `InputError` where there are none that this version reads."""
+    file = folder / RESULTS_FILE
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({_reason(error)}); measure again with --fresh") from error
+    version = said.get("version") if isinstance(said, dict) else None
+    if version != VERSION:
+        raise InputError(f"{file}: is of version {version}, this tetrace reads {VERSION}; measure again with --fresh")
+    try:
+        configurations = tuple(_configuration(each) for each in said.get("configurations", []))
+        return Results(**_known(Results, said) | {"configurations": configurations, "folder": folder})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{file}: has not what results have ({error}); measure again with --fresh") from error
+
+
+def read_steps(folder: Path) -> list[Step]:
+    """The steps in `folder`, without pandas; empty where there are none."""
+    file = folder / STEPS_FILE
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return [_step(row) for row in csv.DictReader(lines)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: cannot be read ({_reason(error)}); measure again with --fresh") from error
+
+
+def write(folder: Path, results: Results, steps: Sequence[Step]) -> None:
+    """Replace what is in `folder`. Raises `UsageError` where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The steps first: a round that study.json has is in steps.csv, also after a crash in between.
+        _replace(folder / STEPS_FILE, _table(steps))
+        _replace(folder / RESULTS_FILE, json.dumps(document(results), indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written ({error.strerror}); name another folder with --output"
+        ) from error
+
+
+def document(results: Results) -> dict[str, Any]:
+    """`study.json` as plain values. What is not finite is written as text (`nan`, `inf`, `-inf`): JSON has no such numbers."""
+    said = {key: value for key, value in dataclasses.asdict(results).items() if key != "folder"}
+    plain: dict[str, Any] = _finite({"version": VERSION, **said})
+    return plain
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def _configuration(said: Mapping[str, Any]) -> Configuration:
+    known = _known(Configuration, said)
+    error, losses = said.get("error"), said.get("losses") or {}
+    rounds = tuple(
+        Round(**_known(Round, each) | {"throttled": tuple(each.get("throttled", ()))})
+        for each in said.get("rounds", ())
+    )
+    known["error"] = Error(**_known(Error, error)) if error else None
+    known["losses"] = Losses.of([float(loss) for loss in losses.get("by_step", ())])
+    known["rounds"] = rounds
+    known["recorded_as"] = tuple(said.get("recorded_as", ()))
+    return Configuration(**known)
+
+
+def _known(kind: type[Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in dataclasses.fields(kind)}
+    return {key: value for key, value in said.items() if key in names}
+
+
+def _step(row: Mapping[str, str]) -> Step:
+    phases = {
+        key.removesuffix("_ns"): int(value)
+        for key, value in row.items()
+        if key not in _STEP_COLUMNS and value not in ("", None)
+    }
+    return Step(row["configuration"], int(row["round"]), int(row["step"]), int(row["total_ns"]), phases)
+
+
+def _table(steps: Sequence[Step]) -> str:
+    phases = list(dict.fromkeys(phase for step in steps for phase in step.phases))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*_STEP_COLUMNS, *(f"{phase}_ns" for phase in phases)])
+    for step in steps:
+        times = [step.phases.get(phase, "") for phase in phases]
+        table.writerow([step.configuration, step.round, step.step, step.total_ns, *times])
+    return text.getvalue()
+
+
+def _replace(file: Path, text: str) -> None:
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(file)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error)

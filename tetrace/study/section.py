@@ -1,0 +1,79 @@
+"""A section of a study's report, and how its numbers are written: the same for Markdown and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tetrace.report.grid import Grid
+from tetrace.study.statistics import Estimate
+
+Json = dict[str, Any]
+
+NOTHING = "–"
+# Names of configurations and errors are for reading: longer ones are cut.
+LONGEST = 400
+
+
+@dataclass(frozen=True)
+class Section:
+    """`said` are sentences above the grids, `quoted` texts as they are (title, text), such as the end of an output.
+    `charts` are blocks of the page and `more` grids of the page alone."""
+
+    id: str
+    title: str
+    said: tuple[str, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    quoted: tuple[tuple[str, str], ...] = ()
+    charts: tuple[Json, ...] = ()
+    more: tuple[Grid, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing."""
+        return not (self.said or self.grids or self.quoted or self.charts)
+
+
+def value_cell(found: Estimate | None, digits: int = 3) -> str:
+    """The median; a dash where it was not measured."""
+    return NOTHING if found is None else f"{found.value:,.{digits}f}"
+
+
+def interval_cell(found: Estimate | None, digits: int = 3) -> str:
+    """The interval; empty where there is none."""
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{found.low:,.{digits}f}–{found.high:,.{digits}f}"
+
+
+def milliseconds(found: Estimate | None) -> Estimate | None:
+    """An estimate of nanoseconds in milliseconds."""
+    return None if found is None else found.mapped(lambda ns: ns / 1e6)
+
+
+def times(found: Estimate | None) -> str:
+    """A ratio with its interval in words: `1.203× (1.198 to 1.210)`."""
+    if found is None:
+        return "not measured"
+    said = f"{found.value:.3f}×"
+    return said if found.low is None or found.high is None else f"{said} ({found.low:.3f} to {found.high:.3f})"
+
+
+def cut(text: str, longest: int = LONGEST) -> str:
+    """The beginning of a text that nobody reads to its end."""
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def several(names: Sequence[str], most: int = 3) -> str:
+    """Some names in few words: `a, b, c and 21 more`."""
+    left = len(names) - most
+    return ", ".join(names) if left <= 1 else f"{', '.join(names[:most])} and {left} more"
+
+
+def without_empty(
+    heads: Sequence[Any], rows: Sequence[tuple[str, ...]]
+) -> tuple[tuple[Any, ...], tuple[tuple[str, ...], ...]]:
+    """The columns that say something in some row, and the rows of those."""
+    kept = [place for place in range(len(heads)) if any(row[place] not in ("", NOTHING) for row in rows)]
+    return tuple(heads[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in rows)

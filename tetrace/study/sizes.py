@@ -1,0 +1,187 @@
+"""How configurations compare over sizes: sweeps with their crossings, and from which size on one pays, as predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tetrace.report.grid import Column, Grid
+from tetrace.study.figures import MS, Value
+from tetrace.study.payoff import Model, Payoff, payoffs
+from tetrace.study.section import NOTHING, Section, interval_cell, value_cell
+from tetrace.study.sweep import SAME, Crossing, Line, Swept
+from tetrace.units import three_digits
+
+if TYPE_CHECKING:
+    from tetrace.study.material import Material
+
+
+def sweeps_section(swept: Sequence[Swept]) -> Section:
+    """A table for each sweep, with a row for each place, and what crosses where."""
+    grids, said = [], []
+    for one in swept:
+        if one.lines:
+            grids.append(_sweep_grid(one))
+            said += crossing_words(one)
+    return Section("sweeps", "Over sizes", tuple(said), tuple(grids))
+
+
+def _sweep_grid(swept: Swept) -> Grid:
+    places = sorted({point.x for line in swept.lines for point in line.points})
+    heads = [Column(swept.sweep.along)]
+    for line in swept.lines:
+        heads.append(Column(line.name or swept.sweep.figure))
+        if any(point.ratio is not None for point in line.points):
+            heads += [Column("times faster"), Column("95%", keep=2)]
+    rows = []
+    for x in places:
+        cells = [f"{x:,g}"]
+        for line in swept.lines:
+            cells += _point_cells(line, x)
+        rows.append(tuple(cells))
+    base = f"; times faster than {swept.sweep.baseline}" if swept.sweep.group else ""
+    return Grid(f"{swept.title}{_unit(swept)}{base}", tuple(heads), tuple(rows))
+
+
+def _unit(swept: Swept) -> str:
+    return ", ms" if swept.sweep.figure.endswith("_ms") else ""
+
+
+def _point_cells(line: Line, x: float) -> list[str]:
+    point = next((one for one in line.points if one.x == x), None)
+    has_ratio = any(one.ratio is not None for one in line.points)
+    cells = [_cell(point.found) if point else NOTHING]
+    if has_ratio:
+        ratio = point.ratio if point else None
+        cells += [value_cell(ratio), interval_cell(ratio)]
+    return cells
+
+
+def _cell(found: Value) -> str:
+    if found.estimate is None:
+        return "failed" if found.failed else NOTHING
+    return value_cell(found.estimate) if found.unit == MS else found.words()
+
+
+def crossing_words(swept: Swept, only: str = "") -> list[str]:
+    """Each crossing in a sentence; lines that never cross say on which side they stay. `only`: of this line."""
+    said = []
+    for line in swept.lines:
+        if only and line.name != only:
+            continue
+        known = [point for point in line.points if point.ratio is not None]
+        if not known:
+            continue
+        own = [one for one in swept.crossings if one.line is line]
+        said += [_crossing_sentence(swept, one) for one in own]
+        if not own:
+            said.append(_side_sentence(swept, line))
+    return said
+
+
+def _crossing_sentence(swept: Swept, one: Crossing) -> str:
+    low, high = one.between
+    base, along = swept.sweep.baseline, swept.sweep.along
+    return (
+        f"{one.line.name} becomes {one.becomes} than {base} at {along} ≈ {three_digits(one.at)}: for certain between "
+        f"{low:,g} and {high:,g}."
+    )
+
+
+def _side_sentence(swept: Swept, line: Line) -> str:
+    """On which side a line stays that never crosses."""
+    known = [point for point in line.points if point.ratio is not None]
+    words = {point.verdict for point in known} - {SAME}
+    places = f"every measured {swept.sweep.along} ({known[0].x:,g} to {known[-1].x:,g})"
+    if not words:
+        return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell."
+    doubt = ", or as fast," if any(point.verdict == SAME for point in known) else ""
+    return f"{line.name} is {words.pop()}{doubt} than {swept.sweep.baseline} at {places}."
+
+
+def payoff_section(material: Material, swept: Sequence[Swept]) -> Section:
+    """Predictions of every sweep whose groups were recorded at two sizes, beside what was measured."""
+    found = [one for sweep in swept for one in payoffs(material, sweep)]
+    if not found:
+        return Section("payoff", "Where it starts to pay, predicted")
+    said = [
+        "Predicted from recordings at two sizes: what the GPU works is a straight line in tokens for each category (in "
+        "tokens times sequence length for attention), what the host needs for a step is the same at every size, and a "
+        "step takes the longer of both."
+    ]
+    grids: list[Grid] = []
+    models: list[tuple[Model, Model]] = []
+    for one in found:
+        said += payoff_words(one)
+        grids.append(_prediction_grid(one))
+        if (one.against, one.of) not in models:
+            models.append((one.against, one.of))
+    grids += [_cost_grid(*pair) for pair in models]
+    said += list(dict.fromkeys(_host_words(model) for pair in models for model in pair))
+    return Section("payoff", "Where it starts to pay, predicted", tuple(said), tuple(grids))
+
+
+def payoff_words(one: Payoff) -> list[str]:
+    """From which size on it pays, as predicted and as measured, and by how much predictions are off."""
+    of, against, along = one.of.group, one.against.group, one.sweep.sweep.along
+    low, high = one.ends
+    start = "faster" if one.pays_at_first else "slower"
+    if one.changes:
+        parts = [
+            f"{'faster' if change.pays else 'slower'} from {along} {change.x:,.1f} on ({change.tokens:,.0f} tokens a step)"
+            for change in one.changes
+        ]
+        predicted = f"{of} is {start} than {against} at {along} {low:,g}, {', '.join(parts)}"
+    else:
+        predicted = f"{of} is {start} than {against} from {along} {low:,g} to {high:,g}"
+    said = f"{one.sweep.title}. Predicted: {predicted}. Measured: {' '.join(crossing_words(one.sweep, of))}"
+    others = [row for row in one.rows if not row.recorded]
+    if others:
+        worst = max(others, key=lambda row: abs(row.error))
+        said += f" Sizes that were not used to predict are off by {100 * abs(worst.error):.1f}% at most ({worst.name})."
+    return [said]
+
+
+def _host_words(model: Model) -> str:
+    host = f"{model.host_ns / 1e6:,.3f} ms"
+    if model.host_known:
+        return f"{model.group}: the host needs {host} for a step, as timed where the GPU waits for it."
+    return f"{model.group}: the host needs {host} at most: the GPU hardly waits for it at either recorded size."
+
+
+def _prediction_grid(one: Payoff) -> Grid:
+    heads = (
+        Column("configuration", number=False, code=True), Column("tokens a step"), Column("predicted ms"), Column("measured ms"),
+        Column("off"), Column("predicted from it", number=False, keep=1),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            row.name, f"{row.tokens:,}", f"{row.predicted_ns / 1e6:,.3f}", f"{row.measured_ns / 1e6:,.3f}",
+            f"{100 * row.error:+.1f}%", "yes" if row.recorded else "",
+        )
+        for row in sorted(one.rows, key=lambda row: (row.tokens, row.group))
+    )  # fmt: skip
+    return Grid(f"{one.sweep.title}, predicted and measured: {one.of.group} and {one.against.group}", heads, rows)
+
+
+def _cost_grid(against: Model, of: Model) -> Grid:
+    """What a step costs by category: a fixed part, and a part for each thousand tokens (attention: times its length)."""
+    pair = (against, of)
+    heads = [Column("category", number=False)]
+    for model in pair:
+        heads += [Column(f"{model.group}: fixed ms"), Column("ms per 1,000 tokens")]
+    lengths = [model.recorded[-1].size.length for model in pair]
+    names = sorted(
+        {*of.lines, *against.lines}, key=lambda name: -max(abs(model.lines.get(name, (0.0, 0.0))[1]) for model in pair)
+    )
+    rows = []
+    for name in names:
+        cells = [name]
+        for model, length in zip(pair, lengths, strict=True):
+            line = model.lines.get(name)
+            each = (line[1] if line else 0.0) * (length if name == "attention" else 1)
+            cells += [NOTHING, NOTHING] if line is None else [f"{line[0] / 1e6:,.4f}", f"{each / 1e3:,.4f}"]
+        rows.append(tuple(cells))
+    recorded = ", ".join(one.name for model in pair for one in model.recorded)
+    note = f"From the recordings of {recorded}; attention for sequences of {lengths[0]:,g} tokens."
+    return Grid(f"What a step costs on the GPU: {of.group} and {against.group}", tuple(heads), tuple(rows), note=note)

@@ -1,0 +1,60 @@
+"""Whether everything that a study names is there: baselines, rows of notes, sweeps, claims."""
+
+from __future__ import annotations
+
+from tetrace.errors import UsageError
+from tetrace.study.spec import Claim, Study, Sweep
+from tetrace.study.toml_reader import TomlReader
+
+
+class NameCheck(TomlReader):
+    """Checks one study; raises `InputError` for the first name that is of nothing."""
+
+    def check(self, study: Study) -> None:
+        names = [planned.name for planned in study.configurations]
+        files = [planned.file_name for planned in study.configurations]
+        for name, file in zip(names, files, strict=True):
+            if names.count(name) > 1 or files.count(file) > 1:
+                raise self.error(f"two configurations are named {name}; rename a matrix or a value")
+        if not names:
+            raise self.error("has no configuration; exclude fewer")
+        for matrix in study.matrices:
+            if isinstance(matrix.baseline, str) and matrix.baseline:
+                prefixed = f"{matrix.name}:{matrix.baseline}"
+                self.is_there(matrix.baseline, [*names, *([matrix.baseline] if prefixed in names else [])], "baseline")
+        for note in study.notes:
+            for row in note.rows:
+                self.is_there(row.configuration, names, "configuration of a [[note.row]]")
+        for pattern in study.quick_only:
+            self._fits(study, pattern)
+        for sweep in study.sweeps:
+            self._check_sweep(study, sweep)
+        for number, claim in enumerate(study.claims, 1):
+            self._check_claim(study, claim, f"[[claim]] {number}", names)
+
+    def _fits(self, study: Study, pattern: str) -> None:
+        try:
+            study.chosen([pattern])
+        except UsageError as error:
+            raise self.error(f"only in [quick]: {error}") from error
+
+    def _check_sweep(self, study: Study, sweep: Sweep) -> None:
+        self.is_there(sweep.matrix, [matrix.name for matrix in study.matrices], "matrix of a [[sweep]]")
+        axes = study.matrix(sweep.matrix).axes
+        self.is_there(sweep.along, list(axes), "along of a [[sweep]]")
+        if sweep.group:
+            self.is_there(sweep.group, list(axes), "group of a [[sweep]]")
+        if sweep.baseline:
+            self.is_there(sweep.baseline, list(axes.get(sweep.group, {})), "baseline of a [[sweep]]")
+
+    def _check_claim(self, study: Study, claim: Claim, where: str, names: list[str]) -> None:
+        if claim.figure == "none":
+            return
+        if claim.figure == "crossing":
+            sweeps = {sweep.matrix: sweep for sweep in study.sweeps}
+            self.is_there(claim.sweep, list(sweeps), f"sweep of {where}")
+            sweep = sweeps[claim.sweep]
+            names = list(study.matrix(sweep.matrix).axes.get(sweep.group, {}))
+        self.is_there(claim.of, names, f"of in {where}")
+        if claim.against:
+            self.is_there(claim.against, names, f"against in {where}")

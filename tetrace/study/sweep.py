@@ -1,0 +1,184 @@
+"""A matrix read along one numeric option: a line for each value of another axis, and where lines cross."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tetrace.study.figures import MS, Value, value
+from tetrace.study.statistics import NONE, ORDER, Estimate
+
+if TYPE_CHECKING:
+    from tetrace.study.material import Material
+    from tetrace.study.results import Configuration
+    from tetrace.study.spec import Sweep
+
+FASTER, SLOWER, SAME = "faster", "slower", "as fast"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration at a place `x` of the sweep, with its figure, and its speed-up over the baseline's there (of a
+    figure that is no time: the ratio of both). None where one of both was not measured."""
+
+    x: float
+    name: str
+    found: Value
+    ratio: Estimate | None
+
+    @property
+    def verdict(self) -> str:
+        """faster, slower, as fast (the interval holds 1), or empty where it is not known."""
+        one = self.ratio
+        if one is None:
+            return ""
+        if one.low is not None and one.high is not None and one.low <= 1 <= one.high:
+            return SAME
+        return FASTER if one.value > 1 else SLOWER
+
+
+@dataclass(frozen=True)
+class Line:
+    """The points of one value of the group, by rising x; `others` are the labels of all other axes."""
+
+    group: str
+    others: Mapping[str, str]
+    points: tuple[Point, ...]
+
+    @property
+    def name(self) -> str:
+        """The group, with the labels of other axes."""
+        more = [f"{axis} {label}" for axis, label in self.others.items()]
+        return ", ".join([word for word in (self.group,) if word] + more)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where a line becomes faster (or `slower`) than the baseline's: at `at`, by a straight line through the logarithms
+    of two measured places. `between` are the nearest places on either side where intervals leave no doubt."""
+
+    line: Line
+    becomes: str
+    at: float
+    between: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A sweep with its lines and crossings."""
+
+    sweep: Sweep
+    lines: tuple[Line, ...]
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.sweep.title or f"{self.sweep.figure} along {self.sweep.along}"
+
+
+def sweep_of(material: Material, sweep: Sweep) -> Swept:
+    """A sweep as measured."""
+    members = [one for one in material.configurations if one.matrix == sweep.matrix]
+    placed = [(x, one) for one in members if (x := _place(one, sweep.along)) is not None]
+    bases = {(x, _others(one, sweep)): one for x, one in placed if one.axes.get(sweep.group, "") == sweep.baseline}
+    lines: dict[tuple[str, tuple[tuple[str, str], ...]], list[Point]] = {}
+    for x, one in placed:
+        others, group = _others(one, sweep), one.axes.get(sweep.group, "")
+        base = bases.get((x, others)) if sweep.group else None
+        if base is None and sweep.group and group != sweep.baseline:
+            base = _own_baseline(material, one, x, sweep)
+        found = value(material, sweep.figure, one.name)
+        ratio = _ratio(material, sweep, one, base, found) if base is not None and base.name != one.name else None
+        lines.setdefault((group, others), []).append(Point(x, one.name, found, ratio))
+    made = tuple(
+        Line(group, dict(others), tuple(sorted(points, key=lambda point: point.x)))
+        for (group, others), points in lines.items()
+    )
+    return Swept(sweep, made, tuple(found for line in made for found in crossings(line)))
+
+
+def _own_baseline(material: Material, one: Configuration, x: float, sweep: Sweep) -> Configuration | None:
+    """The baseline that the matrix gives a configuration, where that is of the same place: other axes may differ."""
+    base = material.configuration(material.baseline(one.name))
+    is_here = base is not None and base.matrix == one.matrix and _place(base, sweep.along) == x
+    return base if is_here else None
+
+
+def _place(one: Configuration, along: str) -> float | None:
+    said: Any = one.options.get(along, one.axes.get(along))
+    try:
+        return float(said)
+    except (TypeError, ValueError):
+        return None
+
+
+def _others(one: Configuration, sweep: Sweep) -> tuple[tuple[str, str], ...]:
+    return tuple((axis, label) for axis, label in one.axes.items() if axis not in (sweep.along, sweep.group))
+
+
+def _ratio(material: Material, sweep: Sweep, one: Configuration, base: Configuration, found: Value) -> Estimate | None:
+    """By how much it is better than the baseline there: of times theirs over its own, of what else its own over theirs."""
+    if found.unit == MS:
+        column = sweep.figure.removesuffix("_ms")
+        return material.speedup(one.name, base.name, column)
+    other = value(material, sweep.figure, base.name)
+    if found.estimate is None or other.estimate is None or not other.estimate.value:
+        return None
+    return Estimate(found.estimate.value / other.estimate.value, None, None, 0, NONE)
+
+
+def crossings(line: Line) -> Iterator[Crossing]:
+    """Each change from slower to faster, or back, along a line. Places where intervals do not tell both apart decide
+    nothing: a change lies between places that do."""
+    known = [point for point in line.points if point.ratio is not None]
+    decided = [point for point in known if point.verdict != SAME]
+    for a, b in itertools.pairwise(decided):
+        if a.verdict == b.verdict:
+            continue
+        pairs = itertools.pairwise(known[known.index(a) : known.index(b) + 1])
+        at = [_between(c, d) for c, d in pairs if _side(c) == _side(a) and _side(d) == _side(b)]
+        yield Crossing(line, b.verdict, at[-1], (a.x, b.x))
+
+
+def _side(point: Point) -> bool:
+    assert point.ratio is not None
+    return point.ratio.value > 1
+
+
+def _between(a: Point, b: Point) -> float:
+    """Where the ratio is 1, by a straight line through logarithms (through the numbers where a place is 0)."""
+    assert a.ratio is not None
+    assert b.ratio is not None
+    share = math.log(a.ratio.value) / (math.log(a.ratio.value) - math.log(b.ratio.value))
+    if a.x <= 0:
+        return a.x + share * (b.x - a.x)
+    return math.exp(math.log(a.x) + share * (math.log(b.x) - math.log(a.x)))
+
+
+def crossing_value(material: Material, sweeps: Sequence[Swept], matrix: str, of: str, against: str) -> Value:
+    """From which place on group `of` is faster than group `against`, the baseline of the sweep; its interval is where
+    that lies for certain. Beyond the last measured place where it never is; below the first where it always is."""
+    swept = next((one for one in sweeps if one.sweep.matrix == matrix), None)
+    if swept is None:
+        return Value(reason=f"there is no sweep of {matrix}")
+    if against and swept.sweep.baseline != against:
+        from dataclasses import replace
+
+        swept = sweep_of(material, replace(swept.sweep, baseline=against))
+    line = next((one for one in swept.lines if of in (one.group, one.name)), None)
+    known = [point for point in line.points if point.ratio is not None] if line else []
+    if line is None or not known:
+        return Value(reason=f"{of} and {swept.sweep.baseline} were not both measured along {swept.sweep.along}")
+    found = [one for one in swept.crossings if one.line is line and one.becomes == FASTER]
+    if found:
+        return Value(Estimate(found[0].at, *found[0].between, 0, ORDER))
+    decided = [point for point in known if point.verdict != SAME]
+    if not decided:
+        return Value(reason=f"intervals do not tell {of} and {swept.sweep.baseline} apart anywhere")
+    if decided[0].verdict == FASTER:
+        return Value(Estimate(decided[0].x, -math.inf, decided[0].x, 0, ORDER))
+    return Value(Estimate(math.inf, decided[-1].x, math.inf, 0, ORDER))

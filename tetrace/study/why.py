@@ -1,0 +1,263 @@
+"""Why configurations differ: each speed-up explained by both recordings, and what each of them ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from tetrace.report.grid import Column, Grid
+from tetrace.study.explanation import Cause, Explanation, Group
+from tetrace.study.figures import value
+from tetrace.study.section import NOTHING, Section, cut, several, times, without_empty
+from tetrace.units import three_digits
+
+if TYPE_CHECKING:
+    from tetrace.study.material import Material
+
+# Causes of a group that its row names.
+_NAMED = 3
+_RECORDED = ("fp8_coverage_pct", "quantization_pct", "launches", "idle_pct")
+EXPLANATION_COLUMNS = (
+    "configuration", "against", "group", "kind", "phase", "name", "before_ns_exact", "after_ns_exact",
+    "difference_ns_exact", "difference_ms",
+)  # fmt: skip
+
+
+def pairs(material: Material) -> list[tuple[str, str]]:
+    """Configurations that were measured and are recorded, each with what a speed-up of it is against: its baseline, what a
+    claim compares it with, and the first row of a note's table."""
+    own = [one.name for one in material.recorded()]
+    asked = [(name, material.baseline(name)) for name in own]
+    claims = [claim for claim in material.study.claims if claim.figure.endswith("speedup")]
+    asked += [(claim.of, claim.against or material.baseline(claim.of)) for claim in claims]
+    for note in material.study.notes:
+        asked += [(row.configuration, note.rows[0].configuration) for row in note.rows[1:]]
+    known = set(own)
+    found: list[tuple[str, str]] = []
+    for of, against in asked:
+        if of in known and against in known and of != against and (against, of) not in found:
+            found.append((of, against))
+    return list(dict.fromkeys(found))
+
+
+def why_section(material: Material) -> Section:
+    """An explanation of every speed-up."""
+    found = pairs(material)
+    if not found:
+        return Section("why", "Where each speed-up comes from")
+    said = [
+        "Differences of an average recorded step, from its baseline; the rows of a table add up to it exactly. "
+        "A recorder slows the host, so a step that waits for the host takes longer recorded than alone: both are said."
+    ]
+    timed_only = [
+        name for name, members in material.matrices() if not any(one in members for one in material.recorded())
+    ]
+    if timed_only:
+        said.append(f"Timed only, without recordings: {', '.join(timed_only)}.")
+    grids, missing, more = [], [], []
+    for name, base in found:
+        one = material.explanation(name, base)
+        if isinstance(one, str):
+            missing.append(f"{name} against {base}: {cut(one)}.")
+            continue
+        grids.append(explanation_grid(material, one))
+        more.append(causes_grid(one))
+    return Section("why", "Where each speed-up comes from", (*said, *missing), tuple(grids), more=tuple(more))
+
+
+def explanation_grid(material: Material, found: Explanation) -> Grid:
+    """The groups of a difference that matter, with what is most of each."""
+    heads = (
+        Column("before ms", keep=2), Column("after ms", keep=2), Column("difference"), Column("of it"),
+        Column("what", number=False), Column("most of it", number=False, code=False, keep=1),
+    )  # fmt: skip
+    shown, left = found.rows()
+    lines = [_group_row(found, group) for group in shown]
+    if left:
+        lines.append(_left_row(found, left))
+    total = (
+        _ms(found.step_ns[0]), _ms(found.step_ns[1]), _signed(found.difference_ns), "100.0%", "recorded step", ""
+    )  # fmt: skip
+    base, name = found.names
+    title = f"{name} against {base}: {times(material.speedup(name, base))}"
+    return Grid(title, heads, tuple(lines), total if found.difference_ns else (), both_numbers(material, found))
+
+
+def _group_row(found: Explanation, group: Group) -> tuple[str, ...]:
+    return (
+        _ms(group.before_ns),
+        _ms(group.after_ns),
+        _signed(group.difference_ns),
+        _share(group.difference_ns, found.difference_ns),
+        group.name,
+        _most(group.causes),
+    )
+
+
+def _left_row(found: Explanation, left: Sequence[Group]) -> tuple[str, ...]:
+    before, after = (sum((getattr(group, name) for group in left), Fraction(0)) for name in ("before_ns", "after_ns"))
+    words = f"{len(left)} smaller causes"
+    names = ", ".join(group.name for group in left)
+    return (
+        _ms(before),
+        _ms(after),
+        _signed(after - before),
+        _share(after - before, found.difference_ns),
+        words,
+        cut(names, 200),
+    )
+
+
+def _most(causes: Sequence[Cause]) -> str:
+    named = [cause for cause in causes[:_NAMED] if cause.difference_ns]
+    return "; ".join(f"{cut(cause.name, 80)} ({cause.phase}) {_signed(cause.difference_ns)}" for cause in named)
+
+
+def causes_grid(found: Explanation) -> Grid:
+    """Every cause of a difference: the page's table."""
+    heads = (
+        Column("what", number=False), Column("phase", number=False), Column("kernels or host range", number=False, code=True),
+        Column("before ms"), Column("after ms"), Column("difference"), Column("of it"), Column("count before"),
+        Column("count after"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            cause.group, cause.phase, cause.name, _ms(cause.before_ns), _ms(cause.after_ns), _signed(cause.difference_ns),
+            _share(cause.difference_ns, found.difference_ns), *(f"{float(one):,.1f}".removesuffix(".0") for one in cause.count),
+        )
+        for cause in found.causes
+        if cause.before_ns or cause.after_ns
+    )  # fmt: skip
+    return Grid(f"{found.names[1]} against {found.names[0]}, every cause", heads, rows)
+
+
+def both_numbers(material: Material, found: Explanation) -> str:
+    """How the recorded difference relates to the one that was timed without a recorder."""
+    base, name = found.names
+    alone = [material.time(one) for one in (base, name)]
+    noise = {"noise": " That is within noise.", "too few steps": " Too few steps were recorded to tell it from noise."}
+    said = f"{found.sentence}{noise.get(found.verdict, '')}"
+    if alone[0] is None or alone[1] is None:
+        return f"{said} Without a recorder it was not timed."
+    a, b = alone[0].value, alone[1].value
+    waits = [time - float(busy) for time, busy in zip((a, b), found.work_ns, strict=True)]
+    adds = [float(recorded) - time for recorded, time in zip(found.step_ns, (a, b), strict=True)]
+    return (
+        f"{said} Timed without a recorder a step takes {_words(a)} and {_words(b)} ms, {_plus(b - a)} ms: "
+        f"{_plus(float(found.work_ns[1] - found.work_ns[0]))} of it is work of the GPU, {_plus(waits[1] - waits[0])} waiting. "
+        f"Recording adds {_words(adds[0])} and {_words(adds[1])} ms."
+    ).replace("-", "−")
+
+
+def recorded_section(material: Material) -> Section:
+    """What each recording shows: coverage, quantization, launches, waiting, backends; and what backends refused."""
+    heads = [
+        Column("configuration", number=False, code=True), Column("recorded ms"), Column("timed alone ms", keep=2),
+        Column("GPU works ms"), Column("FP8 coverage"), Column("quantization", keep=1), Column("launches"),
+        Column("idle", keep=1), Column("attention", number=False), Column("", number=False),
+    ]  # fmt: skip
+    members = material.recorded()
+    if not members:
+        return Section("recorded", "What ran")
+    rows: list[tuple[str, ...]] = []
+    refusals: list[tuple[str, str, str]] = []
+    notices: dict[str, list[str]] = {}
+    for one in members:
+        rows.append(_recorded_row(material, one.name))
+        run = material.breakdown(one.name)
+        if run is not None:
+            refusals += [(one.name, backend, reason) for backend, reason in refused_backends(run)]
+            for line in run.attribution.trace.metadata.notices:
+                notices.setdefault(line, []).append(one.name)
+    shown, lines = without_empty(heads, rows)
+    grids = [Grid("Recordings: an average steady step", shown, lines)]
+    if refusals:
+        by_reason: dict[tuple[str, str], list[str]] = {}
+        for name, backend, reason in refusals:
+            by_reason.setdefault((backend, reason), []).append(name)
+        columns = (Column("backend", number=False), Column("refused because", number=False), Column("in", number=False))
+        grids.append(
+            Grid(
+                "Attention backends that Transformer Engine refused",
+                columns,
+                tuple((backend, cut(reason), several(names)) for (backend, reason), names in by_reason.items()),
+            )
+        )
+    said = "FP8 coverage is of GEMM time, quantization of GPU activity, idle of the recorded step."
+    return Section(
+        "recorded",
+        "What ran",
+        (said, *(cut(f"{several(names)}: {line}.") for line, names in notices.items())),
+        tuple(grids),
+    )
+
+
+def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
+    run, alone = material.run(name), material.time(name)
+    timed = NOTHING if alone is None else f"{alone.value / 1e6:,.3f}"
+    if isinstance(run, str):
+        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", cut(run))
+    totals = run.breakdown.totals
+    if not totals.activities:
+        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", "no GPU activity was captured")
+    steps = max(totals.steps, 1)
+    figures = [value(material, figure, name) for figure in _RECORDED]
+    backend = value(material, "backend", name)
+    return (
+        name,
+        f"{totals.wall_ns / steps / 1e6:,.3f}",
+        timed,
+        f"{totals.busy_ns / steps / 1e6:,.3f}",
+        *(figure.words() if figure.known else NOTHING for figure in figures),
+        str(backend.word) if backend.known else "",
+        "",
+    )
+
+
+def refused_backends(run: Any) -> Iterator[tuple[str, str]]:
+    """Backends that Transformer Engine refused in a recording, each with its first reason."""
+    told: set[str] = set()
+    for refused in run.tables["attention_backends"]["refused"]:
+        for one in str(refused).split("; "):
+            backend, _, reason = one.partition(": ")
+            if reason and backend not in told:
+                told.add(backend)
+                yield backend, reason
+
+
+def explanation_rows(material: Material) -> Iterator[dict[str, Any]]:
+    """Every cause of every speed-up, exactly: rows of explanations.csv."""
+    for name, base in pairs(material):
+        found = material.explanation(name, base)
+        for cause in () if isinstance(found, str) else found.causes:
+            yield dict(
+                zip(
+                    EXPLANATION_COLUMNS,
+                    (
+                        name, base, cause.group, cause.kind, cause.phase, cause.name, str(cause.before_ns),
+                        str(cause.after_ns), str(cause.difference_ns), float(cause.difference_ns) / 1e6,
+                    ),
+                    strict=True,
+                )
+            )  # fmt: skip
+
+
+def _ms(ns: Fraction | float) -> str:
+    return f"{float(ns) / 1e6:,.3f}"
+
+
+def _signed(ns: Fraction | float) -> str:
+    return f"{float(ns) / 1e6:+,.3f}" if ns else "0"
+
+
+def _plus(ns: float) -> str:
+    return f"{'+' if ns >= 0 else '-'}{three_digits(abs(ns) / 1e6)}"
+
+
+def _words(ns: float) -> str:
+    return three_digits(ns / 1e6)
+
+
+def _share(part: Fraction, whole: Fraction) -> str:
+    return f"{float(100 * part / whole):+.1f}%" if whole else NOTHING
