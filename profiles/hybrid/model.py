@@ -115,7 +115,11 @@ def make_layer(approach: str, compiled: str, hidden: int, ffn: int, heads: int) 
         layer = Hybrid(hidden, ffn, heads, compiled == "tensor operations")
     else:
         layer = Torch(hidden, ffn, heads).to(device=DEVICE, dtype=DTYPE)
-    return torch.compile(layer) if compiled == "everything" else layer
+    if compiled != "everything":
+        return layer
+    # Each layer's modules may be compiled for themselves, and again once FP8 is initialized: all of them, not the first 8.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(layer)
 
 
 def build(

@@ -23,10 +23,16 @@ pytestmark = pytest.mark.gpu
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 # What of each study, and how small.
 SMALL = {
-    "fusion": (["fused-*", "unfused-hybrid", "unfused-block", "architecture:*"], {"layers": 1, "batch": 2, "seq": 128}),
-    "hybrid": (["delayed-*", "none-*", "*-hybrid", "avoid:*"], {"layers": 2, "batch": 1, "seq": 256}),
+    "fusion": (
+        ["fused-none", "fused-hybrid", "fused-block", "unfused-hybrid", "architecture:all"],
+        {"layers": 1, "batch": 2, "seq": 128},
+    ),
+    "hybrid": (
+        ["delayed-*", "current-hybrid", "avoid:hybrid_current", "avoid:torch"],
+        {"layers": 2, "batch": 1, "seq": 256},
+    ),
     "attention": (
-        ["vanilla-*", "te-*", "te_fp8-*", "te_current-fused", "te_block-flash", "te_block-unfused"],
+        ["vanilla-*", "te-fused", "te-flash", "te-unfused", "te_fp8-fused", "te_block-unfused"],
         {"hidden": 512, "ffn": 2048, "heads": 4, "batch": 4, "seq": 256},
     ),
     "gated": (
@@ -35,11 +41,12 @@ SMALL = {
     ),
     "stability": (
         [
-            "custom-*-0",
-            "transformer_layer-e4m3-*",
+            "custom-e4m3-0",
+            "custom-block-0",
+            "transformer_layer-e4m3-1",
             "fused-hybrid-2",
             "vocabulary:50264-custom-*-0",
-            "vocabulary:50288-*",
+            "vocabulary:50288-custom-block-0",
         ],
         {"layers": 1, "batch": 2, "seq": 128},
     ),

@@ -116,7 +116,8 @@ def test_attention_leaves_one_backend_on() -> None:
     for planned in study.configurations:
         backend = planned.axes["attention"]
         wanted = {switch: str(int(one == backend)) for one, switch in switches.items()} if backend in switches else {}
-        assert planned.environment == wanted, planned.name
+        set_here = {switch: value for switch, value in planned.environment.items() if switch in switches.values()}
+        assert set_here == wanted, planned.name
         assert (planned.expects is None) == (backend != "flash")
 
 
@@ -124,7 +125,7 @@ def test_gated_goes_from_small_to_large() -> None:
     study = read("gated")
     sizes = {(planned.options["batch"], planned.options["seq"]) for planned in study.configurations}
     assert {1, 2, 4, 8, 12, 16, 32} == {batch for batch, _ in sizes}
-    assert {512, 1024, 1536, 2048} == {seq for _, seq in sizes}
+    assert {512, 1024, 2048} == {seq for _, seq in sizes}
     assert (12, 2048) in sizes
     assert {1, 4, 16} == {planned.options["accumulate"] for planned in study.configurations}
     for planned in study.configurations:
@@ -140,7 +141,10 @@ def test_stability_crosses_vocabularies_models_formats_and_margins() -> None:
     every = {*products(models, delayed, [0, 1, 2]), *products(models, others, [0])}
     assert set(names(study, "main")) == every
     found = {name.removeprefix("vocabulary:") for name in names(study, "vocabulary")}
-    assert {f"50264-{name}" for name in every} == {name for name in found if name.startswith("50264")}
+    few = {*every} - {
+        *products(models[::2], others[1:], [0])
+    }  # where the recipe cannot change what the vocabulary does
+    assert {f"50264-{name}" for name in few} == {name for name in found if name.startswith("50264")}
     assert found >= set(products([50288], ["custom"], [*delayed, *others], [0]))
     fails = {planned.name for planned in study.configurations if planned.expects is not None}
     assert fails == {name for name in names(study, "vocabulary") if ":50264" in name and "-none-" not in name}

@@ -202,7 +202,7 @@ class Worker:
         """Steps for `tetrace record`, without our events on the stream."""
         self._enter("recording")
         for _ in range(steps):
-            self._step(_no_mark)
+            self._workload.step(_no_mark)  # the loss is not kept: a copy of it would be a kernel more than in a round
             tetrace.step()
         self._synchronize()
         return {}
