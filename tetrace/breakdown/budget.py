@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tetrace.breakdown.figures import BY_NAME, WORD
 from tetrace.breakdown.tables import DECLARATIONS, Declaration
+from tetrace.breakdown.toml_text import parsed
 from tetrace.errors import UsageError
 
 LIMITS, BASELINE, ROWS = "limits", "baseline", "rows"
@@ -68,22 +68,10 @@ class Budget:
 def parse_budget(text: str, name: str) -> Budget:
     """The budget that a TOML text says. `name` is that of its file.
 
-    Raises `UsageError` for a text that is no TOML, for a key that is not known (with those that look like it) and for a
-    limit that makes no sense.
+    Raises `InputError` for a text that is no TOML, `UsageError` for a key that is not known (with those that look like
+    it) and for a limit that makes no sense.
     """
-    return _Reader(name).budget(_loaded(text, name))
-
-
-def _loaded(text: str, name: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        what = str(error) if isinstance(error, ValueError) else "too deep"
-        raise UsageError(f"{name}: is not TOML ({what}); `tetrace check --init RUN` writes one") from error
+    return _Reader(name).budget(parsed(text, name, "`tetrace check --init RUN` writes one"))
 
 
 class _Reader:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from tetrace.breakdown.toml_text import parsed
 from tetrace.errors import InputError
 from tetrace.study import spec
 from tetrace.study.spec import Claim, Expected, Matrix, Measure, Note, NoteRow, Recording, Study, Sweep, Value
@@ -33,19 +33,7 @@ def read(folder: Path) -> Study:
         raise InputError(f"{file}: cannot be read ({reason}); `tetrace study --new NAME` writes one") from error
     if not (folder / spec.MODEL_FILE).is_file():
         raise InputError(f"{folder / spec.MODEL_FILE}: is missing; it defines build(**options) -> Workload")
-    return _Reader(file).study(_loaded(text, file))
-
-
-def _loaded(text: str, file: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        what = str(error) if isinstance(error, ValueError) else "too deep"
-        raise InputError(f"{file}: is not TOML ({what}); `tetrace study --new NAME` writes one") from error
+    return _Reader(file).study(parsed(text, str(file), "`tetrace study --new NAME` writes one"))
 
 
 class _Reader(TomlReader):
