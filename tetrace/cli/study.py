@@ -62,6 +62,12 @@ _NOTHING_MEASURED = 1
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Write the results to FOLDER.")
 @click.option("--report-only", is_flag=True, help="Measure nothing: write the report of stored results again.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Compare with the results in FOLDER, of another run of the study: is the ranking the same?",
+)
 @click.option("--new", metavar="NAME", help="Start a study of your own in ./profiles/NAME.")
 def study(
     study: str | None,
@@ -76,6 +82,7 @@ def study(
     limit: float | None,
     output: Path | None,
     report_only: bool,
+    against: Path | None,
     new: str | None,
 ) -> int:
     """Measure a workload under a matrix of options, record each configuration, and explain every difference.
@@ -109,12 +116,12 @@ def study(
     chosen.chosen(options.only)
     machine = machines.find(chosen.device, os.environ)
     if report_only or machine is None:
-        return _stored(chosen, place, output, report_only)
+        return _stored(chosen, place, output, report_only, against)
     folder = output or place.results / resolve.results_name(machine.slug, quick, chosen.changed)
-    return _run(chosen, measure, machine, folder, options)
+    return _run(chosen, measure, machine, folder, options, against)
 
 
-def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options: Options) -> int:
+def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options: Options, against: Path | None) -> int:
     from tetrace.cli.study_progress import shown
     from tetrace.study import results
     from tetrace.study.runner import Run
@@ -128,7 +135,7 @@ def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options
             watcher.say(f"stopped; what was measured is in {folder}, and the same command goes on from there")
             raise
         watcher.say("writing the report")
-        _report(folder, study)
+        _report(folder, study, against)
     click.echo(_screen(folder, study), nl=False)
     click.echo(f"tetrace: {folder / 'REPORT.md'}", err=True)
     chosen = {planned.name for planned in study.chosen(options.only)}
@@ -136,7 +143,7 @@ def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options
     return _NOTHING_MEASURED if states and results.MEASURED not in states else 0
 
 
-def _stored(study: Study, place: Place, output: Path | None, again: bool) -> int:
+def _stored(study: Study, place: Place, output: Path | None, again: bool, against: Path | None) -> int:
     """Show stored results: those of --output, else the newest."""
     from tetrace.study import resolve
 
@@ -144,18 +151,18 @@ def _stored(study: Study, place: Place, output: Path | None, again: bool) -> int
     if not folders:
         way = "run it on a machine with a GPU, or name a folder of results with --output"
         raise UsageError(f"{study.name}: nothing is stored, and nothing can be measured here: no GPU is visible; {way}")
-    if again:
-        _report(folders[0], study)
+    if again or against:
+        _report(folders[0], study, against)
     click.echo(_screen(folders[0], study), nl=False)
     why = "--report-only" if again else "no GPU is visible"
     click.echo(f"tetrace: nothing was measured here ({why}); these are the stored results of {folders[0]}", err=True)
     return 0
 
 
-def _report(folder: Path, study: Study) -> None:
+def _report(folder: Path, study: Study, against: Path | None) -> None:
     from tetrace.study import report
 
-    report.write(folder, study)
+    report.write(folder, study, against)
 
 
 def _screen(folder: Path, study: Study) -> str:

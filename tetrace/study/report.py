@@ -29,6 +29,7 @@ from tetrace.study.measured import (
     notes_section,
 )
 from tetrace.study.numerics import losses_section, numbers_section, shapes_section
+from tetrace.study.repetition import repetition_section
 from tetrace.study.results import FAILED, MEASURED, RESULTS_FILE
 from tetrace.study.section import Section, cut, several, times
 from tetrace.study.sizes import crossing_words, payoff_section, sweeps_section
@@ -54,6 +55,7 @@ class Report:
     """A study's results as a report: verdict, notices, sections."""
 
     material: Material
+    other: Material | None = None  # another run of the study, which this one is compared with
 
     @property
     def study(self) -> Study:
@@ -142,6 +144,7 @@ class Report:
             measured_section(material),
             notes_section(material),
             claims_section(self.judged),
+            *([repetition_section(material, self.other)] if self.other else []),
             failed_section(material),
             why_section(material),
             recorded_section(material),
@@ -158,8 +161,9 @@ class Report:
         return tuple(one for one in made if not one.empty)
 
 
-def write(folder: Path, study: Study) -> None:
+def write(folder: Path, study: Study, against: Path | None = None) -> None:
     """Write REPORT.md, report.html, report.json (the first screen) and tables into `folder`, from the results there.
+    `against` is a folder of results of the same study, which they are compared with.
 
     Raises `InputError` where there are no results, `UsageError` where the folder cannot be written to.
     """
@@ -167,7 +171,8 @@ def write(folder: Path, study: Study) -> None:
     from tetrace.study.markdown import document
     from tetrace.study.page import html_page
 
-    report = Report(Material(folder, study))
+    other = Material(against, study, recordings=False) if against else None
+    report = Report(Material(folder, study), other)
     screen = {"version": _SCREEN_VERSION, "of": _digest(folder), **_plain_page(_screen(report))}
     documents = {
         REPORT_FILE: document(report, __version__),

@@ -1,0 +1,63 @@
+"""Two runs of one study side by side, as whole tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.study.made import Made, study
+from tetrace.study.material import Material
+from tetrace.study.repetition import repetition_section
+from tetrace.study.report import write
+
+TOML = """
+title = "Three ways"
+[[matrix]]
+name = "main"
+axes.way = ["a", "b", "c"]
+baseline = "a"
+"""
+NOISE = (0.99, 1.0, 1.01, 1.0, 0.99, 1.01, 1.0)
+
+
+def made(folder: Path, **ms: float) -> Material:
+    of = study(folder, TOML)
+    results = Made(of)
+    for name, value in ms.items():
+        # Not the same noise in all, or every ratio would be exact.
+        results.measured(name, total=[value * NOISE[(place + ord(name)) % 7] for place in range(7)])
+    return Material(results.write(folder / "results"), of)
+
+
+def test_a_repetition_on_a_slower_host(tmp_path: Path) -> None:
+    here = made(tmp_path / "here", a=10.0, b=8.0, c=10.0)
+    there = made(tmp_path / "there", a=12.0, b=9.6, c=12.0)
+    section = repetition_section(here, there)
+    (grid,) = section.grids
+    assert grid.rows == (
+        ("a", "10.000", "9.900–10.100", "12.000", "11.880–12.120", "no", "–", "", "–", "", "–"),
+        ("b", "8.000", "7.920–8.080", "9.600", "9.504–9.696", "no", "1.262", "1.225–1.263", "1.262", "1.225–1.263", "yes"),
+        ("c", "10.000", "9.900–10.100", "12.000", "11.880–12.120", "no", "1.000", "0.980–1.020", "1.000", "0.980–1.020", "yes"),
+    )  # fmt: skip
+    assert section.said[1:] == ("main: the same ranking of 3 configurations; 1 pair is told apart by one run at most.",)
+
+
+def test_opposite_orders_are_named(tmp_path: Path) -> None:
+    section = repetition_section(made(tmp_path / "1", a=10.0, b=8.0), made(tmp_path / "2", a=8.0, b=10.0, c=1.0))
+    assert section.said[1:] == ("main: ranked in opposite order: a and b.",)
+    assert [row[0] for row in section.grids[0].rows] == ["a", "b"]
+
+
+def test_nothing_in_common(tmp_path: Path) -> None:
+    section = repetition_section(made(tmp_path / "1", a=10.0), made(tmp_path / "2", b=8.0))
+    assert not section.grids
+    assert section.said[1:] == ("They have no measured configuration in common.",)
+
+
+def test_it_is_in_the_report(tmp_path: Path) -> None:
+    here, there = made(tmp_path / "1", a=10.0, b=8.0), made(tmp_path / "2", a=10.0, b=8.0)
+    write(here.folder, here.study, there.folder)
+    text = (here.folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "## Against another run of it" in text
+    assert "main: the same ranking of 2 configurations." in text
+    write(here.folder, here.study)
+    assert "Against another run" not in (here.folder / "REPORT.md").read_text(encoding="utf-8")
