@@ -207,7 +207,9 @@ def test_the_icicle_zooms(report: Opened) -> None:
     assert path.all_inner_texts() == ["GPU activity"]
     for _ in range(20):
         page.wait_for_timeout(800)  # plotly moves its parts, longer on a busy machine, before it takes clicks again
-        box = page.locator("#activity g.slice", has_text="backward").locator("path").bounding_box()
+        part = page.locator("#activity g.slice", has_text="backward").locator("path")
+        part.scroll_into_view_if_needed()  # charts above may have been drawn meanwhile
+        box = part.bounding_box()
         page.mouse.click(box["x"] + 60, box["y"] + 40)
         page.wait_for_timeout(800)
         if path.count() == 2:
