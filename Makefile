@@ -6,6 +6,9 @@ PIP_ARGS ?=
 TORCH ?= torch==2.13.0
 DEMO ?= profiles/layer_stack/results/nvidia-h200/fp8-delayed.tetrace
 
+# Tests at a time. One more than there are processors, since many wait for a process that sleeps.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
@@ -39,7 +42,7 @@ test: setup ## run the tests; those that need a GPU only where there is one
 	# On their own: damaged files claim more memory than there is, and no later test of that process could fork.
 	$(BIN)/python -m pytest -q $(FORKING)
 	$(BIN)/python -m pytest -q tests/sources
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(addprefix --ignore ,$(FORKING) tests/sources)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(addprefix --ignore ,$(FORKING) tests/sources)
 
 test-gpu: setup ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -q -m gpu
