@@ -38,7 +38,8 @@ class Round:
 
     Clock, power and temperature are means and the maximum of what the driver said meanwhile; None where it said nothing.
     `throttled`: what slowed the GPU, in words. `at`: when it began (UTC); `began_ns` on the clock that all processes of
-    this machine share.
+    this machine share. `group`: of the processes that were alive together; rounds of two configurations were interleaved
+    only where both number and group are the same.
     """
 
     round: int
@@ -50,6 +51,7 @@ class Round:
     power_w: float | None = None
     temperature_c: float | None = None
     throttled: tuple[str, ...] = ()
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,16 @@ class Error:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One process of a configuration: its losses by step, from its first step on, warm-up too."""
+
+    losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Losses:
-    """Losses by step, from the first step on, warm-up too; steps are numbered from 0. NaN and infinities stay what they
-    are."""
+    """Losses by step of the last process that measured, from its first step on, warm-up too; steps are numbered from 0.
+    NaN and infinities stay what they are. `first_nonfinite_step` is the earliest of all processes."""
 
     first: float | None = None
     last: float | None = None
@@ -78,17 +87,27 @@ class Losses:
         """From the values alone."""
         if not by_step:
             return cls()
-        nonfinite = next((step for step, loss in enumerate(by_step) if not math.isfinite(loss)), None)
-        return cls(by_step[0], by_step[-1], nonfinite, tuple(by_step))
+        return cls.over([Attempt(tuple(by_step))])
+
+    @classmethod
+    def over(cls, attempts: Sequence[Attempt]) -> Losses:
+        """From those of every process, the last one last."""
+        if not attempts or not attempts[-1].losses:
+            return cls()
+        last = attempts[-1].losses
+        nonfinite = [
+            step for each in attempts for step, loss in enumerate(each.losses) if not math.isfinite(loss)
+        ]
+        return cls(last[0], last[-1], min(nonfinite, default=None), last)
 
 
 @dataclass(frozen=True)
 class Configuration:
     """What one configuration did. Figures are None where they were not measured.
 
-    `key` says what it ran with: the same options, environment and versions have the same. `code`: digests of
-    the workload's files, relative to the study's folder. `expected`: it failed as
-    study.toml says that it would. `import_ns` and `build_ns` are the host's time for model.py and its `build`,
+    `key` says what it ran with: the same options, environment and versions have the same. `context` names what of it must
+    be alike for two configurations to be compared, see `Results.contexts`. `code`: digests of the workload's files,
+    relative to the study's folder. `expected`: it failed as study.toml says that it would. `import_ns` and `build_ns` are the host's time for model.py and its `build`,
     `first_step_ns` the first step until the GPU had done it, with compilation and autotuning, `warmup_ns` all warm-up
     steps after it. Peaks are of the measured rounds. `recording`: name of the folder in this one;
     `recorded_as`: the options of `tetrace record` that it was made with.
@@ -100,6 +119,7 @@ class Configuration:
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
+    context: str | None = None
     code: Mapping[str, str] = field(default_factory=dict)
     state: str = WAITING
     error: Error | None = None
@@ -115,6 +135,7 @@ class Configuration:
     peak_allocated_bytes: int | None = None
     peak_reserved_bytes: int | None = None
     losses: Losses = Losses()
+    attempts: tuple[Attempt, ...] = ()
     rounds: tuple[Round, ...] = ()
     recording: str | None = None
     recording_error: str | None = None
@@ -150,6 +171,7 @@ class Results:
     machine: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     peaks: Mapping[str, Any] | None = None
+    contexts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     configurations: tuple[Configuration, ...] = ()
     folder: Path | None = None
 
@@ -234,7 +256,10 @@ def _configuration(said: Mapping[str, Any]) -> Configuration:
         for each in said.get("rounds", ())
     )
     known["error"] = Error(**_known(Error, error)) if error else None
-    known["losses"] = Losses.of([float(loss) for loss in losses.get("by_step", ())])
+    attempts = tuple(Attempt(tuple(map(float, each.get("losses", ())))) for each in said.get("attempts", ()))
+    known["attempts"] = attempts
+    by_step = tuple(map(float, losses.get("by_step", ())))
+    known["losses"] = Losses.over(attempts) if attempts else Losses.of(by_step)
     known["rounds"] = rounds
     known["recorded_as"] = tuple(said.get("recorded_as", ()))
     return Configuration(**known)
