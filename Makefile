@@ -14,7 +14,7 @@ INSTALLED := .venv/installed
 BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 
 # Their tests fork, which a process refuses that has claimed much memory before.
-FORKING := tests/instrument/test_fp8_recording.py tests/instrument/test_timing.py tests/record/test_folder.py tests/test_ring_endings.py
+FORKING := tests/instrument/test_fp8_failures.py tests/instrument/test_timing.py tests/record/test_folder.py tests/test_ring_endings.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo browser test test-gpu lint sdist wheel package docs clean

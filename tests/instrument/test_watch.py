@@ -1,0 +1,84 @@
+"""`tetrace.watch` in a process of its own making."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import tetrace
+from tests.instrument import standins
+from tests.instrument.fp8_runs import recorded, tuples
+from tests.instrument.runs import Net as PlainNet
+from tests.instrument.runs import record
+from tests.instrument.runs import train as train_plain
+from tetrace.errors import UsageError
+from tetrace.instrument import fp8_inspection
+
+
+class TestWatch:
+    def test_a_loop_in_a_notebook(self):
+        torch.manual_seed(0)
+        net = PlainNet()
+        with tetrace.watch(net) as watch:
+            train_plain(net, steps=2)
+        rows = watch.table()
+        assert set(rows["step"]) == {0, 1}
+        assert "layers.0.mlp.0" in set(rows["module"])
+        assert set(rows["role"]) == {"output", "loss", "gradient", "parameter"}
+        assert not fp8_inspection.is_inspecting()
+
+    def test_with_transformer_engine(self):
+        with standins.installed("2.20.2") as made:
+            linear = made["transformer_engine.pytorch"].Linear(16, 16)
+            recipe = standins.DelayedScaling(amax_history_len=4)
+            watch = tetrace.watch(linear, checks=False)
+            watch.start()
+            with made["transformer_engine.pytorch"].autocast(True, recipe):
+                linear(torch.randn(8, 16))
+            watch.stop()
+            rows = watch.table()
+        assert tuples(rows, "module", "role", "format", "scaling") == [
+            ("Linear", "input", "E4M3", "delayed"),
+            ("Linear", "weight", "E4M3", "delayed"),
+        ]
+        assert len(watch.histograms())
+        assert watch.scales()["role"].tolist() == ["input", "weight"]
+
+    def test_inside_a_recording_with_fp8_it_sees_nothing_and_says_so(self, tmp_path, capfd):
+        net = PlainNet()
+
+        def body():
+            with tetrace.watch(net) as watch:
+                train_plain(net, steps=1)
+            assert not len(watch.table())
+
+        recorded(tmp_path, body)
+        assert "a watch sees nothing while FP8 is inspected in this process already" in capfd.readouterr().err
+
+    def test_it_leaves_a_recording_without_fp8_as_it_is(self, tmp_path):
+        net, watch = PlainNet(), None
+
+        def body():
+            nonlocal watch
+            with tetrace.watch(net) as watch:
+                train_plain(net, steps=2)
+
+        rows = record(tmp_path, body)
+        assert {row.kind for row in rows} >= {"module", "step"}
+        assert len(watch.table())
+
+    @pytest.mark.parametrize(
+        ("options", "said"), [({"every": 0}, "every=0"), ({"model": 3}, "the model is a int")], ids=str
+    )
+    def test_options_that_make_no_sense(self, options, said):
+        given = {"model": nn.Linear(1, 1), **options}
+        with pytest.raises(UsageError, match=said):
+            tetrace.watch(given.pop("model"), **given)
+
+    def test_it_is_used_once(self):
+        watch = tetrace.watch(nn.Linear(2, 2))
+        with watch:
+            pass
+        with pytest.raises(UsageError, match="has been used"):
+            watch.start()
