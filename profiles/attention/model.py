@@ -1,7 +1,9 @@
 """GPT-2's decoder block: by hand in PyTorch, or te.TransformerLayer, whose attention backend the environment chooses."""
 
+import contextlib
 import pathlib
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 import transformer_engine.pytorch as te
@@ -56,6 +58,15 @@ def make_block(implementation: str, hidden: int, ffn: int, heads: int, seq: int)
     )
 
 
+def installed_flash_attention() -> str:
+    """Each FlashAttention that is installed; Transformer Engine takes the newest that can do a layer."""
+    found = []
+    for package in ("flash-attn", "flash-attn-3", "flash-attn-4"):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found) or "none"
+
+
 def build(*, implementation: str, recipe: str, hidden: int, ffn: int, heads: int, batch: int, seq: int) -> Workload:
     """Forward and backward of one block.
 
@@ -80,4 +91,5 @@ def build(*, implementation: str, recipe: str, hidden: int, ffn: int, heads: int
 
     shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, ffn), (ffn, hidden)]
     count = flops.linears(batch * seq, shapes) + flops.causal_attention(batch, seq, hidden)
-    return Workload(step=step, tokens=batch * seq, flops=count, model=block)
+    facts = {"FlashAttention installed": installed_flash_attention()}
+    return Workload(step=step, tokens=batch * seq, flops=count, model=block, facts=facts)

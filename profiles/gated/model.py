@@ -100,6 +100,10 @@ def build(
     FLOPs: of each layer six linears and the causal attention, and lm_head
     (profiles/flops.py).
     """
+    if batch % accumulate:
+        raise ValueError(
+            f"batch = {batch} is no multiple of accumulate = {accumulate}: some sequences would be left out"
+        )
     fp8 = fp8_recipe(recipe, amax_history_len=1024, amax_compute_algo="most_recent")
     model = Model(layers, hidden, ffn, heads, vocabulary, seq, norm)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)

@@ -16,6 +16,8 @@ MODEL = """
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 import torch
@@ -31,6 +33,9 @@ def build(*, does: str, hidden: int, pause: float) -> Workload:
     (alive / str(os.getpid())).touch()
     if does == "breaks-build":
         raise ValueError("hidden does not fit\\x1b[31m")
+    if does == "detaches":
+        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
+        (alive / str(sleeper.pid)).touch()
     if does == "talks":
         print("printed to standard output")
     model = torch.nn.Linear(hidden, hidden, bias=False)
@@ -40,7 +45,13 @@ def build(*, does: str, hidden: int, pause: float) -> Workload:
 
     def others() -> list[int]:
         pids = [int(file.name) for file in alive.iterdir() if file.name != str(os.getpid())]
-        return [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+        return [pid for pid in pids if runs(pid)]
+
+    def runs(pid: int) -> bool:
+        try:
+            return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
 
     def step(mark):
         nonlocal calls
@@ -48,6 +59,13 @@ def build(*, does: str, hidden: int, pause: float) -> Workload:
         time.sleep(pause)
         if does == "breaks-first":
             raise RuntimeError("no first step")
+        if does.startswith("forks") and calls == 1:
+            pid = os.fork()
+            if pid == 0 and does == "forks_and_exits":
+                sys.exit(3)
+            if pid == 0:
+                return None
+            facts["child"] = str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         if calls == 6:
             if does == "breaks":
                 raise RuntimeError("a later step")
@@ -109,6 +127,10 @@ axes.does.leaves = {{does = "leaves"}}
 axes.does.crowded = {{does = "crowded"}}
 axes.does.hangs = {{does = "hangs"}}
 [[matrix]]
+name = "children"
+axes.does = ["forks_and_exits", "forks_and_returns", "detaches"]
+recording = false
+[[matrix]]
 name = "slow"
 options = {{does = "works", pause = 0.05}}
 axes.hidden = [4, 8]
@@ -167,5 +189,13 @@ def turns(said: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, int,
 
 
 def alive(folder: Path) -> list[int]:
-    """Workloads that were built and whose processes still run."""
-    return [int(file.name) for file in (folder / "alive").iterdir() if Path(f"/proc/{file.name}").exists()]
+    """Workloads that were built, and what they started, whose processes still run."""
+    return [int(file.name) for file in (folder / "alive").iterdir() if _runs(int(file.name))]
+
+
+def _runs(pid: int) -> bool:
+    """One that has ended may still be there, until its parent asks: init may take its time."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.study.made import Made, study
+from tests.traces import Recording
 from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, count_words, judge, limit_words
 from tetrace.study.figures import TIMES, Value, value
 from tetrace.study.material import Material
 from tetrace.study.results import INTERRUPTED, TIMED_OUT, WAITING, Losses
 from tetrace.study.spec import Claim
-from tetrace.study.statistics import NONE, ORDER, Estimate
+from tetrace.study.statistics import NONE, ORDER, STEPS, Estimate
+from tetrace.trace import store
+from tetrace.trace.trace import Trace
 
 TOML = """
 title = "t"
@@ -103,7 +106,7 @@ def test_a_speedup_is_of_pairs_of_rounds(material):
 @pytest.mark.parametrize(
     ("figure", "of", "against", "words"),
     [
-        ("total_ms", "slow", "", "4.400 ms (3.508 to 5.519)"),
+        ("total_ms", "slow", "", "4.400 ms (3.498 to 5.503)"),
         ("peak_bytes", "fast", "", "1.95 KiB"),
         ("peak_bytes", "fast", "slow", "2.000×"),
         ("memory_ratio", "fast", "slow", "2.000×"),
@@ -192,3 +195,60 @@ def test_limits_and_counts_in_words(material):
     told.append(judge(material, claim(figure="none")))
     assert count_words(told) == "2 claims hold, 1 does not hold here, 1 cannot be told"
     assert count_words([]) == ""
+    assert count_words(told[3:]) == "1 claim cannot be told"
+    assert count_words(told[2:]) == "1 claim does not hold here, 1 cannot be told"
+    assert count_words([told[3]] * 2) == "2 claims cannot be told"
+
+
+def test_a_fact_that_is_not_a_number_is_a_word(material, tmp_path):
+    facts = {"a": "nan", "b": "-inf", "c": "3.5"}
+    folder = Made(material.study).measured("fast", total=[1.0] * 7, fields={"facts": facts}).write(tmp_path)
+    found = Material(folder, material.study)
+    assert [value(found, f"fact:{name}", "fast").words() for name in facts] == ["nan", "-inf", "3.50"]
+    assert value(found, "fact:a", "fast").estimate is None
+
+
+def test_one_sample_is_not_exact(material, tmp_path):
+    """A first step is measured once, however many rounds follow it."""
+    made = Made(material.study)
+    for name, seconds in (("slow", 2), ("fast", 10)):
+        made.measured(name, total=[1.0] * 8, fields={"first_step_ns": seconds * 10**9})
+    found = Material(made.write(tmp_path), material.study)
+    assert value(found, "first_step_s", "fast").words() == "10.00 s (no interval)"
+    for limit in ({"at_least": 1}, {"between": (1, 20)}, {"equals": 10.0}):
+        alone = judge(found, claim(figure="first_step_s", against="", **limit))
+        assert (alone.verdict, alone.why) == (UNKNOWN, "one sample has no interval")
+    both = judge(found, claim(figure="first_step_s", at_least=1.2))
+    assert (both.verdict, both.here) == (UNKNOWN, "5.000× (no interval)")
+
+
+def steady(busy: list[int]) -> Trace:
+    """A recording whose steps of 100 ms each hold a kernel of so many ms."""
+    made = Recording()
+    for step, ms in enumerate(busy):
+        start = step * 100_000
+        made = made.range(f"step_{step}", start, start + 99_000)
+        made = made.launch("gemm", (start + 1000, start + 2000), (start + 3000, start + 3000 + ms * 1000))
+    return made.trace()
+
+
+@pytest.mark.parametrize(
+    ("busy", "words", "verdict"),
+    [
+        ([40, 42, 41, 43, 39, 41, 40, 42, 41, 40, 42, 41], "", HOLDS),
+        ([40] * 12, "40.000 ms", HOLDS),
+        ([40, 42, 41], "41.000 ms (no interval)", UNKNOWN),
+    ],
+)
+def test_recorded_times_have_the_interval_of_their_steps(material, tmp_path, busy, words, verdict):
+    store.write(steady(busy), tmp_path / "fast.tetrace")
+    made = Made(material.study).measured("fast", total=[1.0] * 7, recording=tmp_path / "fast.tetrace")
+    found = Material(made.write(tmp_path / "results"), material.study)
+    one = value(found, "busy_ms", "fast")
+    if words:
+        assert one.words() == words
+    else:
+        assert one.estimate.way == STEPS
+        assert 40 < one.estimate.low < one.estimate.value < one.estimate.high < 42
+    assert judge(found, claim(figure="busy_ms", against="", at_most=100)).verdict == verdict
+    assert value(found, "launches", "fast").words() == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 
 from tests.study import small_study
-from tetrace.study import process, spec, turns
+from tetrace.study import groups, process, spec, turns
 from tetrace.study.machine import Machine
 from tetrace.study.process import Failure
 from tetrace.study.results import Error
 from tetrace.study.runner import Options, Run
+from tetrace.study.spec import Planned, Study
 
 GIB = 1 << 30
 SPEC = """
@@ -88,16 +90,47 @@ class Silent:
         """Nothing."""
 
 
-def measured(folder: Path, gpu: Gpu, sizes: Sequence[int], copies: int, monkeypatch: pytest.MonkeyPatch) -> Run:
+def measured(
+    folder: Path, gpu: Gpu, sizes: Sequence[int], copies: int, monkeypatch: pytest.MonkeyPatch,
+    only: tuple[str, ...] = (), claims: Sequence[tuple[str, str]] = (),
+) -> Run:  # fmt: skip
     """Run a study of configurations of these sizes in GiB, on a machine where four build at once."""
     said = SPEC.format(sizes=", ".join(map(str, sizes)), copies=", ".join(map(str, range(copies))))
+    for of, against in claims:
+        said += f'[[claim]]\nsays = "x"\nfigure = "speedup"\nof = "{of}"\nagainst = "{against}"\nat_least = 1\n'
     study = spec.read(small_study.write(folder, said))
-    run = Run(study, study.measure, Machine(), folder / "results", Options(recordings=False), Silent())
+    return executed(study, folder / "results", gpu, monkeypatch, Options(only=only, recordings=False))
+
+
+def again(run: Run, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, options: Options, fails: tuple[str, ...] = ()) -> Run:
+    """Run the same study into the same folder."""
+    return executed(run.study, run.ledger.folder, gpu, monkeypatch, options, fails=fails)
+
+
+def executed(
+    study: Study, folder: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, options: Options,
+    gib: int = 0, fails: tuple[str, ...] = (),
+) -> Run:  # fmt: skip
+    """Run a study with processes that are made up, of `gib` GiB or of their option `gib`; those in `fails` do."""
+
+    def start(planned: Planned, _room: Path) -> Made:
+        process = Made(gpu, planned.name, gib or planned.options["gib"])
+        if planned.name in fails:
+            process.failure = Failure(Error("build", "ValueError", "no"))
+        return process
+
     monkeypatch.setattr(turns.os, "cpu_count", lambda: 8)
+    run = Run(study, study.measure, Machine(), folder, options, Silent())
     monkeypatch.setattr(process, "attend", lambda *_arguments: None)
-    monkeypatch.setattr(run, "start", lambda planned, _room: Made(gpu, planned.name, planned.options["gib"]))
+    monkeypatch.setattr(run, "start", start)
     run.execute()
     return run
+
+
+def interleaved_with_the_first(run: Run) -> dict[str, int]:
+    """Rounds that each configuration shares with the first one."""
+    first, *others = run.ledger.results.configurations
+    return {each.name: groups.interleaved(first, each) for each in others}
 
 
 def test_small_ones_are_all_alive_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +144,56 @@ def test_large_ones_are_so_many_as_there_is_room(tmp_path: Path, monkeypatch: py
     """Those that have no room wait for the next group, and none runs out of memory."""
     gpu = Gpu(140)
     run = measured(tmp_path, gpu, [40], 6, monkeypatch)
-    assert [len(alive) for _, *alive in gpu.rounds] == [3] * 12
+    # The first one is there in each group: the others are compared with it.
+    assert [len(alive) for _, *alive in gpu.rounds] == [3] * 12 + [2] * 4
     assert {each.state for each in run.ledger.results.configurations} == {"measured"}
     assert [name for name, *_ in gpu.rounds[:6]] == ["40-0", "40-1", "40-2", "40-2", "40-1", "40-0"], "in their order"
+    assert interleaved_with_the_first(run) == {f"40-{copy}": 2 for copy in range(1, 6)}
     assert gpu.free == 140 * GIB
     assert not any(run.plan.left.values())
+
+
+def test_what_is_compared_is_alive_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more than may be alive at a time, in a run of a part and in one of the rest."""
+    gpu = Gpu(140)
+    part = measured(tmp_path, gpu, [2], 12, monkeypatch, only=("2-0", "2-1"), claims=[("2-11", "2-1"), ("2-3", "2-1")])
+    assert len(gpu.rounds) == 4
+    run = again(part, gpu, monkeypatch, Options(recordings=False))
+    assert max(len(alive) for _, *alive in gpu.rounds) == 8
+    assert all(shared >= 2 for shared in interleaved_with_the_first(run).values())
+    for name in ("2-11", "2-3"):
+        assert groups.interleaved(run.ledger["2-1"], run.ledger[name]) == 2
+    rows = [(step.configuration, step.round) for step in run.ledger._steps]
+    assert len(rows) == len(set(rows)) == len(gpu.rounds), "each round has a number of its own"
+    assert not any(run.plan.left.values())
+
+
+def test_one_that_fails_when_it_is_measured_once_more_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(140)
+    part = measured(tmp_path, gpu, [100], 2, monkeypatch, only=("100-0",))
+    before = part.ledger["100-0"]
+    run = again(part, gpu, monkeypatch, Options(recordings=False), fails=("100-0",))
+    assert run.ledger["100-0"] == before
+    assert run.ledger["100-1"].state == "measured"
+    assert interleaved_with_the_first(run) == {"100-1": 0}
+    assert not any(run.plan.left.values())
+
+
+@pytest.mark.parametrize("name", ["fusion", "hybrid", "attention", "gated", "stability"])
+def test_what_the_shipped_studies_compare_takes_turns(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = spec.read(Path(__file__).parents[2] / "profiles" / name)
+    study = dataclasses.replace(study, measure=dataclasses.replace(study.measure, rounds=2))
+    gpu = Gpu(140)
+    run = executed(study, tmp_path / "results", gpu, monkeypatch, Options(recordings=False), gib=2)
+    ledger = run.ledger
+    apart = [sorted(pair) for pair in groups.compared(study) if not groups.interleaved(*(ledger[one] for one in pair))]
+    assert apart == []
+    most = len(study.configurations) * study.measure.rounds
+    assert len(gpu.rounds) < 1.15 * most, "measured too often for it"
 
 
 def test_one_that_does_not_fit_beside_others_gets_the_gpu_alone(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.report.browser import chromium, draw_all, opened
-from tests.study import test_payoff, test_report, test_sweep
+from tests.study import test_payoff, test_study_report, test_sweep
 from tetrace.study.report import write
 
 
@@ -36,7 +36,7 @@ def check(browser: Any, folder: Path, sections: set[str], width: int = 1280) -> 
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_of_a_study_with_recordings(browser: Any, tmp_path: Path, width: int) -> None:
-    folder, of = test_report.stack(tmp_path)
+    folder, of = test_study_report.stack(tmp_path)
     write(folder, of)
     sections = {
         "measured",
@@ -69,7 +69,7 @@ def test_the_page_of_a_sweep(browser: Any, tmp_path: Path) -> None:
 
 
 def test_hostile_texts_stay_texts(browser: Any, tmp_path: Path) -> None:
-    folder, of = test_report.hostile(tmp_path)
+    folder, of = test_study_report.hostile(tmp_path)
     write(folder, of)
     page = check(browser, folder, {"measured", "failed", "environment"})
     assert page.evaluate("document.querySelectorAll('main script, main a[href^=http]').length") == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ import pytest
 from tetrace.cli import study_progress
 from tetrace.errors import InputError, UsageError
 from tetrace.record import nvidia
-from tetrace.study import clocks, machine, resolve, results
+from tetrace.study import clocks, machine, own_code, process, resolve, results
+from tetrace.study.context import context_of
 from tetrace.study.machine import Machine
 from tetrace.study.progress import BUILD, RECORDING, ROUND, WARM_UP, Plan
-from tetrace.study.results import Configuration, Error, Losses, Results, Round, Step
+from tetrace.study.results import Attempt, Configuration, Error, Losses, Results, Round
+from tetrace.study.spec import Measure
+from tetrace.study.steps import Step, read_steps
 from tetrace.study.stopwatch import CudaStopwatch, HostStopwatch
 
 ROUND_0 = Round(0, "2026-01-01T00:00:00+00:00", 1_000, 2, 5, 1980.0, 700.5, 61.0, ("power cap",))
@@ -49,7 +54,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read.configurations[0].rounds == (ROUND_0,)
     assert read.configurations[0].losses.first_nonfinite_step == 1
     assert [str(loss) for loss in read.configurations[0].losses.by_step] == ["1.5", "nan", "-inf"]
-    assert results.read_steps(tmp_path) == STEPS
+    assert read_steps(tmp_path) == STEPS
     assert json.loads((tmp_path / "study.json").read_text())["version"] == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["steps.csv", "study.json"]
 
@@ -202,9 +207,9 @@ def test_losses_in_memory_that_is_used_again() -> None:
     """As with CUDA graphs: each step writes its loss to the same place."""
     import torch
 
-    from tetrace.study.worker import _Losses
+    from tetrace.study.losses import UnreadLosses
 
-    same, losses = torch.zeros(()), _Losses(torch)
+    same, losses = torch.zeros(()), UnreadLosses(torch)
     for step in range(3):
         losses.keep(same.fill_(step))
     losses.warmed_up()
@@ -212,7 +217,7 @@ def test_losses_in_memory_that_is_used_again() -> None:
         losses.keep(same.fill_(step))
     losses.keep(None)
     assert losses.read() == [0, 1, 2, 3, 4, 5]
-    others = _Losses(torch)
+    others = UnreadLosses(torch)
     for step in range(3):
         others.keep(torch.full((2,), float(step)))
     others.warmed_up()
@@ -291,5 +296,100 @@ def test_the_newest_whole_results_are_shown_first(tmp_path: Path) -> None:
     for name, ended, quick in (("a", "2026-02", False), ("b", "2026-03", False), ("c", "2026-04", True)):
         results.write(tmp_path / "results" / name, dataclasses.replace(WHOLE, ended=ended, quick=quick), [])
     (tmp_path / "results" / "d").mkdir()
-    place = resolve.Place(tmp_path, tmp_path / "results", (tmp_path / "results",))
-    assert [folder.name for folder in resolve.stored(place)] == ["b", "a", "c"]
+    place = resolve.Place(tmp_path / "fusion", tmp_path / "results", (tmp_path / "results",))
+    assert [folder.name for folder in resolve.stored(place).folders] == ["b", "a", "c"]
+
+
+def test_a_configuration_may_be_named_like_nothing(tmp_path: Path) -> None:
+    names = ["None", "NA", "nan", "null"]
+    results.write(tmp_path, WHOLE, [Step(name, 0, 0, 900, {"forward": 300}) for name in names])
+    frame = results.read(tmp_path).steps
+    assert list(frame.configuration) == names
+    assert frame.total_ns.sum() == 4 * 900
+
+
+def test_losses_are_judged_over_all_processes() -> None:
+    """Steps are numbered within a process; by step are those of the last."""
+    attempts = [Attempt((3.0, 2.0, float("nan"))), Attempt((3.0, float("inf"))), Attempt((3.0, 2.0, 1.0, 0.5))]
+    losses = Losses.over(attempts)
+    assert (losses.first, losses.last, losses.first_nonfinite_step) == (3.0, 0.5, 1)
+    assert losses.by_step == (3.0, 2.0, 1.0, 0.5)
+    assert Losses.over([]) == Losses.of([]) == Losses()
+
+
+def test_losses_of_all_processes_are_read_as_they_were_written(tmp_path: Path) -> None:
+    attempts = (Attempt((3.0, float("inf"))), Attempt((3.0, 2.0)))
+    one = dataclasses.replace(MEASURED, attempts=attempts, losses=Losses.over(attempts))
+    results.write(tmp_path, dataclasses.replace(WHOLE, configurations=(one,)), [])
+    read = results.read(tmp_path).configurations[0]
+    assert (read.attempts, read.losses) == (attempts, one.losses)
+
+
+def test_stored_results_are_of_what_was_asked_for(tmp_path: Path) -> None:
+    for name, quick, changed in (("a", False, {}), ("b", True, {}), ("c", False, {"batch": 4})):
+        whole = dataclasses.replace(WHOLE, quick=quick, options_changed=changed)
+        results.write(tmp_path / "results" / name, whole, [])
+    results.write(tmp_path / "results" / "other", dataclasses.replace(WHOLE, study="hybrid"), [])
+    results.write(tmp_path / "results" / "a" / "earlier" / "2026", WHOLE, [])
+    (tmp_path / "results" / "a" / "study.json").write_text("{")
+    place = resolve.Place(tmp_path / "fusion", tmp_path / "results", (tmp_path / "results",))
+
+    def names(*arguments: Any) -> list[str]:
+        return [folder.name for folder in resolve.stored(place, *arguments).folders]
+
+    assert names() == ["b", "c"]
+    assert names(True) == ["b"]
+    assert names(False, {"batch": 4}) == ["c"]
+    assert names(True, {"batch": 4}) == []
+    unreadable, other = resolve.stored(place).unreadable
+    assert "a/study.json: cannot be read" in unreadable
+    assert "other: holds results of the study hybrid" in other
+
+
+def test_processes_on_a_gpu_before_the_study_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = (nvidia.Gpu(0, "H200", processes=(9,)), nvidia.Gpu(1, "H200", processes=(7, 5)))
+    monkeypatch.setattr(nvidia, "read", lambda: nvidia.Driver("580.1", "13.0", gpus))
+    assert machine.find("cuda", {"CUDA_VISIBLE_DEVICES": "1"}) == Machine("H200", 1, "580.1", (5, 7))
+    assert machine.find("cpu", {}) == Machine()
+
+
+def test_variables_that_change_what_is_measured() -> None:
+    environ = {"NVTE_A": "1", "CUDA_HOME": "/x", "TORCHINDUCTOR_CACHE_DIR": "/y", "HOME": "/z", "OMP_NUM_THREADS": "2"}
+    base = context_of({}, {}, Measure(), "cpu", {})
+    said = context_of({"gpu": "H200", "system": "Linux"}, {"torch": "1"}, Measure(), "cpu", environ)
+    assert said.document["environment"] == {"NVTE_A": "1", "OMP_NUM_THREADS": "2"}
+    assert said.document["machine"]["gpu"] == "H200"
+    others = [
+        context_of({}, {}, Measure(), "cpu", {"NVTE_A": "1"}),
+        context_of({}, {"torch": "1"}, Measure(), "cpu", {}),
+        context_of({"gpu": "H200"}, {}, Measure(), "cpu", {}),
+        context_of({}, {}, Measure(steps=3), "cpu", {}),
+    ]
+    assert len({base.digest, *(each.digest for each in others)}) == 5
+    assert base.digest == context_of({}, {}, Measure(rounds=2, limit_s=1, together=1), "cpu", {"HOME": "/"}).digest
+
+
+def test_own_code_is_what_lies_in_the_study_and_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's library may lie there too: it fills no places, and nothing is cut."""
+    study = tmp_path / "mine"
+    files = ["mine/model.py", "mine/lib/python3/own.py", "recipes.py", "venv/lib/site-packages/a.py", "python/json.py"]
+    files += [f"python/lib{number}.py" for number in range(300)] + [f"beside/part{number}.py" for number in range(300)]
+    for number, name in enumerate(files):
+        module = types.ModuleType(f"made_{number}")
+        module.__file__ = str(tmp_path / name)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "python"))
+    found = own_code.files_of(study)
+    expected = {"model.py", "lib/python3/own.py", "../recipes.py", *(f"../beside/part{n}.py" for n in range(300))}
+    assert set(found) == expected
+
+
+def test_a_process_that_cannot_be_ended_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is stuck in the driver."""
+    stuck = process.Process("a", [sys.executable, "-c", "import time; time.sleep(1000)"], {}, tmp_path, tmp_path, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(stuck, "_kill", lambda: None)
+        patch.setattr(process, "_KILLED_S", 0.01)
+        assert stuck.end() is None
+    stuck._kill()
+    assert stuck._process.wait(60) == -9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from tests.study.made import Made, study
 from tetrace.breakdown.busy_categories import busy_by_category
 from tetrace.study.material import Material
 from tetrace.study.payoff import Model, Payoff, Recorded, Size, break_even, payoffs
+from tetrace.study.results import write
 from tetrace.study.sizes import payoff_section
+from tetrace.study.steps import read_steps
 from tetrace.study.sweep import sweep_of
 from tetrace.trace import store
 
@@ -172,3 +175,17 @@ def test_nothing_is_predicted_without_two_recordings(material, tmp_path):
     alone = Material(made.write(tmp_path), of)
     assert payoffs(alone, sweep_of(alone, of.sweeps[0])) == []
     assert payoff_section(alone, [sweep_of(alone, of.sweeps[0])]).empty
+
+
+@pytest.mark.parametrize("other", ["large-fp8", "batch:2-none"])
+def test_nothing_is_predicted_from_what_was_measured_otherwise(material, tmp_path, other):
+    """A recording of another version, or a baseline of one."""
+    changed = tuple(
+        replace(one, context="another" if one.name == other else "one") for one in material.results.configurations
+    )
+    folder = tmp_path / "results"
+    write(folder, replace(material.results, configurations=changed), read_steps(material.folder))
+    for path in material.folder.glob("*.tetrace"):
+        (folder / path.name).symlink_to(path.resolve(), target_is_directory=True)
+    found = Material(folder, material.study)
+    assert payoffs(found, sweep_of(found, material.study.sweeps[0])) == []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.study.made import Made, study
+from tetrace.errors import UsageError
 from tetrace.study.material import Material
 from tetrace.study.repetition import repetition_section
 from tetrace.study.report import write
@@ -38,7 +41,27 @@ def test_a_repetition_on_a_slower_host(tmp_path: Path) -> None:
         ("b", "8.000", "7.920–8.080", "9.600", "9.504–9.696", "no", "1.262", "1.225–1.263", "1.262", "1.225–1.263", "yes"),
         ("c", "10.000", "9.900–10.100", "12.000", "11.880–12.120", "no", "1.000", "0.980–1.020", "1.000", "0.980–1.020", "yes"),
     )  # fmt: skip
-    assert section.said[1:] == ("main: the same ranking of 3 configurations; 1 pair is told apart by one run at most.",)
+    assert section.said[1:] == (
+        "main: the same ranking of 2 pairs, of 3 configurations, that both runs tell apart; 1 pair is told apart by one run at "
+        "most.",
+    )
+
+
+def test_a_ranking_of_pairs_that_nobody_tells_apart_cannot_be_told(tmp_path: Path) -> None:
+    here, there = (made(tmp_path / run, a=10.0, c=10.0) for run in ("here", "there"))
+    assert repetition_section(here, there).said[1:] == (
+        "main: whether the ranking is the same cannot be told: both runs tell apart no pair of 2 configurations.",
+    )
+
+
+def test_results_of_another_study_are_refused(tmp_path: Path) -> None:
+    here = made(tmp_path / "here", a=10.0, b=8.0)
+    there = made(tmp_path / "there", a=10.0, b=8.0)
+    with pytest.raises(UsageError, match=r"holds results of study there, not of here"):
+        write(here.folder, here.study, there.folder)
+    with pytest.raises(UsageError, match=r"holds results of study there, not of here"):
+        write(there.folder, here.study)
+    assert not (there.folder / "REPORT.md").exists()
 
 
 def test_opposite_orders_are_named(tmp_path: Path) -> None:
@@ -54,10 +77,10 @@ def test_nothing_in_common(tmp_path: Path) -> None:
 
 
 def test_it_is_in_the_report(tmp_path: Path) -> None:
-    here, there = made(tmp_path / "1", a=10.0, b=8.0), made(tmp_path / "2", a=10.0, b=8.0)
+    here, there = made(tmp_path / "1/three", a=10.0, b=8.0), made(tmp_path / "2/three", a=10.0, b=8.0)
     write(here.folder, here.study, there.folder)
     text = (here.folder / "REPORT.md").read_text(encoding="utf-8")
     assert "## Against another run of it" in text
-    assert "main: the same ranking of 2 configurations." in text
+    assert "main: the same ranking of 1 pair, of 2 configurations, that both runs tell apart." in text
     write(here.folder, here.study)
     assert "Against another run" not in (here.folder / "REPORT.md").read_text(encoding="utf-8")

@@ -70,7 +70,11 @@ def test_it_goes_on_and_what_changed_is_measured_again(stopped: tuple[Path, Path
     whole = small_study.stored(study)
     for name in NAMES:
         assert small_study.configurations(whole)[name]["state"] == "measured"
-        assert list(rounds(whole, name)) == list(range(8))
+        assert len(rounds(whole, name)) == 8
+        attempts = small_study.configurations(whole)[name]["attempts"]
+        assert len(attempts) == 2, "a process each"
+        assert attempts[1]["losses"] == small_study.configurations(whole)[name]["losses"]["by_step"]
+        assert attempts[0]["losses"][:5] == attempts[1]["losses"][:5], "each from its first step on"
         kept = rounds(before, name)
         assert {number: rounds(whole, name)[number] for number in kept} == kept, "measured twice"
     table = (study / "results" / "cpu" / "steps.csv").read_text().splitlines()[1:]

@@ -6,6 +6,7 @@ import csv
 import itertools
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,21 @@ def test_rounds_are_interleaved_and_one_runs_at_a_time(done: Done) -> None:
     assert all(ended <= began for (_, _, _, ended), (_, _, began, _) in itertools.pairwise(every))
 
 
+def test_what_was_alive_together_is_known(done: Done) -> None:
+    groups = {name: {each["group"] for each in done[name]["rounds"]} for name in WORK}
+    assert all(len(each) == 1 for each in groups.values())
+    assert groups["works"] == groups["talks"] == groups["nan"] != groups["crowded"]
+
+
+def test_what_each_was_measured_with_is_known(done: Done) -> None:
+    (context,) = {done[name]["context"] for name in (*WORK, *FAIL)}
+    said = done.said["contexts"]
+    assert list(said) == [context]
+    assert said[context]["machine"]["cpu"] == done.said["machine"]["cpu"]
+    assert said[context]["versions"]["torch"]
+    assert said[context]["measure"] == {"device": "cpu", "warmup": 2, "steps": 3, "own_caches": True}
+
+
 def test_options_and_environment_reach_the_worker(done: Done) -> None:
     assert done["works"]["facts"]["variable"] == "to the first"
     assert done["talks"]["facts"]["variable"] == ""
@@ -103,6 +119,11 @@ def test_what_runs_out_of_memory_beside_others_is_tried_again_alone(done: Done) 
     others = small_study.turns(done.said, ["works", "talks", "nan"])
     alone = small_study.turns(done.said, ["crowded"])
     assert alone[0][2] > others[-1][3]
+
+
+def test_what_is_killed_beside_others_is_tried_again_alone(done: Done) -> None:
+    """As the kernel does where the machine runs out of memory."""
+    assert "killed: ran out of memory beside others, or was killed; it is tried" in done.command.stderr
 
 
 def test_what_a_workload_prints_is_its_own(done: Done) -> None:
@@ -184,11 +205,26 @@ def test_one_that_hangs_is_ended_and_the_others_stay(done: Done, tmp_path: Path)
     assert small_study.alive(folder) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process was started with")
+def test_what_a_workload_starts_speaks_for_nobody_and_is_ended(done: Done, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(done.folder, folder)
+    command = small_study.run(folder, "small", "--only", "children:*", "--repeat", "1", ALIVE=str(folder / "alive"))
+    assert command.returncode == 0, command.stderr
+    found = small_study.configurations(small_study.stored(folder / "profiles" / "small"))
+    names = ("children:forks_and_exits", "children:forks_and_returns", "children:detaches")
+    assert {name: found[name]["state"] for name in names} == dict.fromkeys(names, "measured")
+    assert found[names[0]]["facts"]["child"] == "3", "it left as it wished"
+    assert len(found[names[0]]["losses"]["by_step"]) == 1 + 2 + 2 + 3, "losses of the parent alone"
+    assert small_study.alive(done.folder) == [], "those in a session of their own too"
+
+
 def test_everything_measured_is_not_measured_again(done: Done) -> None:
     command = small_study.run(done.folder, "small", "--only", "works", "--only", "first")
     assert command.returncode == 0
     assert "first: failed in an earlier run" in command.stderr
-    assert "everything is measured already; --fresh" in command.stderr
+    assert "everything is measured already" not in command.stderr, "one is not"
+    assert small_study.run(done.folder, "small", "--only", "works").stderr.count("everything is measured already") == 1
     assert small_study.stored(done.study) == done.said
 
 

@@ -96,6 +96,30 @@ def test_configurations_are_the_combinations_of_the_axes(tmp_path: Path) -> None
     }
 
 
+def test_a_matrix_says_which_of_it_are_recorded(tmp_path: Path) -> None:
+    """By patterns, with or without the matrix' name."""
+    some = SPEC.replace("recording = false", 'recording = ["*-false", "length:1024-*"]')
+    assert [
+        each.name for each in study(tmp_path, some).configurations if each.matrix == "length" and each.recording
+    ] == [
+        "length:512-false",
+        "length:1024-true",
+    ]
+    everything = study(tmp_path, SPEC.replace("recording = false\n", ""))
+    assert all(each.recording for each in everything.configurations)
+
+
+def test_rounds_are_even_so_that_drift_cancels() -> None:
+    """Every second round goes the other way round: what grows by the same each turn is the same for all after two."""
+    places = {"first": 0, "last": 15}
+    for rounds in (spec.Measure().rounds, 4):
+        sums = {
+            name: sum(number * 16 + (place if number % 2 == 0 else 15 - place) for number in range(rounds))
+            for name, place in places.items()
+        }
+        assert sums["first"] == sums["last"]
+
+
 def test_baselines(tmp_path: Path) -> None:
     """The same but for an axis, or the one that is named; the first where nothing is said."""
     found = {each.name: each.baseline for each in study(tmp_path).configurations}
@@ -160,6 +184,10 @@ def test_a_pattern_that_fits_nothing(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("title", "titel", "'titel' at the top is not known; did you mean title?"),
+        ("batch = 8", "batch = 2026-11-21", "batch in options at the top: is a date or a time; write it as a text in"),
+        ("batch = 8", "batch = [[1, 10:00:00]]", "batch in options at the top: is a date or a time"),
+        ('recipe = "delayed"', "recipe = 2026-11-21", "recipe in axes.recipe.delayed in [[matrix]] 1: is a date"),
+        ("recipe.none = {}", "recipe.none = 10:00:00", "recipe in axes.recipe in [[matrix]] 1: is a date or a time"),
         ("rounds = 5", "round = 5", "'round' in [measure] is not known; did you mean rounds?"),
         ("rounds = 5", "rounds = 0", "rounds = 0 in [measure]: is not a whole number from 1 on"),
         ("rounds = 5", 'rounds = "many"', "rounds = 'many' in [measure]: is not a whole number from 1 on"),
@@ -193,6 +221,16 @@ def test_a_pattern_that_fits_nothing(tmp_path: Path) -> None:
         ("at_least = 1.01", "at_least = 1.01\nat_most = 2", "[[claim]] 1 has 2 conditions; give one of"),
         ("at_least = 1.01", 'at_least = "1%"', "at_least in [[claim]] 1: is '1%'; write a number"),
         ("between = [512, 1024]", "between = [512]", "between in [[claim]] 2: is [512]; write [least, most]"),
+        (
+            "recording = false",
+            'recording = ["2048-*"]',
+            "recording in matrix length: 2048-* fits none of its configurations",
+        ),
+        (
+            "recording = false",
+            'recording = "no"',
+            "recording = 'no' in [[matrix]] 2: write true, false, or a list of patterns",
+        ),
         ('figure = "speedup"', 'figure = "sped"', "figure = 'sped' in [[claim]] 1: is none; did you mean speedup"),
         ('against = "unfused-none"', 'against = "none"', "against in [[claim]] 1: 'none' is not in this study"),
         ('along = "seq"', 'along = "sec"', "along of a [[sweep]]: 'sec' is not in this study; did you mean seq?"),

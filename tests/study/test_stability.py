@@ -93,9 +93,31 @@ def test_the_section_of_numbers(material):
     assert rows["50304-e4m3"][2] == "25.0% of layers.1.fc1.input, step 3"
     assert rows["50304-block"][1] == "not recorded"
     assert "50304-none" not in rows
-    assert [row[:4] for row in section.grids[1].rows][:1] == [
+    assert [row[:4] for row in section.grids[2].rows][:1] == [
         ("50304-e4m3", "critical", "NaN or Inf begins here", "layers.0.fc1.output"),
     ]
+
+
+def test_every_tensor_that_was_clipped_has_a_row(tmp_path):
+    """By its worst observation, worst first; REPORT.md has some of each configuration, the page all."""
+    values = np.full((8, 8), 1.0)
+    made = Fp8().site("autocast", recipe="DelayedScaling")
+    for number, parts in enumerate((64, 32, 16, 8, 4, 2, 64)):  # one of so many elements is beyond the largest value
+        clipped = np.where(np.arange(64).reshape(8, 8) % parts == 0, 1000.0, 1.0)
+        made = made.tensor(number, f"layers.{number}.fc1.input", clipped, scale=1.0)
+        made = made.tensor(number + 1, f"layers.{number}.fc1.input", values, scale=1.0)
+    path = tmp_path / "fp8.tetrace"
+    store.write(made.tensor(0, "never.fc1.input", values, scale=1.0).trace(), path)
+    of = study(tmp_path / "study", TOML)
+    folder = Made(of).measured("50304-e4m3", total=[1.0] * 7, recording=path).write(tmp_path / "results")
+    section = numbers_section(Material(folder, of))
+    assert section.grids[1].title == "Saturation by tensor, worst first: 5 of each configuration at most"
+    assert section.grids[1].rows == tuple(
+        ("50304-e4m3", f"layers.{number}.fc1.input", share, str(number), "1 of 2 observations")
+        for number, share in ((5, "50.0%"), (4, "25.0%"), (3, "12.5%"), (2, "6.2%"), (1, "3.1%"))
+    )
+    assert [row[1] for row in section.more[0].rows][5:] == ["layers.0.fc1.input", "layers.6.fc1.input"]
+    assert "never" not in repr(section.more[0].rows)
 
 
 def test_a_shape_error_says_what_to_pad_to(material):

@@ -10,13 +10,13 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.study import te_on_cpu
-from tetrace.study import Workload, spec
+from tetrace.study import Workload, recordings, spec
 from tetrace.study.spec import Planned, Study
 
 torch = pytest.importorskip("torch")
@@ -60,13 +60,41 @@ def test_each_study_has_its_note_and_only_names_what_is_there(name: str) -> None
 
 @pytest.mark.parametrize("name", NOTES)
 def test_each_claim_is_of_figures_that_its_configurations_have(name: str) -> None:
+    """What is read off a recording is recorded, and what a speed-up compares, so that it can be explained."""
     study = read(name)
     recorded = {"launches", "busy_ms", "fp8_coverage_pct", "quantization_pct", "max_saturation_pct", "backend"}
     for claim in study.claims:
-        for of in filter(None, (claim.of, claim.against) if claim.figure in recorded else ()):
+        is_read = claim.figure in recorded or claim.figure.endswith("speedup")
+        for of in filter(None, (claim.of, claim.against) if is_read else ()):
             planned = study.configuration(of)
             assert planned is not None
             assert planned.recording, f"{claim.says}: {of} is not recorded"
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_both_ends_of_each_sweep_are_recorded(name: str) -> None:
+    """Themselves, or a configuration that runs the same."""
+    study = read(name)
+    recorded = {repr((planned.options, planned.environment)) for planned in study.configurations if planned.recording}
+    for sweep in study.sweeps:
+        members = [planned for planned in study.configurations if planned.matrix == sweep.matrix]
+        places = sorted({planned.options[sweep.along] for planned in members})
+        for planned in members:
+            if planned.options[sweep.along] in (places[0], places[-1]):
+                assert repr((planned.options, planned.environment)) in recorded, planned.name
+
+
+def test_how_many_recordings_each_study_makes() -> None:
+    """Each costs seconds of a GPU: who adds some knows it."""
+    found = {name: sum(planned.recording for planned in read(name).configurations) for name in NOTES}
+    assert found == {"fusion": 16, "hybrid": 19, "attention": 18, "gated": 27, "stability": 27}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_drift_cancels(name: str) -> None:
+    """Of rounds that go back and forth there is an even number."""
+    study = read(name)
+    assert (study.measure.rounds % 2, study.quick.rounds % 2) == (0, 0)
 
 
 @pytest.mark.parametrize("name", NOTES)
@@ -148,7 +176,23 @@ def test_stability_crosses_vocabularies_models_formats_and_margins() -> None:
     assert found >= set(products([50288], ["custom"], [*delayed, *others], [0]))
     fails = {planned.name for planned in study.configurations if planned.expects is not None}
     assert fails == {name for name in names(study, "vocabulary") if ":50264" in name and "-none-" not in name}
-    assert study.recording.arguments == ("--fp8",)
+    assert study.recording.arguments[0] == "--fp8"
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_fp8_is_looked_at_from_the_first_step_on(name: str) -> None:
+    """A loss that is NaN in the first step has its first tensor there. Steps after the warm-up are recorded as ever."""
+    from tetrace.record.options import window
+
+    study = read(name)
+    if "--fp8" not in study.recording.arguments:
+        pytest.skip("looks at no numbers")
+    run: Any = SimpleNamespace(study=study, measure=study.measure, options=SimpleNamespace(collector=None))
+    said = list(recordings.options(run))
+    last = {word: said[place + 1] for place, word in enumerate(said) if word in ("--steps", "--warmup")}
+    chosen = window(last["--steps"], None, int(last["--warmup"]))
+    assert chosen.first_step == 0
+    assert chosen.last_step == int(last["--warmup"]) + study.recording.steps
 
 
 @pytest.mark.parametrize("name", NOTES)
@@ -157,7 +201,7 @@ def test_quick_leaves_enough_to_compare(name: str) -> None:
     quick = study.chosen(study.quick_only)
     assert 4 <= len(quick) <= 8  # side by side on the GPU machine's cores: one start of processes, one of recordings
     assert {planned.baseline for planned in quick} & {planned.name for planned in quick}
-    assert study.quick.rounds * study.quick.steps <= 60
+    assert study.quick.rounds * study.quick.steps <= 80
 
 
 @contextlib.contextmanager
@@ -229,6 +273,33 @@ def test_every_configuration_trains(name: str) -> None:
             assert (te_on_cpu.autocast.entered[-1] is None) == (options["recipe"] == "none")
             done[repr(options)] = losses[-1]
     assert len(done) >= 4
+
+
+@pytest.mark.usefixtures("plain")
+def test_gated_refuses_micro_batches_that_leave_sequences_out() -> None:
+    """Else 6 of 8 sequences would be trained and 8 counted."""
+    with imported("gated") as model:
+        options = {**small("gated", read("gated").configurations[0]), "batch": 8, "accumulate": 3}
+        with pytest.raises(ValueError, match="batch = 8 is no multiple of accumulate = 3"):
+            model.build(**options)
+        assert model.build(**{**options, "accumulate": 4}).tokens == 8 * options["seq"]
+
+
+@pytest.mark.usefixtures("plain")
+def test_attention_says_which_flash_attention_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    def version(package: str) -> str:
+        if package != "flash-attn-4":
+            raise PackageNotFoundError(package)
+        return "4.0.0b11"
+
+    options = small("attention", read("attention").configurations[0])
+    with imported("attention") as model:
+        monkeypatch.setattr(model, "version", version)
+        assert model.build(**options).facts == {"FlashAttention installed": "flash-attn-4 4.0.0b11"}
+        monkeypatch.setattr(model, "version", lambda package: version("none"))
+        assert model.build(**options).facts == {"FlashAttention installed": "none"}
 
 
 @pytest.mark.parametrize("name", ["gated", "stability"])

@@ -305,7 +305,7 @@ def test_without_recordings_it_says_not_recorded(tmp_path):
     folder, of = stack(tmp_path, recordings=False)
     write(folder, of)
     text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    assert "delayed against none: none: not recorded." in text
+    assert "Not explained: delayed against none, graphs against none: not recorded." in text
     rows = table(text, "Recordings: an average steady step")
     assert rows == [
         ["configuration", "timed alone ms", ""],
@@ -341,7 +341,10 @@ def test_what_to_know_before_any_number(tmp_path):
     of = study(tmp_path, TOML)
     slowed = {**CLOCKS, "throttled": ("power cap",)}
     made = Made(of, ended=None, quick=True, options_changed={"layers": 2})
-    made.measured("none", total=[1.0, 1.1, 1.2], rounds=slowed).state("delayed", results.WAITING, key="k")
+    fields = {"options": {"layers": 2}}
+    made.measured("none", total=[1.0, 1.1, 1.2], rounds=slowed, fields=fields).state(
+        "delayed", results.WAITING, key="k"
+    )
     folder = made.write(tmp_path / "results")
     write(folder, of)
     text = (folder / "REPORT.md").read_text(encoding="utf-8")
@@ -359,7 +362,7 @@ def test_nothing_measured_is_a_report_too(tmp_path):
     of = study(tmp_path, TOML)
     folder = Made(of, ended=None).state("none", results.WAITING, key="k").write(tmp_path / "results")
     write(folder, of)
-    assert "**Nothing was measured; 5 cannot be told; 1 of 1 configurations were not measured" in (
+    assert "**Nothing was measured; 5 claims cannot be told; 1 of 1 configurations were not measured" in (
         folder / "REPORT.md"
     ).read_text(encoding="utf-8")
     assert "Nothing was measured" in first_screen(folder, of, 80)
@@ -472,7 +475,7 @@ def test_what_nobody_asked_for_is_left_out(tmp_path):
     write(folder, of)
     text = (folder / "REPORT.md").read_text(encoding="utf-8")
     assert "> **Note:** 3 other configurations of the study were not asked for\n" in text
-    assert "**Fastest: none, 1.000 ms a step; 5 cannot be told.**" in text
+    assert "**Fastest: none, 1.000 ms a step; 5 claims cannot be told.**" in text
     assert [row[0] for row in table(text, "Configurations: ms a step")] == ["configuration", "none"]
     assert table(text, "Claims")[1][-1] == "delayed was not asked for in this run; the step waits for the host"
 
@@ -509,3 +512,115 @@ at_least = 1.0
         ("graphs", "none"),
         ("graphs", "delayed"),
     ]
+
+
+OWN_BASELINES = """
+title = "Sizes"
+[[matrix]]
+name = "main"
+axes.size = ["small", "large"]
+axes.recipe = ["none", "fp8"]
+baseline = {recipe = "none"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ms", "words"),
+    [
+        (
+            (1.0, 1.25, 10.0, 8.0),
+            "Largest speed-up over its own baseline: large-fp8, 1.250× (1.250 to 1.250) of large-none.",
+        ),
+        (
+            (1.0, 0.5, 8.0, 4.0),
+            "Largest speed-up over its own baseline: small-fp8, 2.000× (2.000 to 2.000) of small-none, not told apart from the "
+            "speed-up of large-fp8.",
+        ),
+        (
+            (1.0, 1.25, 8.0, 16.0),
+            "Nothing is faster than its baseline: at best small-fp8, 0.800× (0.800 to 0.800) of small-none.",
+        ),
+        (
+            (1.0, None, 10.0, None),
+            "No configuration was measured beside its baseline; 2 of 4 configurations failed.",
+        ),
+    ],
+)
+def test_different_work_has_no_fastest(tmp_path, ms, words):
+    """A small step is short, whatever it runs: what is named is what gains most over its own baseline."""
+    of = study(tmp_path, OWN_BASELINES)
+    made = Made(of)
+    for name, one in zip(("small-none", "small-fp8", "large-none", "large-fp8"), ms, strict=True):
+        tokens = {"tokens": 1024 if "small" in name else 8192}
+        made = made.measured(name, total=rounds(one), fields=tokens) if one else made.failed(name, "E", "m")
+    assert Report(Material(made.write(tmp_path / "results"), of)).verdict == words
+
+
+def test_other_tokens_with_one_baseline_are_different_work(tmp_path):
+    of = study(tmp_path, TOML)
+    made = Made(of).measured("none", total=rounds(10.0), fields={"tokens": 100})
+    made.measured("delayed", total=rounds(1.0), fields={"tokens": 5}).measured(
+        "graphs", total=rounds(0.9), fields={"tokens": 5}
+    )
+    material = Material(made.write(tmp_path / "results"), of)
+    assert Report(material).verdict.startswith("Largest speed-up over its own baseline: graphs, 11.111×")
+
+
+def test_only_explained_speedups_are_called_so(tmp_path):
+    """One is recorded, one is of the same options as it, one is timed only."""
+    toml = """
+    title = "t"
+    [options]
+    ways = "x"
+    [[matrix]]
+    name = "main"
+    axes.recipe.none = {}
+    axes.recipe.delayed = {ways = "y"}
+    baseline = "none"
+    [[matrix]]
+    name = "more"
+    recording = false
+    axes.recipe.none = {}
+    axes.recipe.delayed = {ways = "y"}
+    axes.recipe.other = {ways = "z"}
+    baseline = "none"
+    """
+    of = study(tmp_path, toml)
+    made = (
+        Made(of)
+        .measured("none", total=rounds(2.0), recording="bf16")
+        .measured("delayed", total=rounds(1.0), recording="fp8-delayed")
+    )
+    for name, ms in (("none", 2.0), ("delayed", 1.0), ("other", 3.0)):
+        made.measured(f"more:{name}", total=rounds(ms))
+    folder = made.write(tmp_path / "results")
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "more:delayed against more:none runs the same as delayed against none: see there." in text
+    assert "Not explained: more:other against more:none: timed only, as the study says." in text
+    assert "All of it, with 2 of 3 speed-ups explained:" in first_screen(folder, of, 300)
+    (folder / "report.json").unlink()
+    # Without the recordings nobody knows.
+    assert "All of it: REPORT.md" in first_screen(folder, of, 300)
+
+
+def test_a_phase_that_was_not_timed_is_not_drawn_as_nothing(tmp_path):
+    of = study(tmp_path, TOML)
+    made = Made(of).measured("none", forward=[1.0] * 7, backward=[2.0] * 7).measured("delayed", forward=[3.0] * 7)
+    data = document(Report(Material(made.write(tmp_path / "results"), of)), "v")
+    (chart,) = [block for section in data["sections"] for block in section["blocks"] if block["type"] == "chart"]
+    bars = {bar["name"]: bar["x"] for bar in chart["spec"]["data"] if bar["type"] == "bar"}
+    assert bars == {"forward": [1.0, 3.0], "backward": [2.0, None]}
+
+
+@pytest.mark.parametrize("toml", [TOML, OWN_BASELINES], ids=["one baseline", "own baselines"])
+def test_one_round_names_nothing_fastest_of_all(tmp_path, toml):
+    of = study(tmp_path, toml)
+    made = Made(of)
+    for planned, ms in zip(of.configurations, (4.0, 2.0, 4.0, 1.0), strict=True):
+        made.measured(planned.name, total=[ms])
+    verdict = Report(Material(made.write(tmp_path / "results"), of)).verdict
+    first, second = ("block, 1.000 ms", "delayed") if toml is TOML else ("large-fp8, 4.000×", "small-fp8")
+    assert first in verdict
+    assert "not told apart from" in verdict
+    assert second in verdict.split("not told apart from")[1]

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.study.made import Made, study
+from tetrace.study.claims import UNKNOWN, judge
 from tetrace.study.material import Material
 from tetrace.study.sizes import crossing_words, sweeps_section
+from tetrace.study.spec import Claim
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 
 TOML = """
@@ -97,6 +99,46 @@ def test_places_in_doubt_decide_nothing(tmp_path):
     assert crossing_value(material, [found], "length", "unfused", "fused").reason == (
         "intervals do not tell unfused and fused apart anywhere"
     )
+
+
+def test_one_round_decides_nothing(tmp_path):
+    """Without intervals no line crosses another for certain, and no claim on where it does has a verdict."""
+    of = study(tmp_path, TOML)
+    made = Made(of)
+    for group in ("fused", "flash"):
+        for seq, ms in zip((256, 512, 1024, 2048), TIMES[group], strict=True):
+            made.measured(f"length:{seq}-{group}", total=[ms])
+    material = Material(made.write(tmp_path / "results"), of)
+    found = sweep_of(material, of.sweeps[0])
+    assert found.crossings == ()
+    assert crossing_words(found) == [
+        "flash and fused are not told apart at every measured seq (256 to 2,048): there are no intervals.",
+    ]
+    claimed = crossing_value(material, [found], "length", "flash", "fused")
+    assert claimed.reason == "intervals do not tell flash and fused apart anywhere"
+    assert judge(material, Claim("s", "crossing", "flash", "fused", "length", at_least=1), claimed).verdict == UNKNOWN
+
+
+def test_faster_and_later_slower_is_not_always_faster(tmp_path):
+    times = {"fused": (1.0, 2.0, 4.0, 8.0), "flash": (0.5, 1.0, 8.0, 16.0), "unfused": (2.0, 1.0, 8.0, 4.0)}
+    material, found = swept(tmp_path, times)
+    assert crossing_value(material, [found], "length", "flash", "fused").reason == (
+        "flash is not faster from one seq on: it becomes slower between 512 and 1,024"
+    )
+    assert crossing_value(material, [found], "length", "unfused", "fused").reason == (
+        "unfused is not faster from one seq on: it becomes faster between 256 and 512, slower between 512 and 1,024, faster "
+        "between 1,024 and 2,048"
+    )
+
+
+def test_figures_that_are_counted_have_exact_ratios(tmp_path):
+    of = study(tmp_path, TOML + 'figure = "peak_bytes"\n')
+    made = Made(of)
+    for group, size in (("fused", 100), ("flash", 50)):
+        for seq in (256, 512):
+            made.measured(f"length:{seq}-{group}", total=[1.0] * 7, fields={"peak_allocated_bytes": size * seq})
+    lines = {line.name: line for line in sweep_of(Material(made.write(tmp_path / "r"), of), of.sweeps[0]).lines}
+    assert [(one.ratio.value, one.ratio.low, one.ratio.high) for one in lines["flash"].points] == [(0.5, 0.5, 0.5)] * 2
 
 
 def test_the_figure_of_a_claim(tmp_path):

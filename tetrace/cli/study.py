@@ -6,11 +6,10 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tetrace.cli.output import write_output
-from tetrace.errors import UsageError
+from tetrace.errors import TetraceError, UsageError
 from tetrace.record.options import COLLECTORS
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ _NOTHING_MEASURED = 1
 @click.option(
     "--only", multiple=True, metavar="PATTERN", help="Only configurations whose names fit: `fused-*`, `*-none`."
 )
-@click.option("--repeat", type=click.IntRange(min=1), metavar="N", help="Rounds of each configuration.  [default: 7]")
+@click.option("--repeat", type=click.IntRange(min=1), metavar="N", help="Rounds of each configuration.  [default: 8]")
 @click.option(
     "--quick", is_flag=True, help="Fewer rounds and configurations, as the study says: minutes, wider intervals."
 )
@@ -48,7 +47,9 @@ _NOTHING_MEASURED = 1
     metavar="KEY=VALUE",
     help="Give an option of the model another value: `--option batch=4`.",
 )
-@click.option("--fresh", is_flag=True, help="Measure again what was measured already (with --only: of that).")
+@click.option(
+    "--fresh", is_flag=True, help="Measure again what was measured already (with --only: of that); the old is kept."
+)
 @click.option("--no-recordings", is_flag=True, help="Measure only: no recordings, and so no explanations.")
 @click.option("--collector", type=click.Choice(COLLECTORS), help="What records, as in `tetrace record`.")
 @click.option(
@@ -92,7 +93,8 @@ def study(
     runs out of memory is a row with its error. Ctrl-C stops, and the same command goes on from there.
 
     The results are in profiles/NAME/results/MACHINE, with REPORT.md and report.html; those of --quick and --option are in
-    folders of their own beside it. Without a GPU the stored results are shown.
+    folders of their own beside it. What is measured again, since its code, options or versions changed, is kept in
+    earlier/ there. Without a GPU the stored results are shown.
     """
     if new is not None:
         return _new(new, study)
@@ -116,23 +118,29 @@ def study(
     chosen.chosen(options.only)
     machine = machines.find(chosen.device, os.environ)
     if report_only or machine is None:
-        return _stored(chosen, place, output, report_only, against)
+        return _stored(chosen, place, output, quick, report_only, against)
+    if against:
+        resolve.check(chosen, against)
     folder = output or place.results / resolve.results_name(machine.slug, quick, chosen.changed)
     return _run(chosen, measure, machine, folder, options, against)
 
 
 def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options: Options, against: Path | None) -> int:
+    from tetrace.cli.study_folder import alone, stoppable
     from tetrace.cli.study_progress import shown
     from tetrace.study import results
     from tetrace.study.runner import Run
 
-    with _stoppable(), shown(study.name) as watcher, _alone(folder):
-        _calibrate(machine, watcher)
+    with stoppable(), shown(study.name) as watcher, alone(folder):
         run = Run(study, measure, machine, folder, options, watcher)
+        _calibrate(machine, watcher)
         try:
             measured = run.execute()
         except KeyboardInterrupt:
             watcher.say(f"stopped; what was measured is in {folder}, and the same command goes on from there")
+            watcher.say("writing the report of that; Ctrl-C leaves it out")
+            with suppress(TetraceError):
+                _report(folder, study, against)
             raise
         watcher.say("writing the report")
         _report(folder, study, against)
@@ -143,18 +151,28 @@ def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options
     return _NOTHING_MEASURED if states and results.MEASURED not in states else 0
 
 
-def _stored(study: Study, place: Place, output: Path | None, again: bool, against: Path | None) -> int:
-    """Show stored results: those of --output, else the newest."""
+def _stored(
+    study: Study, place: Place, output: Path | None, quick: bool, report_only: bool, against: Path | None
+) -> int:
+    """Show stored results: those of --output, else the newest, of --quick and --option where those are given."""
     from tetrace.study import resolve
 
-    folders = [output] if output else resolve.stored(place)
+    stored = resolve.stored(place, quick, study.changed)
+    folders = (output,) if output else stored.folders
+    why = "--report-only" if report_only else "no GPU is visible"
+    for line in stored.unreadable if not output else ():
+        click.echo(f"tetrace: {line}", err=True)
     if not folders:
-        way = "run it on a machine with a GPU, or name a folder of results with --output"
-        raise UsageError(f"{study.name}: nothing is stored, and nothing can be measured here: no GPU is visible; {way}")
-    if again or against:
+        such = " of these options" if quick or study.changed else " that can be read" if stored.unreadable else ""
+        way = "run it first" if report_only else "run it on a machine with a GPU"
+        nothing = f"nothing is stored{such}, and nothing is measured here: {why}"
+        raise UsageError(f"{study.name}: {nothing}; {way}, or name a folder of results with --output")
+    for folder in (folders[0], against):
+        if folder:
+            resolve.check(study, folder)
+    if report_only or against:
         _report(folders[0], study, against)
     click.echo(_screen(folders[0], study), nl=False)
-    why = "--report-only" if again else "no GPU is visible"
     click.echo(f"tetrace: nothing was measured here ({why}); these are the stored results of {folders[0]}", err=True)
     return 0
 
@@ -174,23 +192,26 @@ def _screen(folder: Path, study: Study) -> str:
 
 def _list() -> int:
     """All studies: name, title, and on which machines there are results."""
-    from tetrace.errors import TetraceError
     from tetrace.report.grid import Column, Grid
     from tetrace.study import resolve, spec
 
-    rows = []
+    rows, unreadable = [], list[str]()
     for name in resolve.names():
         place = resolve.find(name)
         try:
             title = spec.read(place.folder).title
         except TetraceError as error:
             title = str(error)
-        rows.append((name, title, " ".join(folder.name for folder in resolve.stored(place))))
+        stored = resolve.stored(place)
+        unreadable.extend(stored.unreadable)
+        rows.append((name, title, " ".join(folder.name for folder in stored.folders)))
     if not rows:
         raise UsageError("there are no studies here; start one with --new NAME")
     columns = (Column("study", number=False), Column("", number=False), Column("results", number=False))
     lines = Grid("", columns, tuple(rows)).lines(shutil.get_terminal_size((_WIDTH, 45)).columns)
     write_output({"": "\n".join([*lines, ""])}, None, True)
+    for line in unreadable:
+        click.echo(f"tetrace: {line}", err=True)
     return 0
 
 
@@ -254,41 +275,3 @@ def _calibrate(machine: Machine, watcher: Watcher) -> None:
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         watcher.say(f"shares of the peak are left out: the GPU could not be measured ({said})")
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """A request to end (SIGTERM, a closed terminal) is answered as Ctrl-C is: what is measured stays."""
-    before: dict[int, Callable[..., Any] | int | None] = {}
-    for number in (int(signal.SIGTERM), int(signal.SIGHUP)):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two runs that write one folder would disturb each other. Raises `UsageError` where another one does."""
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); name another with --output") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise UsageError(f"{folder}: another tetrace study writes it; wait, or name another with --output") from error
-    except OSError:
-        # Some network file systems have no locks.
-        pass
-    try:
-        yield
-    finally:
-        os.close(handle)

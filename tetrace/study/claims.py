@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tetrace.study.figures import TIMES, WORD, Value, number, value, word_of
 from tetrace.study.results import FAILED, INTERRUPTED, TIMED_OUT, WAITING
+from tetrace.study.statistics import APART
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -38,12 +39,20 @@ def judge(material: Material, claim: Claim, found: Value | None = None) -> Judge
     if claim.figure == "none":
         return Judged(claim, UNKNOWN, "", "", claim.why or "it is about nothing that a run measures", Value())
     if found is None:
-        found = value(material, claim.figure, claim.of, claim.against)
+        found = _figure(material, claim)
     verdict, reason = _verdict(material, claim, found)
     why = reason if verdict == UNKNOWN and reason else ""
     if verdict != HOLDS and claim.why:
         why = f"{why}; {claim.why}" if why else claim.why
     return Judged(claim, verdict, found.words() if found.known else "", limit_words(claim, found.unit), why, found)
+
+
+def _figure(material: Material, claim: Claim) -> Value:
+    """The figure of a claim; none of a configuration that was measured otherwise than the study plans."""
+    for name in filter(None, (claim.of, claim.against)):
+        if said := material.stale(name):
+            return Value(reason=f"{name} was {said}")
+    return value(material, claim.figure, claim.of, claim.against)
 
 
 def _verdict(material: Material, claim: Claim, found: Value) -> tuple[str, str]:
@@ -70,17 +79,23 @@ def _of_state(material: Material, claim: Claim, state: str) -> tuple[str, str]:
 
 
 def _of_number(claim: Claim, found: Estimate) -> tuple[str, str]:
+    if found.low is None or found.high is None:
+        return UNKNOWN, _no_interval(found)
     if claim.equals is not None or claim.one_of:
         wanted = [claim.equals] if claim.equals is not None else list(claim.one_of)
         return _of_equals([float(one) for one in wanted if isinstance(one, int | float)], found)
     low, high = _limits(claim)
-    if found.low is None or found.high is None:
-        return UNKNOWN, "one round has no interval: repeat it"
     if low <= found.low and found.high <= high:
         return HOLDS, ""
     if found.high < low or found.low > high:
         return FAILS, ""
     return UNKNOWN, "the interval holds the limit"
+
+
+def _no_interval(found: Estimate) -> str:
+    if found.way == APART:
+        return "no round of one ran beside a round of the other: measure both together"
+    return "one round has no interval: repeat it" if found.rounds else "one sample has no interval"
 
 
 def _of_equals(wanted: Sequence[float], found: Estimate) -> tuple[str, str]:
@@ -140,11 +155,13 @@ def noted_words(claim: Claim, unit: str) -> str:
 
 
 def count_words(judged: Sequence[Judged]) -> str:
-    """`7 claims hold, 1 does not here, 2 cannot be told`; empty without claims."""
+    """`7 claims hold, 1 does not hold here, 2 cannot be told`, with a noun in the first part; empty without claims."""
     counts = {verdict: sum(one.verdict == verdict for one in judged) for verdict in VERDICTS}
     verbs = {
-        HOLDS: ("claim holds", "claims hold"),
+        HOLDS: ("holds", "hold"),
         FAILS: ("does not hold here", "do not hold here"),
         UNKNOWN: (UNKNOWN, UNKNOWN),
     }
-    return ", ".join(f"{many} {verbs[kind][many != 1]}" for kind, many in counts.items() if many)
+    said = [(many, verbs[kind][many != 1]) for kind, many in counts.items() if many]
+    nouns = [("claim " if many == 1 else "claims ") if not place else "" for place, (many, _) in enumerate(said)]
+    return ", ".join(f"{many} {noun}{verb}" for noun, (many, verb) in zip(nouns, said, strict=True))

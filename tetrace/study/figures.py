@@ -5,15 +5,17 @@ A figure that is not known says why; it is never 0.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT, WAITING, Configuration
-from tetrace.study.statistics import NONE, Estimate
+from tetrace.study.statistics import APART, EXACT, NONE, STEPS, Estimate
 
 if TYPE_CHECKING:
+    from tetrace.breakdown.figures import Figure, Run
     from tetrace.study.material import Material
 
 TIMES, PERCENT, MS, SECONDS, RATE, BYTES, COUNT, PLAIN, WORD = "×", "%", "ms", "s", "/s", "bytes", "", "plain", "word"
@@ -22,6 +24,8 @@ _RECORDED = {
     "backend": "attention_backend",
     "max_saturation_pct": "largest_saturation_pct",
 }
+# Of all recorded observations: nothing that is drawn.
+_OF_ALL = ("largest_saturation_pct",)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Value:
         one = self.estimate
         said = number(one.value, self.unit)
         if one.low is None or one.high is None:
-            return f"{said} (no interval)"
+            return f"{said} ({APART if one.way == APART else 'no interval'})"
         if one.low == one.high:
             return said
         ends = (number(end, self.unit).removesuffix(_SUFFIXES.get(self.unit, "")) for end in (one.low, one.high))
@@ -65,7 +69,9 @@ def number(value: float, unit: str) -> str:
     """A number with its unit."""
     from tetrace.units import byte_count, three_digits
 
-    if not math.isfinite(value):
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
         return "beyond what was measured" if value > 0 else "below what was measured"
     if unit == TIMES:
         return f"{value:.3f}×"
@@ -85,8 +91,12 @@ def number(value: float, unit: str) -> str:
 def value(material: Material, figure: str, of: str, against: str = "") -> Value:
     """A figure of configuration `of`. A speed-up is the time of `against`, or of its baseline, over its own; any other
     figure with `against` is its own over that of `against`."""
-    if figure.endswith("speedup") or figure in ("memory_ratio", "parameters_saved"):
-        return _against(material, figure, of, against or material.baseline(of))
+    is_ratio = figure.endswith("speedup") or figure in ("memory_ratio", "parameters_saved")
+    other = against or (material.baseline(of) if is_ratio else "")
+    if other and (said := material.apart(of, other)):
+        return Value(reason=said)
+    if is_ratio:
+        return _against(material, figure, of, other)
     own = _own(material, figure, of)
     if not against or not own.known or own.estimate is None:
         return own
@@ -128,7 +138,8 @@ def _over(own: Value, other: Value) -> Value:
     if a.low is None or a.high is None or not b.low or not b.high:
         return Value(Estimate(a.value / b.value, None, None, 0, NONE), unit=TIMES)
     ends = sorted(one / of for one in (a.low, a.high) for of in (b.low, b.high))
-    return Value(Estimate(a.value / b.value, ends[0], ends[-1], min(a.rounds, b.rounds), a.way), unit=TIMES)
+    way = b.way if a.way == EXACT else a.way
+    return Value(Estimate(a.value / b.value, ends[0], ends[-1], min(a.rounds, b.rounds), way), unit=TIMES)
 
 
 def _state_words(material: Material, found: Configuration) -> str:
@@ -169,10 +180,10 @@ def _fact(found: Configuration, name: str) -> Value:
     said = found.facts.get(name)
     if said is None:
         return Value(reason=f"{found.name} says nothing of {name}")
-    try:
-        return Value(Estimate.exact(float(said)))
-    except ValueError:
-        return Value(word=str(said), unit=WORD)
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(said)):
+            return Value(Estimate.exact(number))
+    return Value(word=str(said), unit=WORD)
 
 
 def _state(material: Material, found: Configuration) -> Value:
@@ -238,6 +249,16 @@ def _exact(name: str, unit: str, scale: float = 1) -> Callable[[Material, Config
     return exact
 
 
+def _once(name: str, unit: str, scale: float) -> Callable[[Material, Configuration], Value]:
+    """A time that each configuration takes once: nobody knows how far it may be off."""
+
+    def once(material: Material, found: Configuration) -> Value:
+        one = _exact(name, unit, scale)(material, found)
+        return one if one.estimate is None else Value(Estimate(one.estimate.value, None, None, 0, NONE), unit=unit)
+
+    return once
+
+
 def _recorded(material: Material, figure: str, of: str) -> Value:
     from tetrace.breakdown import figures
 
@@ -253,7 +274,27 @@ def _recorded(material: Material, figure: str, of: str) -> Value:
     if isinstance(found, str):
         return Value(word=found, unit=WORD)
     unit = {"%": PERCENT, "ms": MS, "": COUNT}.get(known.unit, PLAIN)
-    return Value(Estimate.exact(found), unit=unit)
+    return Value(_by_step(known, run, found), unit=unit)
+
+
+def _by_step(known: Figure, run: Run, found: float) -> Estimate:
+    """A recorded figure with the interval that its noise from step to step leaves; exact where it is counted, or the same in
+    every step; without one where it has no value by step, or too few steps were recorded."""
+    from tetrace.breakdown.figures import COUNT as COUNTED
+    from tetrace.breakdown.noise import noise
+
+    if known.unit == COUNTED or known.name in _OF_ALL:
+        return Estimate.exact(found)
+    series = known.series(run)
+    if series is not None:
+        sums, weights = series.sums[0], series.weights[0]
+        each = sums[weights > 0] / weights[weights > 0]
+        if (each == each[0]).all():
+            return Estimate.exact(found)
+        if own := noise(series, series):
+            half, most = float(own.a[0]), 100.0 if known.unit == "%" else math.inf
+            return Estimate(found, max(found - half, 0.0), min(found + half, most), 0, STEPS)
+    return Estimate(found, None, None, 0, NONE)
 
 
 _PLAIN_FIGURE = {"memory_ratio": "peak_bytes", "parameters_saved": "parameters"}
@@ -268,6 +309,6 @@ _OF_MEASURED: dict[str, Callable[[Material, Configuration], Value]] = {
     "peak_pct": _peak_share,
     "peak_bytes": _exact("peak_allocated_bytes", BYTES),
     "parameters": _exact("parameters", COUNT),
-    "first_step_ms": _exact("first_step_ns", MS, 1e6),
-    "first_step_s": _exact("first_step_ns", SECONDS, 1e9),
+    "first_step_ms": _once("first_step_ns", MS, 1e6),
+    "first_step_s": _once("first_step_ns", SECONDS, 1e9),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -24,11 +24,13 @@ _VENDORS = ("nvidia", "amd", "intel")
 
 @dataclass(frozen=True)
 class Machine:
-    """`gpu` is the name of the first GPU that is visible, "" where a study needs none or there is none."""
+    """`gpu` is the name of the first GPU that is visible, "" where a study needs none or there is none. `others`: ids of
+    the processes that used the visible GPUs before any of the study's did."""
 
     gpu: str = ""
     gpus: int = 0
     driver: str = ""
+    others: tuple[int, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -54,22 +56,24 @@ def find(device: str, environ: Mapping[str, str]) -> Machine | None:
     if device == "cpu":
         return Machine()
     driver = nvidia.read()
-    names = [gpu.name for gpu in driver.gpus]
-    visible = _visible(names, environ.get("CUDA_VISIBLE_DEVICES"))
-    return Machine(visible[0], len(visible), driver.version) if visible else None
+    visible = _visible(driver.gpus, environ.get("CUDA_VISIBLE_DEVICES"))
+    if not visible:
+        return None
+    others = {pid for gpu in visible for pid in gpu.processes}
+    return Machine(visible[0].name, len(visible), driver.version, tuple(sorted(others)))
 
 
-def _visible(names: list[str], variable: str | None) -> list[str]:
-    """Names of the GPUs that CUDA shows: as far as the first entry that is none."""
+def _visible(gpus: Sequence[nvidia.Gpu], variable: str | None) -> list[nvidia.Gpu]:
+    """The GPUs that CUDA shows: as far as the first entry that is none."""
     if variable is None:
-        return names
+        return list(gpus)
     found = []
     for entry in (word.strip() for word in variable.split(",")):
         # An entry may also be the beginning of a UUID; all GPUs of a machine are nearly always of one kind.
         index = int(entry) if entry.isdecimal() else 0 if entry.upper().startswith(("GPU-", "MIG-")) else -1
-        if not 0 <= index < len(names):
+        if not 0 <= index < len(gpus):
             break
-        found.append(names[index])
+        found.append(gpus[index])
     return found
 
 

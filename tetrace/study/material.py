@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tetrace.errors import TetraceError
+from tetrace.study.comparable import differences, not_as_planned
 from tetrace.study.explanation import Explanation, explain
 from tetrace.study.results import MEASURED, WAITING, Configuration, Results, read
 from tetrace.study.spec import Planned, Study
@@ -31,9 +33,10 @@ class Material:
         self.folder = folder
         self.study = study
         self.results: Results = read(folder)
-        self._recordings = recordings
+        self.has_recordings = recordings
         self._traces: dict[str, Trace | str] = {}
         self._runs: dict[str, Run | str] = {}
+        self._stale: dict[str, str] = {}
         self._explanations: dict[tuple[str, str], Explanation | str] = {}
 
     @cached_property
@@ -54,7 +57,13 @@ class Material:
 
     @cached_property
     def _planned(self) -> dict[str, Planned]:
-        return {planned.name: planned for planned in self.study.configurations}
+        """As the study plans them now, with the options that the stored run was told to change."""
+        study, changed = self.study, self.results.options_changed
+        if changed and not study.changed:
+            # An option that the study has no more is a difference like any other.
+            with contextlib.suppress(TetraceError):
+                study = study.with_options(changed)
+        return {planned.name: planned for planned in study.configurations}
 
     def configuration(self, name: str) -> Configuration | None:
         """The configuration of that name; None where it was not run."""
@@ -64,6 +73,31 @@ class Material:
         """The configuration that a speed-up is against; empty where there is none, or it is its own."""
         planned = self._planned.get(name)
         return planned.baseline if planned and planned.baseline != name else ""
+
+    def stale(self, name: str) -> str:
+        """How what is stored differs from what the study plans now: `measured with other options`; empty where it does not."""
+        if name not in self._stale:
+            found = self.configuration(name)
+            said = "" if found is None else not_as_planned(found, self._planned.get(name), self.study.folder)
+            self._stale[name] = said
+        return self._stale[name]
+
+    def apart(self, of: str, against: str) -> str:
+        """Why two configurations are not to be compared: what differs beside what the study lets differ; empty where they
+        are."""
+        for name in (of, against):
+            if said := self.stale(name):
+                return f"{name} was {said}"
+        pair = [self.configuration(name) for name in (of, against)]
+        contexts = [one.context for one in pair if one is not None and one.state == MEASURED]
+        if len(contexts) < 2 or contexts[0] == contexts[1]:
+            return ""
+        return f"{of} was measured {differences(self.results, *contexts)} than {against}"
+
+    def odd(self, name: str) -> str:
+        """What to know of a row before its numbers: how it differs from what is planned, or from what it is compared with."""
+        base = self.baseline(name)
+        return self.stale(name) or (self.apart(name, base) if base else "").removeprefix(f"{name} was ")
 
     def matrices(self) -> list[tuple[str, tuple[Configuration, ...]]]:
         """The configurations by matrix."""
@@ -103,19 +137,25 @@ class Material:
                     by_round[int(number)] = float(value)
         return found
 
-    def rounds(self, name: str, column: str = TOTAL) -> Mapping[int, float]:
-        """A step's ns in each round: the median of its steps; none of a configuration that was not measured to its end."""
+    def rounds(self, name: str, column: str = TOTAL) -> Mapping[Hashable, float]:
+        """A step's ns in each round: the median of its steps; none of a configuration that was not measured to its end. By
+        number and group: rounds of two configurations that have the same ran side by side."""
         found = self.configuration(name)
         if found is None or found.state != MEASURED:
             return {}
-        return self._medians.get(name, {}).get(column, {})
+        groups = {one.round: one.group for one in found.rounds}
+        medians = self._medians.get(name, {}).get(column, {})
+        return {(number, groups.get(number)): ns for number, ns in medians.items()}
 
     def time(self, name: str, column: str = TOTAL) -> Estimate | None:
         """A step's ns, or those of a phase of it; None where it was not measured."""
         return estimate(list(self.rounds(name, column).values()))
 
     def speedup(self, of: str, against: str, column: str = TOTAL) -> Estimate | None:
-        """How many times faster `of` is than `against`, by pairs of rounds; None where one was not measured."""
+        """How many times faster `of` is than `against`, by pairs of rounds; None where one was not measured, or both are not
+        to be compared."""
+        if self.apart(of, against):
+            return None
         return ratio(self.rounds(of, column), self.rounds(against, column))
 
     def run(self, name: str) -> Run | str:
@@ -137,7 +177,7 @@ class Material:
 
     def _read(self, name: str) -> Trace | str:
         found = self.configuration(name)
-        if found is None or not found.recording or not self._recordings:
+        if found is None or not found.recording or not self.has_recordings:
             return _why_not(found)
         # A name, never a path that leads out of the folder.
         path = self.folder / Path(found.recording).name
@@ -172,7 +212,12 @@ class Material:
         return self._explanations[of, against]
 
     def _explained(self, of: str, against: str) -> Explanation | str:
+        if said := self.apart(of, against):
+            return said
         for name in (against, of):
+            planned = self._planned.get(name)
+            if planned is not None and not planned.recording:
+                return f"{name}: timed only, as the study says"
             found = self.run(name)
             if isinstance(found, str):
                 return f"{name}: {found}"

@@ -56,17 +56,28 @@ def _planned(study: Study, matrix: Matrix, prefix: str, axes: Mapping[str, str])
         environment=environment,
         baseline="",
         expects=_expected(matrix, name, prefix),
-        recording=matrix.recording,
+        recording=_is_recorded(matrix, name, prefix),
     )
 
 
 def _expected(matrix: Matrix, name: str, prefix: str) -> str | None:
-    from fnmatch import fnmatchcase
-
     for each in matrix.expected:
-        if fnmatchcase(name, each.configuration) or fnmatchcase(name.removeprefix(prefix), each.configuration):
+        if fits(name, each.configuration, prefix):
             return each.error
     return None
+
+
+def _is_recorded(matrix: Matrix, name: str, prefix: str) -> bool:
+    if isinstance(matrix.recording, bool):
+        return matrix.recording
+    return any(fits(name, pattern, prefix) for pattern in matrix.recording)
+
+
+def fits(name: str, pattern: str, prefix: str) -> bool:
+    """Whether a pattern of a matrix names a configuration, with or without the matrix' name before it."""
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix(prefix), pattern)
 
 
 def _with_baseline(matrix: Matrix, planned: Planned, all_of_it: list[Planned], names: set[str]) -> Planned:

@@ -18,11 +18,12 @@ from tetrace.study.section import (
     cut,
     interval_cell,
     milliseconds,
+    several,
     times,
     value_cell,
     without_empty,
 )
-from tetrace.study.statistics import EXACT, ways
+from tetrace.study.statistics import APART, EXACT, ways
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -44,8 +45,23 @@ def measured_section(material: Material) -> Section:
     ]
     if made := ways(estimates):
         said.append(f"Intervals are {made}.")
+    if words := _apart_words(material):
+        said.append(words)
     said += list(_peak_words(material))
     return Section("measured", "Measured", tuple(said), grids)
+
+
+def _apart_words(material: Material) -> str:
+    """Which speed-ups have no interval because no rounds of both ran side by side."""
+    own = [(one.name, material.baseline(one.name)) for one in material.configurations]
+    found = [(name, base, material.speedup(name, base)) for name, base in own if base]
+    apart = [f"{name} and {base}" for name, base, one in found if one is not None and one.way == APART]
+    if not apart:
+        return ""
+    return (
+        f"Not interleaved: {several(apart)} never ran side by side; their ratio is of their medians, and what drifted between "
+        "them is in it."
+    )
 
 
 def measured_grid(material: Material, matrix: str, members: Sequence[Configuration], brief: bool = False) -> Grid:
@@ -55,16 +71,16 @@ def measured_grid(material: Material, matrix: str, members: Sequence[Configurati
         Column("configuration", number=False, code=True), Column("total ms"), Column("95%", keep=2),
         *(column for phase in material.phases for column in (Column(f"{phase} ms", keep=4), Column("95%", keep=9))),
         Column("tokens/s", keep=5), Column("TFLOP/s", keep=7), Column("of peak", keep=6), Column("peak GiB", keep=3),
-        Column("speed-up"), Column("95%", keep=1),
+        Column("speed-up"), Column("95%", keep=1), Column("rounds", keep=1),
         # Words that are never cut.
         Column("", number=brief),
     ]  # fmt: skip
     rows = [_measured_row(material, one, brief) for one in members]
     shown, lines = without_empty(heads, rows)
-    several = len(material.matrices()) > 1
+    is_one_of_several = len(material.matrices()) > 1
     bases = {material.baseline(one.name) for one in members} - {""}
     against = f", speed-up over {bases.pop()}" if len(bases) == 1 else ""
-    return Grid(f"{matrix if several else 'Configurations'}: ms a step{against}", shown, lines)
+    return Grid(f"{matrix if is_one_of_several else 'Configurations'}: ms a step{against}", shown, lines)
 
 
 def _measured_row(material: Material, one: Configuration, brief: bool) -> tuple[str, ...]:
@@ -83,10 +99,25 @@ def _measured_row(material: Material, one: Configuration, brief: bool) -> tuple[
         _rate(value(material, "tflops", one.name), 1),
         _share(value(material, "peak_pct", one.name)),
         f"{peak / GIB:,.2f}" if peak is not None else NOTHING,
-        value_cell(speedup) if speedup or not (is_base and total) else "1",
+        value_cell(speedup) if speedup or base or not (is_base and total) or material.stale(one.name) else "1",
         interval_cell(speedup),
-        "" if one.state == MEASURED else _error_words(one, brief),
+        _rounds_cell(material, one),
+        "; ".join(
+            filter(
+                None,
+                (
+                    "" if one.state == MEASURED else _error_words(one, brief),
+                    cut(material.odd(one.name), 60 if brief else 400),
+                ),
+            )
+        ),
     )
+
+
+def _rounds_cell(material: Material, one: Configuration) -> str:
+    """How many rounds a row is of, where rows differ in it."""
+    rows = {len(each.rounds) for each in material.configurations if each.state == MEASURED}
+    return str(len(one.rounds)) if len(rows) > 1 and one.rounds else ""
 
 
 def _rate(found: Value, digits: int) -> str:

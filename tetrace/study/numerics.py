@@ -66,6 +66,9 @@ def numbers_section(material: Material) -> Section:
     rows = tuple(_numbers_row(name, said) for name, said in found)
     grids = [Grid("FP8 statistics as recorded", heads, rows)]
     more = []
+    if any(said.worst for said in known):
+        grids.append(_saturation_grid(known, _SHOWN))
+        more.append(_saturation_grid(known, 0))
     if any(said.problems for said in known):
         grids.append(_problems_grid(known, _SHOWN))
         more.append(_problems_grid(known, 0))
@@ -95,6 +98,24 @@ def origin_words(said: Numbers) -> str:
         made = "so from the first observation on"
     at = f", at {seen.operation}" if seen.operation else ""
     return f"{seen.name} at step {seen.step}{at}: {counts(seen)}, {made}"
+
+
+def _saturation_grid(known: Sequence[Numbers], most: int) -> Grid:
+    """The tensors of each configuration that were clipped, the worst first."""
+    heads = (
+        Column("configuration", number=False, code=True), Column("tensor", number=False, code=True),
+        Column("most saturated"), Column("in step"), Column("clipped in"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            said.name, one.tensor, share_words(one.share), str(one.step),
+            f"{one.clipped:,} of {one.observations:,} observations",
+        )
+        for said in known
+        for one in said.worst[: most or None]
+    )  # fmt: skip
+    title = "Saturation by tensor, worst first" + (f": {most} of each configuration at most" if most else ", all")
+    return Grid(title, heads, rows)
 
 
 def _problems_grid(known: Sequence[Numbers], most: int) -> Grid:

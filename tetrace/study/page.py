@@ -122,7 +122,7 @@ def _times_chart(material: Material, name: str, members: tuple[Configuration, ..
             {
                 "type": "bar", "orientation": "h", "name": label(phase), "y": places,
                 "marker": {"color": color, "line": {"width": 0}},
-                "x": [round(value.value / 1e6, 6) if value else 0 for value in values],
+                "x": [round(value.value / 1e6, 6) if value else None for value in values],
                 "hovertemplate": "%{x:.3f} ms<extra>%{fullData.name}</extra>",
             }
         )  # fmt: skip

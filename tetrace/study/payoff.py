@@ -127,7 +127,7 @@ def payoffs(material: Material, swept: Swept) -> list[Payoff]:
     found = []
     for line in swept.lines:
         base = _baseline(swept, line)
-        if base is None or base is line:
+        if base is None or base is line or material.apart(line.points[0].name, base.points[0].name):
             continue
         of, against = _model(material, swept, line), _model(material, swept, base)
         if of and against:
@@ -166,7 +166,11 @@ def _alike(material: Material, swept: Swept, members: Sequence[Configuration]) -
         return {key: value for key, value in one.options.items() if key not in ignored}, dict(one.environment)
 
     wanted = rest(members[0])
-    return [one for one in material.configurations if one.state == MEASURED and rest(one) == wanted]
+    return [
+        one
+        for one in material.configurations
+        if one.state == MEASURED and rest(one) == wanted and not material.apart(one.name, members[0].name)
+    ]
 
 
 def _straight(a: Recorded, b: Recorded) -> dict[str, tuple[float, float]]:

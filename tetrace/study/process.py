@@ -20,8 +20,12 @@ from tetrace.study.results import Error
 _POLL_S = 0.2
 # How long a process may take to write where it hangs, and one that was told to leave to do so.
 _WORDS_S, _LEAVE_S = 0.5, 10.0
+# One that is stuck in the driver does not end when it is killed.
+_KILLED_S = 10.0
 _TAIL_LINES, _TAIL_BYTES = 20, 8192
 _RECEIVED = 1 << 16
+# Names the process in its environment, for all that it starts.
+_MARK = "TETRACE_STUDY_PROCESS"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Process:
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
-                env={**environ, "TETRACE_STUDY_SOCKET": str(self._address)},
+                env={**environ, "TETRACE_STUDY_SOCKET": str(self._address), _MARK: str(self._address)},
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -93,16 +97,18 @@ class Process:
             while self.busy and select.select([self], [], [], 0)[0] and self._receive():
                 pass
             if self.busy:
-                self._fail(Failure(self._ended()))
+                self._fail(self._failure())
 
     def end(self, leave: bool = False) -> int | None:
-        """End it and all that it started: at once, or after it was asked to leave. Returns its exit code."""
+        """End it and all that it started: at once, or after it was asked to leave. Returns its exit code, None where it
+        cannot be ended."""
         if leave and self._process.poll() is None:
             self.ask({"do": "leave"})
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_LEAVE_S)
         self._kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_KILLED_S)
         self.busy = False
         for one in (self._connection, self._listener):
             if one is not None:
@@ -152,7 +158,7 @@ class Process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_WORDS_S)
         if self.busy:
-            self._fail(Failure(self._ended()))
+            self._fail(self._failure())
 
     def _take(self, message: Mapping[str, Any]) -> None:
         if "hello" in message:
@@ -187,6 +193,11 @@ class Process:
         said = f"was not done after {limit_s:g} s of its own work and was ended; --limit gives it more"
         self._fail(Failure(Error(stage, "limit", said, self.tail()), timed_out=True))
 
+    def _failure(self) -> Failure:
+        """It ended before it answered. The kernel kills one where the machine runs out of memory."""
+        error = self._ended()
+        return Failure(error, out_of_memory=error.type == signal.SIGKILL.name)
+
     def _ended(self) -> Error:
         code = self._process.poll()
         if code is None and self._worker_pid not in (None, self._process.pid):
@@ -211,12 +222,23 @@ class Process:
         self._waiting = b""
 
     def _kill(self) -> None:
-        """The groups of what was started and, under `tetrace record`, of the worker: that one is in a session of its own."""
+        """The groups of what was started and, under `tetrace record`, of the worker: that one is in a session of its own.
+        Then whatever else they started, in sessions of its own."""
         worker = self._worker_pid
         if worker not in (None, self._process.pid) and self._process.poll() is None:
             with contextlib.suppress(OSError):
                 _kill_group(os.getpgid(worker))
         _kill_group(self._process.pid)
+        _kill_marked(f"{_MARK}={self._address}".encode())
+
+
+def _kill_marked(mark: bytes) -> None:
+    """All processes whose environment has it. Only Linux tells, and only of the user's own."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        # Those that end meanwhile, and those of others.
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _kill_group(group: int) -> None:

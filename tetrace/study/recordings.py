@@ -123,6 +123,7 @@ def _await_saved(run: Run, planned: Planned, each: Process) -> None:
 
 
 def _failed(run: Run, planned: Planned, why: str) -> None:
-    run.ledger.change(planned.name, recording=None, recording_error=" ".join(why.split()))
+    # An earlier recording stays until there is another.
+    run.ledger.change(planned.name, recording_error=" ".join(why.split()))
     run.ledger.save()
     run.watcher.say(f"{planned.name}: not recorded ({' '.join(why.split())[:160]})")

@@ -65,7 +65,11 @@ def _ranking(material: Material, other: Material, names: Sequence[str]) -> str:
     tied = f"; {pairs} told apart by one run at most" if undecided else ""
     if opposite:
         return f"ranked in opposite order: {several([cut(pair, 120) for pair in opposite])}{tied}"
-    return f"the same ranking of {len(names)} configurations{tied}"
+    decided = len(names) * (len(names) - 1) // 2 - undecided
+    if not decided:
+        return f"whether the ranking is the same cannot be told: both runs tell apart no pair of {len(names)} configurations"
+    many = "1 pair" if decided == 1 else f"{decided} pairs"
+    return f"the same ranking of {many}, of {len(names)} configurations, that both runs tell apart{tied}"
 
 
 def _faster(found: Estimate | None) -> int:

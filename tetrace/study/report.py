@@ -30,14 +30,14 @@ from tetrace.study.measured import (
 )
 from tetrace.study.numerics import losses_section, numbers_section, shapes_section
 from tetrace.study.repetition import repetition_section
-from tetrace.study.results import FAILED, MEASURED, RESULTS_FILE
+from tetrace.study.results import FAILED, MEASURED, RESULTS_FILE, Configuration
 from tetrace.study.section import Section, cut, several, times
 from tetrace.study.sizes import crossing_words, payoff_section, sweeps_section
 from tetrace.study.spec import Study
 from tetrace.study.statistics import Estimate
 from tetrace.study.surroundings import clocks_section, environment_section, meaning_section, notices, startup_section
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
-from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, recorded_section, why_section
+from tetrace.study.why import EXPLANATION_COLUMNS, explained_words, explanation_rows, recorded_section, why_section
 
 REPORT_FILE, PAGE_FILE, SCREEN_FILE = "REPORT.md", "report.html", "report.json"
 TABLE_FILES = ("configurations.csv", "claims.csv", "explanations.csv")
@@ -121,9 +121,12 @@ class Report:
     def _fastest(self) -> str:
         material = self.material
         members = material.matrices()[0][1] if material.matrices() else ()
-        known = [(found.value, one.name) for one in members if (found := material.time(one.name)) is not None]
-        if not known:
-            return "Nothing was measured"
+        timed = [one for one in members if material.time(one.name) is not None and not material.stale(one.name)]
+        if not timed:
+            return "Nothing was measured" + (" as the study plans it now" if any(one.rounds for one in members) else "")
+        if _different_work(material, timed):
+            return self._gains_most(timed)
+        known = [(found.value, one.name) for one in timed if (found := material.time(one.name)) is not None]
         ns, name = min(known)
         base = material.baseline(name)
         words = f"Fastest: {cut(name, 80)}, {ns / 1e6:,.3f} ms a step"
@@ -132,9 +135,32 @@ class Report:
             words += f", {times(speedup)} of {base}"
         return f"{words}, not told apart from {several(alike)}" if alike else words
 
+    def _gains_most(self, members: Sequence[Configuration]) -> str:
+        """The largest speed-up over an own baseline: times of different work say nothing of each other."""
+        material = self.material
+        own = [(one.name, material.baseline(one.name)) for one in members]
+        known = [
+            (found, name, base) for name, base in own if base and (found := material.speedup(name, base)) is not None
+        ]
+        if not known:
+            return "No configuration was measured beside its baseline"
+        best, name, base = max(known, key=lambda one: one[0].value)
+        words = f"{cut(name, 80)}, {times(best)} of {cut(base, 80)}"
+        if best.value < 1:
+            return f"Nothing is faster than its baseline: at best {words}"
+        # Of other work, and so no pairs of rounds: their own intervals.
+        alike = [
+            other
+            for found, other, _ in known
+            if other != name and (found.overlaps(best) or not (found.has_interval and best.has_interval))
+        ]
+        more = f", not told apart from the speed-up of {several(alike)}" if alike else ""
+        return f"Largest speed-up over its own baseline: {words}{more}"
+
     def _may_be_as_fast(self, name: str, fastest: str) -> bool:
         found = self.material.speedup(fastest, name)
-        return found is not None and found.low is not None and found.low <= 1
+        # Without an interval, or where both are not to be compared, nothing tells them apart.
+        return found is None or found.low is None or found.low <= 1
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
@@ -161,11 +187,19 @@ class Report:
         return tuple(one for one in made if not one.empty)
 
 
+def _different_work(material: Material, members: Sequence[Configuration]) -> bool:
+    """Whether steps of a matrix are of different work: other tokens or operations, or a baseline for each."""
+    bases = {material.baseline(one.name) for one in members} - {""}
+    sizes = {(one.tokens, one.flops) for one in members}
+    return len(bases) > 1 or len(sizes) > 1
+
+
 def write(folder: Path, study: Study, against: Path | None = None) -> None:
     """Write REPORT.md, report.html, report.json (the first screen) and tables into `folder`, from the results there.
     `against` is a folder of results of the same study, which they are compared with.
 
-    Raises `InputError` where there are no results, `UsageError` where the folder cannot be written to.
+    Raises `InputError` where there are no results, `UsageError` where they are of another study, or the folder cannot be
+    written to.
     """
     from tetrace import __version__
     from tetrace.study.markdown import document
@@ -173,7 +207,13 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
 
     other = Material(against, study, recordings=False) if against else None
     report = Report(Material(folder, study), other)
-    screen = {"version": _SCREEN_VERSION, "of": _digest(folder), **_plain_page(_screen(report))}
+    for one in (report.material, other):
+        if one is not None and one.results.study != study.name:
+            raise UsageError(
+                f"{one.folder}: holds results of study {one.results.study}, not of {study.name}; name another folder"
+            )
+    page = _plain_page(_screen(report))
+    screen = {"version": _SCREEN_VERSION, "of": _digest(folder), "explained": _explained(report.material), **page}
     documents = {
         REPORT_FILE: document(report, __version__),
         PAGE_FILE: html_page(report, __version__),
@@ -217,11 +257,18 @@ def _screen(report: Report) -> Page:
         verdict=report.verdict,
         grids=tuple(grids),
         said=tuple(cut(line) for line in (report.study.question, *crossings[:4]) if line),
-        advice=(
-            f"All of it, with every speed-up explained: {REPORT_FILE} and {PAGE_FILE} in {material.folder}{more}.",
-        ),
+        advice=(f"All of it{_with(_explained(material))}: {REPORT_FILE} and {PAGE_FILE} in {material.folder}{more}.",),
         notices=tuple(notices(material)),
     )
+
+
+def _explained(material: Material) -> str:
+    """How many speed-ups are explained; empty where no recording was looked at."""
+    return explained_words(material) if material.has_recordings else ""
+
+
+def _with(words: str) -> str:
+    return f", {words}" if words else ""
 
 
 def _shortened(grid: Grid, most: int) -> Grid:
@@ -267,7 +314,7 @@ def _stored(folder: Path) -> Page | None:
         )
         said, warned = (tuple(map(str, kept[name])) for name in ("said", "notices"))
         # Where it lies may have changed: a folder can be moved, or come with the package.
-        advice = (f"All of it, with every speed-up explained: {REPORT_FILE} in {folder}.",)
+        advice = (f"All of it{_with(str(kept.get('explained', '')))}: {REPORT_FILE} in {folder}.",)
         return Page(str(kept["title"]), str(kept["verdict"]), grids, said, advice, warned)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -285,6 +332,7 @@ def _configurations(material: Material) -> tuple[tuple[str, ...], list[dict[str,
         "configuration", "matrix", "state", "rounds", "tokens", "flops", "parameters", "peak_allocated_bytes",
         "first_step_ns", "first_loss", "last_loss", "first_nonfinite_step", "recording", "against",
         *(f"{name}_ns{end}" for name in times_of for end in ("", "_low", "_high")), "speedup", "speedup_low", "speedup_high",
+        "measured_otherwise",
     ]  # fmt: skip
     rows = []
     for one in material.configurations:
@@ -299,6 +347,7 @@ def _configurations(material: Material) -> tuple[tuple[str, ...], list[dict[str,
         for name in times_of:
             found |= _with_ends(f"{name}_ns", material.time(one.name, name))
         found |= _with_ends("speedup", material.speedup(one.name, base) if base else None)
+        found["measured_otherwise"] = material.odd(one.name) or None
         rows.append(found)
     return tuple(columns), rows
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from tetrace.errors import TetraceError, UsageError
 from tetrace.study import results
-from tetrace.study.results import Results
-from tetrace.study.spec import SPEC_FILE
+from tetrace.study.spec import SPEC_FILE, Study
 
 PROFILES, RESULTS = "profiles", "results"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -56,16 +55,37 @@ def names() -> list[str]:
     return list(found)
 
 
-def stored(place: Place) -> list[Path]:
-    """Folders with results of the study: the newest first, those of the whole study before those of `--quick`."""
+@dataclass(frozen=True)
+class Stored:
+    """`folders` with results: the newest first, those of the whole study before those of `--quick` and `--option`.
+    `unreadable`: what is wrong with those that cannot be read, each with its file and the way out."""
+
+    folders: tuple[Path, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+def stored(place: Place, quick: bool = False, changed: Mapping[str, Any] | None = None) -> Stored:
+    """What is stored of the study; with `quick` or `changed` options, of those runs only."""
     found: list[tuple[bool, str, Path]] = []
+    unreadable = []
     for folder in place.stored:
-        for file in folder.glob(f"*/{results.RESULTS_FILE}"):
-            said = _read(file.parent)
-            if said is not None:
-                whole = not said.quick and not said.options_changed
-                found.append((whole, said.ended or said.started, file.parent))
-    return [folder for _, _, folder in sorted(found, key=lambda each: each[:2], reverse=True)]
+        for file in sorted(folder.glob(f"*/{results.RESULTS_FILE}")):
+            try:
+                said = results.read(file.parent, place.folder.resolve().name)
+            except TetraceError as error:
+                unreadable.append(str(error))
+                continue
+            if (quick or changed) and (said.quick, dict(said.options_changed)) != (quick, dict(changed or {})):
+                continue
+            whole = not said.quick and not said.options_changed
+            found.append((whole, said.ended or said.started, file.parent))
+    newest = sorted(found, key=lambda each: each[:2], reverse=True)
+    return Stored(tuple(folder for _, _, folder in newest), tuple(unreadable))
+
+
+def check(study: Study, folder: Path) -> None:
+    """Raises `InputError` or `UsageError` where the folder has no results of this study."""
+    results.read(folder, study.name)
 
 
 def results_name(machine: str, quick: bool, changed: Mapping[str, Any]) -> str:
@@ -95,13 +115,6 @@ def new(name: str) -> Path:
 def _existing(*folders: Path) -> tuple[Path, ...]:
     found = {folder.resolve(): folder for folder in folders if folder.is_dir()}
     return tuple(found.values())
-
-
-def _read(folder: Path) -> Results | None:
-    try:
-        return results.read(folder)
-    except TetraceError:
-        return None
 
 
 def _shipped() -> Path:

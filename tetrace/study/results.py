@@ -7,9 +7,7 @@ for each phase. Both are replaced whole, so that a reader never sees half of one
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
 import math
 import os
@@ -20,16 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tetrace.errors import InputError, UsageError
+from tetrace.study.steps import COLUMNS, STEPS_FILE, Step, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 VERSION = 1
-RESULTS_FILE, STEPS_FILE = "study.json", "steps.csv"
+RESULTS_FILE = "study.json"
 # States of a configuration. Those before the comma are over; the next run does not start them again.
 MEASURED, FAILED, TIMED_OUT = "measured", "failed", "timed out"
 INTERRUPTED, WAITING = "interrupted", "waiting"
-_STEP_COLUMNS = ("configuration", "round", "step", "total_ns")
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,9 @@ class Losses:
     @classmethod
     def over(cls, attempts: Sequence[Attempt]) -> Losses:
         """From those of every process, the last one last."""
-        if not attempts or not attempts[-1].losses:
-            return cls()
-        last = attempts[-1].losses
-        nonfinite = [
-            step for each in attempts for step, loss in enumerate(each.losses) if not math.isfinite(loss)
-        ]
-        return cls(last[0], last[-1], min(nonfinite, default=None), last)
+        last = attempts[-1].losses if attempts else ()
+        nonfinite = [step for each in attempts for step, loss in enumerate(each.losses) if not math.isfinite(loss)]
+        return cls(last[0] if last else None, last[-1] if last else None, min(nonfinite, default=None), last)
 
 
 @dataclass(frozen=True)
@@ -107,10 +101,10 @@ class Configuration:
 
     `key` says what it ran with: the same options, environment and versions have the same. `context` names what of it must
     be alike for two configurations to be compared, see `Results.contexts`. `code`: digests of the workload's files,
-    relative to the study's folder. `expected`: it failed as study.toml says that it would. `import_ns` and `build_ns` are the host's time for model.py and its `build`,
-    `first_step_ns` the first step until the GPU had done it, with compilation and autotuning, `warmup_ns` all warm-up
-    steps after it. Peaks are of the measured rounds. `recording`: name of the folder in this one;
-    `recorded_as`: the options of `tetrace record` that it was made with.
+    relative to the study's folder. `expected`: it failed as study.toml says that it would. `import_ns` and `build_ns` are
+    the host's time for model.py and its `build`, `first_step_ns` the first step until the GPU had done it, with compilation
+    and autotuning, `warmup_ns` all warm-up steps after it. Peaks are of the measured rounds. `recording`: name of the
+    folder in this one; `recorded_as`: the options of `tetrace record` that it was made with.
     """
 
     name: str
@@ -143,21 +137,11 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One measured step: on the GPU from its first event to that of the next step. `phases`: ns by phase, in order."""
-
-    configuration: str
-    round: int
-    step: int
-    total_ns: int
-    phases: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Results:
     """What is in one folder of results. `peaks`: what `tetrace doctor --calibrate` measured of this GPU, None without it.
 
     `machine`: gpu, gpus, driver, cpu, cores. `ended`: None while configurations wait. `measure`: how it was measured.
+    These are of the last run; `contexts`, by `Configuration.context`, say what each configuration was measured with.
     """
 
     study: str
@@ -185,12 +169,15 @@ class Results:
         import pandas as pd
 
         if self.folder is None or not (self.folder / STEPS_FILE).exists():
-            return pd.DataFrame({name: [] for name in _STEP_COLUMNS})
-        return pd.read_csv(self.folder / STEPS_FILE, dtype={"configuration": str})
+            return pd.DataFrame({name: [] for name in COLUMNS})
+        # A configuration may be named None or NA: only what is empty is not there.
+        options: Any = {"keep_default_na": False, "na_values": [""]}
+        return pd.read_csv(self.folder / STEPS_FILE, dtype={"configuration": str}, **options)
 
 
-def read(folder: Path) -> Results:
-    """The results in `folder`. Raises `InputError` where there are none that this version reads."""
+def read(folder: Path, study: str = "") -> Results:
+    """The results in `folder`. Raises `InputError` where there are none that this version reads, and `UsageError` where
+    they are of another study than `study`."""
     file = folder / RESULTS_FILE
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
@@ -201,21 +188,14 @@ def read(folder: Path) -> Results:
         raise InputError(f"{file}: is of version {version}, this tetrace reads {VERSION}; measure again with --fresh")
     try:
         configurations = tuple(_configuration(each) for each in said.get("configurations", []))
-        return Results(**_known(Results, said) | {"configurations": configurations, "folder": folder})
+        found = Results(**_known(Results, said) | {"configurations": configurations, "folder": folder})
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{file}: has not what results have ({error}); measure again with --fresh") from error
-
-
-def read_steps(folder: Path) -> list[Step]:
-    """The steps in `folder`, without pandas; empty where there are none."""
-    file = folder / STEPS_FILE
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            return [_step(row) for row in csv.DictReader(lines)]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{file}: cannot be read ({_reason(error)}); measure again with --fresh") from error
+    if study and found.study != study:
+        raise UsageError(
+            f"{folder}: holds results of the study {found.study}, not of {study}; name another, or move it away"
+        )
+    return found
 
 
 def write(folder: Path, results: Results, steps: Sequence[Step]) -> None:
@@ -223,7 +203,7 @@ def write(folder: Path, results: Results, steps: Sequence[Step]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The steps first: a round that study.json has is in steps.csv, also after a crash in between.
-        _replace(folder / STEPS_FILE, _table(steps))
+        _replace(folder / STEPS_FILE, table(steps))
         _replace(folder / RESULTS_FILE, json.dumps(document(results), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UsageError(
@@ -268,26 +248,6 @@ def _configuration(said: Mapping[str, Any]) -> Configuration:
 def _known(kind: type[Any], said: Mapping[str, Any]) -> dict[str, Any]:
     names = {each.name for each in dataclasses.fields(kind)}
     return {key: value for key, value in said.items() if key in names}
-
-
-def _step(row: Mapping[str, str]) -> Step:
-    phases = {
-        key.removesuffix("_ns"): int(value)
-        for key, value in row.items()
-        if key not in _STEP_COLUMNS and value not in ("", None)
-    }
-    return Step(row["configuration"], int(row["round"]), int(row["step"]), int(row["total_ns"]), phases)
-
-
-def _table(steps: Sequence[Step]) -> str:
-    phases = list(dict.fromkeys(phase for step in steps for phase in step.phases))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([*_STEP_COLUMNS, *(f"{phase}_ns" for phase in phases)])
-    for step in steps:
-        times = [step.phases.get(phase, "") for phase in phases]
-        table.writerow([step.configuration, step.round, step.step, step.total_ns, *times])
-    return text.getvalue()
 
 
 def _replace(file: Path, text: str) -> None:

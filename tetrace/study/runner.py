@@ -13,13 +13,15 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tetrace.study import results
-from tetrace.study.ledger import Ledger, digests, key_of, now
+from tetrace.study.context import changes, context_of, key_of
+from tetrace.study.ledger import Ledger, digests, now
 from tetrace.study.machine import Machine, versions
 from tetrace.study.process import Failure, Process
 from tetrace.study.progress import BUILD, RECORDING, ROUND, WARM_UP, Plan, Watcher
@@ -28,6 +30,10 @@ from tetrace.study.spec import Measure, Planned, Study
 
 _WORKER = ("-m", "tetrace.study.worker")
 _OVER = (results.FAILED, results.TIMED_OUT)
+# Why a failure may be gone in the next run: a package is there, nobody kills it, the GPU is free.
+_SURROUNDINGS = re.compile(r"(ImportError|ModuleNotFoundError|SIG[A-Z]+|signal \d+)$")
+_BUSY = "busy or unavailable"
+_TRIED_AGAIN, _NO_MORE = "failed in an earlier run, for what may be gone", "the study has it no more"
 _CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 # Longest path of a Unix socket is 104 on some systems; names in the folder are short.
 _LONGEST_ROOM = 80
@@ -55,7 +61,9 @@ class Run:
         self.options, self.watcher = options, watcher
         self.plan = Plan()
         self.versions = versions()
-        self.ledger = Ledger(study, folder, self._head())
+        document = machine.document()
+        self.context = context_of(document, self.versions, measure, study.device, os.environ)
+        self.ledger = Ledger(study, folder, self._head(), options.fresh)
         self._numbers = iter(range(sys.maxsize))
         self._chosen = study.chosen(options.only)
 
@@ -69,13 +77,17 @@ class Run:
 
         to_measure = self._to_measure()
         if not to_measure and not (self.options.recordings and any(map(self._wants, self._chosen))):
-            self.watcher.say("everything is measured already; --fresh measures it again")
+            if not any(self.ledger[planned.name].state in _OVER for planned in self._chosen):
+                self.watcher.say("everything is measured already; --fresh measures it again")
             return self.ledger.results
-        self.ledger.begin(self._head())
+        self.ledger.begin(self._head(), self.context)
         self.ledger.save()
         self.plan.expect(BUILD, len(to_measure))
         self.plan.expect(WARM_UP, len(to_measure))
-        self.plan.expect(ROUND, sum(len(self.rounds_left(planned)) for planned in to_measure))
+        self.plan.expect(ROUND, sum(self.rounds_left(planned) for planned in to_measure))
+        if self.machine.others:
+            pids = ", ".join(map(str, self.machine.others))
+            self.watcher.say(f"others use the GPU meanwhile (process {pids}): what is measured may be slower for it")
         if self.options.recordings:
             measured = {each.name for each in to_measure} | {each.name for each in self._chosen if self._wants(each)}
             recorded = sum(planned.recording for planned in self._chosen if planned.name in measured)
@@ -92,10 +104,14 @@ class Run:
         self.ledger.save()
         return self.ledger.results
 
-    def rounds_left(self, planned: Planned) -> list[int]:
-        """Numbers of the rounds that are still to be measured."""
-        done = {each.round for each in self.ledger[planned.name].rounds}
-        return [number for number in range(self.measure.rounds) if number not in done]
+    def rounds_left(self, planned: Planned) -> int:
+        """How many rounds are still to be measured."""
+        return max(0, self.measure.rounds - len(self.ledger[planned.name].rounds))
+
+    @property
+    def measured(self) -> list[Planned]:
+        """What is chosen and measured: it may be measured once more beside what is compared with it."""
+        return [planned for planned in self._chosen if self.ledger[planned.name].state == results.MEASURED]
 
     def start(self, planned: Planned, room: Path, before: Sequence[str] = ()) -> Process:
         """Start a worker for a configuration, by the command `before` where there is one, and have it build."""
@@ -145,13 +161,13 @@ class Run:
 
     def _to_measure(self) -> list[Planned]:
         """What is chosen and not yet measured with these options, code and versions; the rest of it starts over."""
+        reasons = {planned.name: self._reason(planned) for planned in self._chosen}
+        self._set_aside({name: reason for name, reason in reasons.items() if reason})
         found, failed = [], []
         for planned in self._chosen:
-            key = key_of(planned, self.measure, self.study.device, self.machine.document(), self.versions)
-            stored = self.ledger[planned.name]
-            if self.options.fresh or not self._still_counts(stored, key):
-                self.ledger.start_over(planned, key)
-            elif stored.state in _OVER:
+            if reasons[planned.name] is not None:
+                self.ledger.start_over(planned, key_of(planned, self.context), self.context.digest)
+            elif self.ledger[planned.name].state in _OVER:
                 failed.append(planned.name)
                 continue
             if self.rounds_left(planned):
@@ -162,10 +178,46 @@ class Run:
             self.watcher.say(f"{', '.join(failed)}: failed in an earlier run and would again; {way}")
         return found
 
-    def _still_counts(self, stored: Configuration, key: str) -> bool:
-        if stored.state == results.TIMED_OUT and self.measure.limit_s > self.ledger.results.measure.get("limit_s", 0):
-            return False
-        return stored.key == key and bool(stored.code) and dict(stored.code) == digests(self.study.folder, stored.code)
+    def _reason(self, planned: Planned) -> str | None:
+        """Why a configuration is measured from its first round on, in words: "" where it never was; None where it goes on."""
+        stored = self.ledger[planned.name]
+        if not stored.key:
+            return ""
+        if self.options.fresh:
+            return "--fresh"
+        if stored.key != key_of(planned, self.context):
+            before = self.ledger.results.contexts.get(stored.context or "")
+            return changes(stored, before, planned, self.context) or "what it was measured with is not known"
+        if not stored.code:
+            return "the code that ran is not known" if stored.rounds else ""
+        code = digests(self.study.folder, stored.code)
+        changed = [file for file in code if code[file] != stored.code.get(file)]
+        if changed:
+            return f"{', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''} changed"
+        if stored.state == results.TIMED_OUT:
+            more = self.measure.limit_s > self.ledger.results.measure.get("limit_s", 0)
+            return "--limit gives it more" if more else None
+        return _TRIED_AGAIN if _may_be_gone(stored) else None
+
+    def _set_aside(self, reasons: Mapping[str, str]) -> None:
+        """Keep what is to be measured again, and say why it is."""
+        ledger = self.ledger
+        if ledger.replaced:
+            self.watcher.say(f"what was there could not be read; it is in {ledger.replaced}")
+        planned = {each.name for each in self.study.configurations}
+        gone = [each.name for each in ledger.results.configurations if each.name not in planned]
+        if self.options.fresh and not self.options.only:
+            reasons = {**reasons, **dict.fromkeys(gone, _NO_MORE)}
+        kept = [name for name in reasons if ledger[name].rounds or ledger[name].recording]
+        folder = ledger.set_aside(kept) if kept else None
+        told = [name for name in reasons if name in kept or ledger[name].error]
+        for reason, count in Counter(reasons[name] for name in told).items():
+            some = f"{count} configurations are" if count > 1 else f"{told[0] if len(told) == 1 else 'one'} is"
+            self.watcher.say(f"{reason}: {some} {'left out' if reason == _NO_MORE else 'measured again'}")
+        if folder:
+            self.watcher.say(f"what was measured before is in {folder}")
+        for name in reasons.keys() - planned:
+            ledger.forget(name)
 
     def _wants(self, planned: Planned) -> bool:
         """Whether a recording of it is still to be made."""
@@ -204,3 +256,11 @@ class Run:
             yield Path(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _may_be_gone(stored: Configuration) -> bool:
+    """Whether a failure may have come from what was around the configuration, not from itself."""
+    error = stored.error
+    if stored.state != results.FAILED or stored.expected or error is None:
+        return False
+    return error.stage == "import" or bool(_SURROUNDINGS.search(error.type)) or _BUSY in error.message

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tetrace.report.grid import Grid
-from tetrace.study.statistics import Estimate
+from tetrace.study.statistics import APART, Estimate
 
 Json = dict[str, Any]
 
@@ -41,7 +41,9 @@ def value_cell(found: Estimate | None, digits: int = 3) -> str:
 
 
 def interval_cell(found: Estimate | None, digits: int = 3) -> str:
-    """The interval; empty where there is none."""
+    """The interval; empty where there is none, and why where rounds were not side by side."""
+    if found is not None and found.way == APART:
+        return APART
     if found is None or found.low is None or found.high is None:
         return ""
     return f"{found.low:,.{digits}f}–{found.high:,.{digits}f}"
@@ -57,6 +59,8 @@ def times(found: Estimate | None) -> str:
     if found is None:
         return "not measured"
     said = f"{found.value:.3f}×"
+    if found.way == APART:
+        return f"{said} ({APART})"
     return said if found.low is None or found.high is None else f"{said} ({found.low:.3f} to {found.high:.3f})"
 
 

@@ -9,7 +9,7 @@ from tetrace.report.grid import Column, Grid
 from tetrace.study.figures import MS, Value
 from tetrace.study.payoff import Model, Payoff, payoffs
 from tetrace.study.section import NOTHING, Section, interval_cell, value_cell
-from tetrace.study.sweep import SAME, Crossing, Line, Swept
+from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Swept
 from tetrace.units import three_digits
 
 if TYPE_CHECKING:
@@ -91,11 +91,14 @@ def _crossing_sentence(swept: Swept, one: Crossing) -> str:
 def _side_sentence(swept: Swept, line: Line) -> str:
     """On which side a line stays that never crosses."""
     known = [point for point in line.points if point.ratio is not None]
-    words = {point.verdict for point in known} - {SAME}
+    words = {point.verdict for point in known} & {FASTER, SLOWER}
     places = f"every measured {swept.sweep.along} ({known[0].x:,g} to {known[-1].x:,g})"
+    untold = [point for point in known if point.verdict == UNDECIDED]
+    if len(untold) == len(known):
+        return f"{line.name} and {swept.sweep.baseline} are not told apart at {places}: there are no intervals."
     if not words:
         return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell."
-    doubt = ", or as fast," if any(point.verdict == SAME for point in known) else ""
+    doubt = ", or as fast," if any(point.verdict in (SAME, UNDECIDED) for point in known) else ""
     return f"{line.name} is {words.pop()}{doubt} than {swept.sweep.baseline} at {places}."
 
 

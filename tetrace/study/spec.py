@@ -69,14 +69,15 @@ _FIGURE = re.compile(r"[a-z]\w*_(?:ms|speedup)|fact:.+")
 class Measure:
     """How each configuration is measured.
 
-    `warmup` steps after the first are not measured; then come `rounds` of `steps` steps each. After `limit_s` seconds of
+    `warmup` steps after the first are not measured; then come `rounds` of `steps` steps each, an even number so that what
+    drifts evenly cancels between those that go first and last. After `limit_s` seconds of
     its own work a configuration is ended. At most `together` are alive at a time. With `own_caches` each compiles into an
     empty cache of its own (Inductor's, Triton's), so that first steps can be compared: for studies of what compiling costs.
     """
 
     warmup: int = 10
     steps: int = 20
-    rounds: int = 7
+    rounds: int = 8
     limit_s: float = 600
     together: int = 8
     own_caches: bool = False
@@ -115,7 +116,8 @@ class Matrix:
     """Configurations: one for each combination of the axes' values that `exclude` does not name.
 
     `axes`: name of the axis, then label of the value. `exclude`: axis and labels. `baseline`: a configuration's name as
-    in `Planned.name`, or labels by axis: then the configuration that differs only in those. `recording` False: timed only.
+    in `Planned.name`, or labels by axis: then the configuration that differs only in those. `recording` False: timed only;
+    patterns: only configurations that fit one are recorded.
     """
 
     name: str
@@ -125,7 +127,7 @@ class Matrix:
     baseline: str | Mapping[str, str]
     exclude: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     expected: tuple[Expected, ...] = ()
-    recording: bool = True
+    recording: bool | tuple[str, ...] = True
 
 
 @dataclass(frozen=True)

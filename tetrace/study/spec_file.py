@@ -119,10 +119,17 @@ class _Reader(TomlReader):
             baseline=self._baseline(said.get("baseline", ""), axes, where),
             exclude=tuple(self._excluded(each, axes, where) for each in self.tables(said, "exclude", where)),
             expected=self._expected(said, where),
-            recording=self.flag(said, "recording", where, True),
+            recording=self._recorded(said, where),
         )
         self._check_size(matrix, where)
         return matrix
+
+    def _recorded(self, said: Mapping[str, Any], where: str) -> bool | tuple[str, ...]:
+        if isinstance(said.get("recording"), list):
+            return self.words(said, "recording", where)
+        if not isinstance(said.get("recording", True), bool):
+            raise self.error(f"recording = {said['recording']!r} in {where}: write true, false, or a list of patterns")
+        return self.flag(said, "recording", where, True)
 
     def _check_size(self, matrix: Matrix, where: str) -> None:
         size = 1
@@ -153,9 +160,9 @@ class _Reader(TomlReader):
         key = f"axes.{axis}.{label} in {where}"
         self.label(label, f"axes.{axis} in {where}", axis)
         if not isinstance(said, dict):
-            return Value({axis: said}, {})
+            return Value(self.plain({axis: said}, f"axes.{axis} in {where}"), {})
         options = {option: value for option, value in said.items() if option != "environment"}
-        return Value(options, self.environment(said, key))
+        return Value(self.plain(options, key), self.environment(said, key))
 
     def _baseline(self, said: Any, axes: Mapping[str, Any], where: str) -> str | dict[str, str]:
         if isinstance(said, str):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tetrace.errors import UsageError
-from tetrace.study.spec import Claim, Study, Sweep
+from tetrace.study.matrix import fits
+from tetrace.study.spec import Claim, Matrix, Study, Sweep
 from tetrace.study.toml_reader import TomlReader
 
 
@@ -22,6 +23,7 @@ class NameCheck(TomlReader):
             if isinstance(matrix.baseline, str) and matrix.baseline:
                 prefixed = f"{matrix.name}:{matrix.baseline}"
                 self.is_there(matrix.baseline, [*names, *([matrix.baseline] if prefixed in names else [])], "baseline")
+            self._check_recorded(study, matrix)
         for note in study.notes:
             for row in note.rows:
                 self.is_there(row.configuration, names, "configuration of a [[note.row]]")
@@ -31,6 +33,12 @@ class NameCheck(TomlReader):
             self._check_sweep(study, sweep)
         for number, claim in enumerate(study.claims, 1):
             self._check_claim(study, claim, f"[[claim]] {number}", names)
+
+    def _check_recorded(self, study: Study, matrix: Matrix) -> None:
+        own = [planned.name for planned in study.configurations if planned.matrix == matrix.name]
+        for pattern in matrix.recording if isinstance(matrix.recording, tuple) else ():
+            if not any(fits(name, pattern, f"{matrix.name}:") for name in own):
+                raise self.error(f"recording in matrix {matrix.name}: {pattern} fits none of its configurations")
 
     def _fits(self, study: Study, pattern: str) -> None:
         try:

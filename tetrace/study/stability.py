@@ -27,22 +27,26 @@ _SCALING_WORDS = ("current", "block", "mxfp8", "nvfp4")
 
 @dataclass(frozen=True)
 class Saturated:
-    """The observation with the largest share of elements beyond the format's largest value."""
+    """A tensor's observation with the largest share of elements beyond the format's largest value, and in how many of its
+    `observations` some were (`clipped`)."""
 
     tensor: str
     step: int
     share: float
+    clipped: int
+    observations: int
 
 
 @dataclass(frozen=True)
 class Numbers:
     """What FP8 statistics of a recording say: `origin` is the first tensor that was not finite, `saturated` where most
     was clipped; None where nothing was. `observations` is how much was looked at, `checked` whether outputs, losses,
-    gradients and parameters were among it."""
+    gradients and parameters were among it. `worst` has every tensor that was clipped at all, by its worst observation."""
 
     name: str
     origin: Origin | None
     saturated: Saturated | None
+    worst: tuple[Saturated, ...]
     problems: tuple[Problem, ...]
     verdict: str
     observations: int
@@ -79,10 +83,12 @@ def numbers(material: Material, name: str) -> Numbers | str:
         found, health = find_nonfinite(trace), check_health(trace)
     except TetraceError as error:
         return f"not recorded: {error}"
+    worst = _saturated(trace)
     return Numbers(
         name=name,
         origin=found.origins[0] if found.origins else None,
-        saturated=_saturated(trace),
+        saturated=worst[0] if worst else None,
+        worst=worst,
         problems=health.problems,
         verdict=health.verdict,
         observations=found.observations,
@@ -91,18 +97,23 @@ def numbers(material: Material, name: str) -> Numbers | str:
     )
 
 
-def _saturated(trace: Trace) -> Saturated | None:
-    import numpy as np
-
+def _saturated(trace: Trace) -> tuple[Saturated, ...]:
+    """Every tensor of which some observation was clipped, the worst first; the earliest of equal observations."""
     from tetrace.fp8.observations import tensors
 
     rows = tensors(trace)
-    known = (rows["saturated"] > 0) & (rows["elements"] > 0)
-    if not known.any():
-        return None
-    share = np.where(known, rows["saturated"] / np.maximum(rows["elements"], 1), -1.0)
-    worst = int(share.argmax())
-    return Saturated(rows.name(worst), int(rows["step"][worst]), float(share[worst]))
+    by_tensor: dict[str, list[tuple[float, int]]] = {}
+    for row in range(len(rows["elements"])):
+        if rows["saturated"][row] >= 0 and rows["elements"][row] > 0:
+            share = float(rows["saturated"][row] / rows["elements"][row])
+            by_tensor.setdefault(rows.name(row), []).append((share, int(rows["step"][row])))
+    found = []
+    for tensor, seen in by_tensor.items():
+        share, step = max(seen, key=lambda one: (one[0], -one[1]))
+        clipped = sum(each > 0 for each, _ in seen)
+        if clipped:
+            found.append(Saturated(tensor, step, share, clipped, len(seen)))
+    return tuple(sorted(found, key=lambda one: (-one.share, one.step, one.tensor)))
 
 
 def refused(material: Material, found: Configuration) -> list[Refused]:

@@ -1,20 +1,26 @@
 """Medians of a study with their intervals. A round is the unit: its figure is the median of its steps.
 
-Steps of a round follow one another on one warm GPU, so they are no independent draws; rounds of all configurations take
-turns, so what drifts touches them alike. A figure is the median over rounds, a ratio the median over the ratios within
-each round. Intervals hold the true median in 95% of all studies, or more: from six rounds on by order statistics, which
-ask nothing of how rounds are distributed; of fewer by Student's t of their logarithms. One round has none.
+Steps of a round follow one another on one warm GPU, so they are no independent draws; rounds of configurations that are
+alive together take turns, so what drifts touches them alike. A figure is the median over rounds, a ratio the median over
+the ratios within each round that both ran side by side. Where rounds are independent of one another, intervals hold the
+true median in 95% of all studies, or more: from six rounds on by order statistics, which ask nothing else; of fewer by
+Student's t around the mean of their logarithms, which asks for normal ones. One round has none, and neither has a ratio of
+configurations that never ran side by side.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
 ORDER, STUDENT, EXACT, NONE = "order statistics", "Student's t", "exact", "no interval"
+# A ratio of medians: no round of one ran beside a round of the other.
+APART = "not interleaved"
+# A figure of a recording: its noise from step to step.
+STEPS = "recorded steps"
 # With five rounds the whole range, smallest to largest, holds the median in 93.75% of all studies only.
 FEWEST_FOR_ORDER = 6
 
@@ -66,8 +72,8 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate | None:
     if len(known) == 1:
         return Estimate(middle, None, None, 1, NONE)
     if len(known) < FEWEST_FOR_ORDER:
-        factor = _factor(known, level)
-        return Estimate(middle, middle / factor, middle * factor, len(known), STUDENT)
+        low, high = _around_mean(known, level)
+        return Estimate(middle, min(low, middle), max(high, middle), len(known), STUDENT)
     cut = cut_off(len(known), level)
     return Estimate(middle, known[cut], known[-1 - cut], len(known), ORDER)
 
@@ -92,11 +98,17 @@ def coverage(rounds: int, level: float = LEVEL) -> float:
     return 1 - 2 * sum(math.comb(rounds, below) for below in range(cut_off(rounds, level) + 1)) / 2**rounds
 
 
-def ratio(of: Mapping[int, float], against: Mapping[int, float]) -> Estimate | None:
-    """`against` over `of`, round by round: how many times faster `of` is, where both are times. Rounds that only one of
-    both has are left out; None where they share none."""
-    shared = sorted(of.keys() & against.keys())
-    return estimate([against[one] / of[one] for one in shared if of[one] > 0])
+def ratio(of: Mapping[Hashable, float], against: Mapping[Hashable, float]) -> Estimate | None:
+    """`against` over `of`, round by round: how many times faster `of` is, where both are times. The same key means that
+    both rounds ran side by side; others are left out. Where there is no such pair it is the ratio of both medians, without
+    an interval; None where one has no round."""
+    own = {key: value for key, value in of.items() if value > 0}
+    if shared := own.keys() & against.keys():
+        return estimate([against[key] / own[key] for key in shared])
+    if not own or not against:
+        return None
+    value = statistics.median(against.values()) / statistics.median(own.values())
+    return Estimate(value, None, None, min(len(own), len(against)), APART)
 
 
 def ways(estimates: Sequence[Estimate]) -> str:
@@ -114,14 +126,19 @@ def ways(estimates: Sequence[Estimate]) -> str:
     return " and ".join(said)
 
 
-def _factor(known: Sequence[float], level: float) -> float:
-    """By which factor the median of few values may be off either way: Student's t of their logarithms, since times and
-    ratios are never negative."""
+def _around_mean(known: Sequence[float], level: float) -> tuple[float, float]:
+    """Where the median of few values lies: Student's t around the mean of their logarithms, since times and ratios are never
+    negative. Of normal logarithms that is the median, and the interval holds it as often as it says; around the sample's
+    own median it would not."""
     if known[0] <= 0:
-        return math.inf
-    spread = statistics.stdev(math.log(value) for value in known)
+        return -math.inf, math.inf
+    logs = [math.log(value) for value in known]
+    if logs[0] == logs[-1]:
+        return known[0], known[-1]
+    half = _student(1 - level, len(known) - 1) * statistics.stdev(logs) / math.sqrt(len(known))
     # Beyond any time there is: an interval that says nothing need not overflow.
-    return math.exp(min(_student(1 - level, len(known) - 1) * spread / math.sqrt(len(known)), 50.0))
+    low, high = (min(max(statistics.fmean(logs) + end, -700.0), 700.0) for end in (-half, half))
+    return math.exp(low), math.exp(high)
 
 
 def _student(both_tails: float, freedom: int) -> float:

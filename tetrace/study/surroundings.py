@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tetrace.report.grid import Column, Grid
 from tetrace.study.results import MEASURED
-from tetrace.study.section import NOTHING, Section, cut, without_empty
+from tetrace.study.section import NOTHING, Section, cut, several, without_empty
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 MEANINGS = {
     "Configuration": "one value of each axis of the study's matrix, run in a process of its own.",
     "Round": "steps back to back, after the warm-up; rounds of all configurations that are alive take turns, so that drift "
-    "of the clocks touches all alike.",
+    "of the clocks touches all alike. Others were not interleaved: a ratio of theirs has no interval.",
     "Step time": "the median over rounds of the median of each round's steps: on a GPU by CUDA events, from the first event "
     "of a step to that of the next.",
     "Phase time": "of a step, up to its mark: the forward's ends where the model's code says so.",
-    "95% interval": "holds the true median in at least 95% of all studies; order statistics of rounds from six rounds on, "
-    "Student's t for fewer, none for one.",
-    "Speed-up": "the baseline's time over the configuration's, as the median over pairs of rounds with the same number.",
+    "95% interval": "holds the true median in at least 95% of all studies, where rounds are independent; order statistics of "
+    "rounds from six rounds on, Student's t around the mean of logarithms for fewer, none for one. What differs between two "
+    "starts of a process is in no interval.",
+    "Speed-up": "the baseline's time over the configuration's, as the median over pairs of rounds that ran side by side.",
     "Share of peak": "TFLOP/s of the matrix products that the model counts, of what tetrace doctor --calibrate measured of "
     "this GPU: of its FP8 peak where GEMMs ran in FP8, else of BF16.",
     "Peak memory": "the largest allocation of torch during the measured rounds.",
@@ -122,17 +123,54 @@ def environment_section(material: Material) -> Section:
         **{key: str(said) for key, said in results.versions.items() if said},
     }
     if results.measure:
-        facts["measure"] = ", ".join(f"{key} {said}" for key, said in results.measure.items())
+        last = ", ".join(f"{key} {said}" for key, said in results.measure.items())
+        facts["measure, last run"] = f"{last}; {_rounds_words(material)}"
     if results.options_changed:
         facts["options changed"] = ", ".join(f"{key} = {said}" for key, said in results.options_changed.items())
     heads = (Column("", number=False), Column("", number=False))
     grids = [Grid("Machine and versions", heads, tuple((key, cut(said)) for key, said in facts.items()))]
+    if contexts := _contexts(material):
+        columns = (Column("configurations", number=False), Column("measured with", number=False))
+        grids.append(Grid("What surrounded them", columns, contexts))
     own = _own_facts(material)
     if own:
         columns = (Column("configuration", number=False, code=True), Column("says", number=False))
         grids.append(Grid("What configurations say of themselves", columns, own))
     quoted = (("Again", results.command),) if results.command else ()
     return Section("environment", "Environment", (), tuple(grids), quoted)
+
+
+def _rounds_words(material: Material) -> str:
+    """Of how many rounds the rows are, whatever the last run measured."""
+    many = sorted({len(one.rounds) for one in material.configurations if one.state == MEASURED})
+    if not many:
+        return "no row was measured"
+    return f"rows are of {many[0]} rounds" if len(many) == 1 else f"rows are of {many[0]} to {many[-1]} rounds"
+
+
+def _contexts(material: Material) -> tuple[tuple[str, str], ...]:
+    """By context: its configurations, with the variables that change what is measured; where there are several, with what
+    they differ in."""
+    by_context: dict[str, list[str]] = {}
+    for one in material.configurations:
+        if one.context and one.rounds:
+            by_context.setdefault(one.context, []).append(one.name)
+    known = {digest: material.results.contexts.get(digest, {}) for digest in by_context}
+    parts = list(dict.fromkeys(part for found in known.values() for part in found))
+    differing = [part for part in parts if len({repr(found.get(part)) for found in known.values()}) > 1]
+    rows = []
+    for digest, names in by_context.items():
+        shown = {part: known[digest].get(part) for part in dict.fromkeys([*differing, "environment"])}
+        said = "; ".join(f"{part}: {_of_context(value)}" for part, value in shown.items() if value or part in differing)
+        if said:
+            rows.append((several(names), cut(said, 1200)))
+    return tuple(rows)
+
+
+def _of_context(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={said}" for key, said in value.items()) or "none"
+    return str(value)
 
 
 def _own_facts(material: Material) -> tuple[tuple[str, str], ...]:
@@ -163,6 +201,16 @@ def notices(material: Material) -> list[str]:
     if results.options_changed:
         changed = ", ".join(f"{key} = {value}" for key, value in results.options_changed.items())
         said.append(cut(f"with other options than the study's: {changed}"))
+    if odd := [one.name for one in material.configurations if material.stale(one.name)]:
+        first = f"{odd[0]} was {material.stale(odd[0])}"
+        which = f"{len(odd)} configurations are" if len(odd) > 1 else "1 configuration is"
+        said.append(cut(f"{which} not what the study plans now, and compared with nothing: {first}"))
+    many_rounds = results.measure.get("rounds")
+    if isinstance(many_rounds, int) and many_rounds > 1 and many_rounds % 2:
+        said.append(
+            f"{many_rounds} rounds: of an odd number, what drifts evenly does not quite cancel between those that go first and "
+            "last; --repeat an even one"
+        )
     if words := throttled_words(material):
         said.append(words[0].lower() + words[1:].rstrip("."))
     return said

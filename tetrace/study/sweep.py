@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tetrace.study.figures import MS, Value, value
-from tetrace.study.statistics import NONE, ORDER, Estimate
+from tetrace.study.statistics import ORDER, Estimate
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tetrace.study.spec import Sweep
 
 FASTER, SLOWER, SAME = "faster", "slower", "as fast"
+# There is no interval: one round, or rounds that were not side by side.
+UNDECIDED = "undecided"
+_TOLD = (FASTER, SLOWER)
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,13 @@ class Point:
 
     @property
     def verdict(self) -> str:
-        """faster, slower, as fast (the interval holds 1), or empty where it is not known."""
+        """faster, slower, as fast (the interval holds 1), undecided (there is none), or empty where it is not known."""
         one = self.ratio
         if one is None:
             return ""
-        if one.low is not None and one.high is not None and one.low <= 1 <= one.high:
+        if one.low is None or one.high is None:
+            return UNDECIDED
+        if one.low <= 1 <= one.high:
             return SAME
         return FASTER if one.value > 1 else SLOWER
 
@@ -125,17 +130,14 @@ def _ratio(material: Material, sweep: Sweep, one: Configuration, base: Configura
     if found.unit == MS:
         column = sweep.figure.removesuffix("_ms")
         return material.speedup(one.name, base.name, column)
-    other = value(material, sweep.figure, base.name)
-    if found.estimate is None or other.estimate is None or not other.estimate.value:
-        return None
-    return Estimate(found.estimate.value / other.estimate.value, None, None, 0, NONE)
+    return value(material, sweep.figure, one.name, base.name).estimate
 
 
 def crossings(line: Line) -> Iterator[Crossing]:
     """Each change from slower to faster, or back, along a line. Places where intervals do not tell both apart decide
     nothing: a change lies between places that do."""
     known = [point for point in line.points if point.ratio is not None]
-    decided = [point for point in known if point.verdict != SAME]
+    decided = [point for point in known if point.verdict in _TOLD]
     for a, b in itertools.pairwise(decided):
         if a.verdict == b.verdict:
             continue
@@ -161,7 +163,8 @@ def _between(a: Point, b: Point) -> float:
 
 def crossing_value(material: Material, sweeps: Sequence[Swept], matrix: str, of: str, against: str) -> Value:
     """From which place on group `of` is faster than group `against`, the baseline of the sweep; its interval is where
-    that lies for certain. Beyond the last measured place where it never is; below the first where it always is."""
+    that lies for certain. Beyond the last measured place where it never is; below the first where it always is. There is
+    none where it is faster and later slower."""
     swept = next((one for one in sweeps if one.sweep.matrix == matrix), None)
     if swept is None:
         return Value(reason=f"there is no sweep of {matrix}")
@@ -173,12 +176,15 @@ def crossing_value(material: Material, sweeps: Sequence[Swept], matrix: str, of:
     known = [point for point in line.points if point.ratio is not None] if line else []
     if line is None or not known:
         return Value(reason=f"{of} and {swept.sweep.baseline} were not both measured along {swept.sweep.along}")
-    found = [one for one in swept.crossings if one.line is line and one.becomes == FASTER]
-    if found:
-        return Value(Estimate(found[0].at, *found[0].between, 0, ORDER))
-    decided = [point for point in known if point.verdict != SAME]
+    decided = [point for point in known if point.verdict in _TOLD]
     if not decided:
         return Value(reason=f"intervals do not tell {of} and {swept.sweep.baseline} apart anywhere")
+    found = [one for one in swept.crossings if one.line is line]
+    if any(one.becomes == SLOWER for one in found):
+        places = ", ".join(f"{one.becomes} between {one.between[0]:,g} and {one.between[1]:,g}" for one in found)
+        return Value(reason=f"{of} is not faster from one {swept.sweep.along} on: it becomes {places}")
+    if found:
+        return Value(Estimate(found[0].at, *found[0].between, 0, ORDER))
     if decided[0].verdict == FASTER:
         return Value(Estimate(decided[0].x, -math.inf, decided[0].x, 0, ORDER))
     return Value(Estimate(math.inf, decided[-1].x, math.inf, 0, ORDER))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -82,7 +83,22 @@ class TomlReader:
         return [(each, f"[[{key}]] {number}") for number, each in self.numbered(said, key, TOP)]
 
     def options(self, said: Mapping[str, Any], where: str) -> dict[str, Any]:
-        return self.table(said, "options", where)
+        return self.plain(self.table(said, "options", where), f"options {place(where)}")
+
+    def plain(self, options: dict[str, Any], where: str) -> dict[str, Any]:
+        """Options that can be handed to another process: TOML's dates and times cannot."""
+        for option, value in options.items():
+            self._check_plain(value, f"{option} in {where}")
+        return options
+
+    def _check_plain(self, value: Any, where: str) -> None:
+        if isinstance(value, list):
+            for each in value:
+                self._check_plain(each, where)
+        elif isinstance(value, dict):
+            self.plain(value, where)
+        elif isinstance(value, datetime.date | datetime.time):
+            raise self.error(f'{where}: is a date or a time; write it as a text in quotes: "{value}"')
 
     def environment(self, said: Mapping[str, Any], where: str) -> dict[str, str]:
         table = self.table(said, "environment", where)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from tetrace.report.grid import Column, Grid
 from tetrace.study.explanation import Cause, Explanation, Group
-from tetrace.study.figures import value
+from tetrace.study.figures import number, value
 from tetrace.study.section import NOTHING, Section, cut, several, times, without_empty
 from tetrace.units import three_digits
 
@@ -41,29 +42,105 @@ def pairs(material: Material) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
+@dataclass(frozen=True)
+class Unexplained:
+    """A speed-up that no recordings explain: of `of` against `against`, because of `why`. `twins` are configurations with
+    the same options, whose recordings do; else None."""
+
+    of: str
+    against: str
+    why: str
+    twins: tuple[str, str] | None
+
+
+def speedups(material: Material) -> list[tuple[str, str]]:
+    """Every speed-up that the report says: of each configuration over its baseline, and what claims and notes compare."""
+    asked = [(one.name, material.baseline(one.name)) for one in material.configurations]
+    asked += pairs(material)
+    asked += [
+        (claim.of, claim.against or material.baseline(claim.of))
+        for claim in material.study.claims
+        if claim.figure.endswith("speedup")
+    ]
+    found: list[tuple[str, str]] = []
+    for of, against in asked:
+        is_new = (of, against) not in found and (against, of) not in found
+        if is_new and of and against and of != against and material.speedup(of, against) is not None:
+            found.append((of, against))
+    return found
+
+
+def unexplained(material: Material) -> list[Unexplained]:
+    """The speed-ups that recordings do not explain."""
+    explained = {pair for pair in pairs(material) if not isinstance(material.explanation(*pair), str)}
+    same = _twins(material)
+    found = []
+    for of, against in speedups(material):
+        if {(of, against), (against, of)} & explained:
+            continue
+        said = material.explanation(of, against)
+        candidates = ((a, b) for a in same[of] for b in same[against])
+        twins = next((pair for pair in candidates if {pair, pair[::-1]} & explained), None)
+        found.append(Unexplained(of, against, said if isinstance(said, str) else "", twins))
+    return found
+
+
+def _twins(material: Material) -> dict[str, list[str]]:
+    """By configuration: those that run the same, itself too."""
+    same: dict[str, list[str]] = {}
+    keys = {
+        one.name: repr((sorted(one.options.items()), sorted(one.environment.items())))
+        for one in material.configurations
+    }
+    for name, key in keys.items():
+        same[name] = [other for other, its in keys.items() if its == key]
+    return same
+
+
+def explained_words(material: Material) -> str:
+    """`with every speed-up explained`, or how many of them; empty where there is none."""
+    every = len(speedups(material))
+    left = sum(one.twins is None for one in unexplained(material))
+    if not every:
+        return ""
+    return "with every speed-up explained" if not left else f"with {every - left} of {every} speed-ups explained"
+
+
+def _unexplained_words(material: Material) -> list[str]:
+    """What is explained elsewhere, and what is not, by reason."""
+    said: list[str] = []
+    by_reason: dict[str, list[Unexplained]] = {}
+    for one in unexplained(material):
+        if one.twins:
+            said.append(
+                f"{one.of} against {one.against} runs the same as {one.twins[0]} against {one.twins[1]}: see there."
+            )
+        else:
+            by_reason.setdefault(one.why.removeprefix(f"{one.of}: ").removeprefix(f"{one.against}: "), []).append(one)
+    for reason, members in by_reason.items():
+        names = several([f"{one.of} against {one.against}" for one in members], 6)
+        said.append(cut(f"Not explained: {names}: {reason}.", 1200))
+    return said
+
+
 def why_section(material: Material) -> Section:
     """An explanation of every speed-up."""
     found = pairs(material)
-    if not found:
+    if not found and not speedups(material):
         return Section("why", "Where each speed-up comes from")
     said = [
         "Differences of an average recorded step, from its baseline; the rows of a table add up to it exactly. "
         "A recorder slows the host, so a step that waits for the host takes longer recorded than alone: both are said."
     ]
-    timed_only = [
-        name for name, members in material.matrices() if not any(one in members for one in material.recorded())
-    ]
-    if timed_only:
-        said.append(f"Timed only, without recordings: {', '.join(timed_only)}.")
-    grids, missing, more = [], [], []
+    grids, more = [], []
     for name, base in found:
         one = material.explanation(name, base)
         if isinstance(one, str):
-            missing.append(f"{name} against {base}: {cut(one)}.")
             continue
         grids.append(explanation_grid(material, one))
         more.append(causes_grid(one))
-    return Section("why", "Where each speed-up comes from", (*said, *missing), tuple(grids), more=tuple(more))
+    said += _unexplained_words(material)
+    return Section("why", "Where each speed-up comes from", tuple(said), tuple(grids), more=tuple(more))
 
 
 def explanation_grid(material: Material, found: Explanation) -> Grid:
@@ -209,7 +286,7 @@ def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
         f"{totals.wall_ns / steps / 1e6:,.3f}",
         timed,
         f"{totals.busy_ns / steps / 1e6:,.3f}",
-        *(figure.words() if figure.known else NOTHING for figure in figures),
+        *(NOTHING if one.estimate is None else number(one.estimate.value, one.unit) for one in figures),
         str(backend.word) if backend.known else "",
         "",
     )

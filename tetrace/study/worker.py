@@ -28,6 +28,8 @@ from types import ModuleType
 from typing import Any
 
 import tetrace
+from tetrace.study.losses import UnreadLosses
+from tetrace.study.own_code import files_of
 from tetrace.study.stopwatch import CudaStopwatch, HostStopwatch, Stopwatch
 from tetrace.study.workload import Mark, Workload
 
@@ -36,43 +38,10 @@ SOCKET = "TETRACE_STUDY_SOCKET"
 LEAD_IN = 2
 # All configurations begin with the same random numbers.
 _SEED = 1234
-_MOST_MESSAGE, _MOST_FILES = 2000, 200
+_MOST_MESSAGE = 2000
 # How libraries say that an allocation failed, beyond torch's own type; and that the GPU takes one process at a time.
 _NO_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "ERROR_OUT_OF_MEMORY", "busy or unavailable")
 _PR_SET_PDEATHSIG = 1
-
-
-class _Losses:
-    """What steps returned, unread: copied to the host only after a round."""
-
-    def __init__(self, torch: Any) -> None:
-        self._torch = torch
-        self._kept: list[Any] = []
-        # A step that writes its loss into the same memory each time (CUDA graphs) would overwrite what was kept: copied
-        # while warming up, and after that only where two steps in a row were seen to do so.
-        self._copy, self._reused, self._last = True, False, None
-
-    def keep(self, loss: Any) -> None:
-        """Keep the loss of one step; None is none."""
-        if loss is None:
-            return
-        loss = loss.detach() if isinstance(loss, self._torch.Tensor) else self._torch.tensor(float(loss))
-        if self._copy:
-            self._reused = self._reused or (self._last is not None and loss.data_ptr() == self._last.data_ptr())
-            # Held until the next one is there: memory that is free again may be given to it.
-            self._last = loss
-        self._kept.append(loss.clone() if self._copy else loss)
-
-    def warmed_up(self) -> None:
-        """From here on losses are copied only where that is necessary."""
-        self._copy, self._last = self._reused, None
-
-    def read(self) -> list[float]:
-        """The values, in order, then starts anew."""
-        kept, self._kept = self._kept, []
-        return (
-            [float(loss) for loss in self._torch.stack([loss.float().mean() for loss in kept]).tolist()] if kept else []
-        )
 
 
 class Worker:
@@ -80,11 +49,12 @@ class Worker:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._pid = os.getpid()
         self._stage = "import"
         self._torch: Any = None
         self._workload: Workload
         self._watch: Stopwatch
-        self._losses: _Losses
+        self._losses: UnreadLosses
         self._cuda = False
         self._folder = Path()
 
@@ -99,13 +69,24 @@ class Worker:
                 try:
                     reply = getattr(self, f"_{request.pop('do')}")(**request)
                 except BaseException as error:  # whatever a workload raises ends this configuration, and is told
+                    if self._is_fork:
+                        raise
                     traceback.print_exc()
                     self._say({"failed": self._failure(error)})
                     return 1
+                if self._is_fork:
+                    return 0
                 self._say({"reply": reply})
         return 0
 
+    @property
+    def _is_fork(self) -> bool:
+        """Whether this is a process that the workload forked: it has the connection, and speaks for nobody."""
+        return os.getpid() != self._pid
+
     def _say(self, message: dict[str, Any]) -> None:
+        if self._is_fork:
+            return
         # A runner that has gone is noticed at the next request.
         with contextlib.suppress(OSError):
             self._connection.sendall(json.dumps(message).encode() + b"\n")
@@ -124,7 +105,7 @@ class Worker:
             "type": name,
             "message": message,
             "out_of_memory": no_memory,
-            "code": self._code(),
+            "code": files_of(self._folder),
         }
 
     def _build(self, folder: str, options: dict[str, Any], device: str) -> dict[str, Any]:
@@ -142,7 +123,7 @@ class Worker:
             raise TypeError(f"build returned {type(workload).__name__}; it returns tetrace.study.Workload(...)")
         self._synchronize()
         built = time.perf_counter_ns()
-        self._workload, self._losses = workload, _Losses(torch)
+        self._workload, self._losses = workload, UnreadLosses(torch)
         self._watch = CudaStopwatch(torch) if self._cuda else HostStopwatch()
         return {
             "import_ns": imported - began,
@@ -173,7 +154,7 @@ class Worker:
             "losses": self._losses.read(),
             "facts": {str(key): str(value) for key, value in facts.items()},
             "memory": self._memory(),
-            "code": self._code(),
+            "code": files_of(self._folder),
         }
 
     def _round(self, steps: int) -> dict[str, Any]:
@@ -250,20 +231,6 @@ class Worker:
             | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
             | ({"cudnn": str(cudnn)} if cudnn else {})
         )
-
-    def _code(self) -> list[str]:
-        """Files of the workload's own code, relative to the study's folder: what lies in it or beside it."""
-        around = self._folder.resolve().parent
-        found = set()
-        for module in list(sys.modules.values()):
-            file = Path(getattr(module, "__file__", None) or "")
-            if (
-                file.suffix == ".py"
-                and around in file.parents
-                and "site-packages" not in file.relative_to(around).parts
-            ):
-                found.add(os.path.relpath(file, self._folder))
-        return sorted(found)[:_MOST_FILES]
 
 
 def _no_mark(_phase: str) -> None:
