@@ -56,6 +56,7 @@ def test_the_page_of_a_study_with_recordings(browser: Any, tmp_path: Path, width
     assert "100.0%" in page.text_content("#why tfoot")
     assert page.locator("#recorded .plot .ytick").count() == 3
     assert page.locator("#measured .plot .ytick").count() == 3
+    assert page.locator("#failed pre").inner_text() == "line one\nline two"
     page.close()
 
 

@@ -18,7 +18,8 @@ def set_aside(folder: Path, recordings: Iterable[str], at: str) -> Path:
 
     Raises `UsageError` where that cannot be: then nothing may be measured again.
     """
-    from tetrace.study.report import PAGE_FILE, REPORT_FILE, SCREEN_FILE, TABLE_FILES
+    from tetrace.study.report import TABLE_FILES
+    from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 
     reports = (REPORT_FILE, PAGE_FILE, SCREEN_FILE, *TABLE_FILES)
     try:

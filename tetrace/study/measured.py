@@ -69,9 +69,10 @@ def measured_grid(material: Material, matrix: str, members: Sequence[Configurati
     (`brief`) that it did."""
     heads = [
         Column("configuration", number=False, code=True), Column("total ms"), Column("95%", keep=2),
+        Column("speed-up"), Column("95%", keep=1),
         *(column for phase in material.phases for column in (Column(f"{phase} ms", keep=4), Column("95%", keep=9))),
         Column("tokens/s", keep=5), Column("TFLOP/s", keep=7), Column("of peak", keep=6), Column("peak GiB", keep=3),
-        Column("speed-up"), Column("95%", keep=1), Column("rounds", keep=1),
+        Column("rounds", keep=1),
         # Words that are never cut.
         Column("", number=brief),
     ]  # fmt: skip
@@ -94,13 +95,13 @@ def _measured_row(material: Material, one: Configuration, brief: bool) -> tuple[
         one.name,
         value_cell(total),
         interval_cell(total),
+        value_cell(speedup) if speedup or base or not (is_base and total) or material.stale(one.name) else "1",
+        interval_cell(speedup),
         *(cell for phase in phases for cell in (value_cell(phase), interval_cell(phase))),
         _rate(value(material, "tokens_per_s", one.name), 0),
         _rate(value(material, "tflops", one.name), 1),
         _share(value(material, "peak_pct", one.name)),
         f"{peak / GIB:,.2f}" if peak is not None else NOTHING,
-        value_cell(speedup) if speedup or base or not (is_base and total) or material.stale(one.name) else "1",
-        interval_cell(speedup),
         _rounds_cell(material, one),
         "; ".join(
             filter(

@@ -66,7 +66,7 @@ def _section(report: Report, section: Section) -> Json:
             blocks.append({"type": "tables", "grids": [_grid(grid) for grid in section.more]})
         for title, text in section.quoted:
             blocks.append({"type": "text", "text": shortened(f"{title}:")})
-            blocks.append({"type": "list", "rows": [shortened(line) for line in text.splitlines()[-40:]]})
+            blocks.append({"type": "quote", "text": "\n".join(shortened(line) for line in text.splitlines()[-40:])})
     return {"id": section.id, "title": section.title, "lead": "", "blocks": blocks}
 
 

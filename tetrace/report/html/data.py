@@ -1,7 +1,7 @@
 """What an HTML report says, as values that JSON can hold: the first screen, then sections of blocks.
 
-A block has a `type`: `text`, `facts`, `list`, `chart`, `icicle`, `heat`, `table`, `tables`, `definitions`. The page knows
-how each looks; what is in it, in which words and colours, is decided here.
+A block has a `type`: `text`, `quote`, `facts`, `list`, `chart`, `icicle`, `heat`, `table`, `tables`, `definitions`. The
+page knows how each looks; what is in it, in which words and colours, is decided here.
 """
 
 from __future__ import annotations

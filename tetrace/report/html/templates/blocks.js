@@ -2,6 +2,7 @@
 
 const BLOCKS = {
   text: (block) => element("p", { class: "lead" }, block.text),
+  quote: (block) => element("pre", { class: "quote" }, block.text),
   list: (block) => element("ul", { class: "plain" }, block.rows.map((row) => element("li", {}, row))),
   facts: (block) => figuresOf(block.rows),
   chart: chartOf,
