@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,8 +138,10 @@ def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options
         except KeyboardInterrupt:
             watcher.say(f"stopped; what was measured is in {folder}, and the same command goes on from there")
             watcher.say("writing the report of that; Ctrl-C leaves it out")
-            with suppress(TetraceError):
+            try:
                 _report(folder, study, against)
+            except TetraceError as error:
+                watcher.say(f"there is no report of it: {error}")
             raise
         watcher.say("writing the report")
         _report(folder, study, against)
