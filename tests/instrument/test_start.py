@@ -15,7 +15,7 @@ import pytest
 
 import tetrace
 from tests.instrument.runs import names, process_folder, read
-from tetrace.instrument import process, start
+from tetrace.instrument import loaded, process, start
 
 TRAIN = """
 import torch
@@ -151,12 +151,8 @@ def test_launchers_are_left_alone(words: list[str], expected: bool, monkeypatch:
 
 
 def test_two_copies_of_cudnn_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [
-        f"7f00-7f01 r--p 0 08:01 9 {path}/libcudnn{part}.so.9"
-        for path in ("/home/me/cudnn/lib", "/usr/lib")
-        for part in ("", "_ops")
-    ]
-    monkeypatch.setattr(process, "_mapped", lambda: lines)
+    paths = [f"{path}/libcudnn{part}.so.9" for path in ("/home/me/cudnn/lib", "/usr/lib") for part in ("", "_ops")]
+    monkeypatch.setattr(loaded, "_mapped", lambda: paths)
     process.open(tmp_path)
     process.finish("end", 3)
     notices = written(tmp_path, "process.json")["notices"]

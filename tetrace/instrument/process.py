@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.metadata
 import json
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tetrace import _C
-from tetrace.instrument import masking
+from tetrace.instrument import loaded, masking
 
 # Programs that start the training processes, or work for them, and never train themselves.
 _LAUNCHERS = {"torchrun", "accelerate", "deepspeed", "accelerate-launch"}
@@ -205,40 +204,17 @@ def _note_libraries() -> None:
     import torch
 
     cuda = cast(Any, torch.cuda)
-    folders = _loaded("libcudnn")
+    folders = loaded.folders("libcudnn")
     versions = dict(_facts["versions"])
     if folders:
-        versions["cudnn"] = _cudnn_version()
+        versions["cudnn"] = loaded.cudnn_version()
     if len(folders) > 1:
         # The end of a folder tells which; its beginning may tell who.
         ends = sorted("/".join(Path(folder).parts[-2:]) for folder in folders)
         notice(f"{len(folders)} copies of cuDNN are loaded, from {' and '.join(ends)}")
-    if cuda.is_initialized() and torch.distributed.is_available() and _loaded("libnccl"):
+    if cuda.is_initialized() and torch.distributed.is_available() and loaded.folders("libnccl"):
         versions["nccl"] = ".".join(map(str, cuda.nccl.version()))
     note(versions=versions)
-
-
-def _cudnn_version() -> str | None:
-    """Of the cuDNN that is loaded; torch refuses to say it where Transformer Engine loaded another than torch's."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        path = next(line.split(maxsplit=5)[5] for line in lines if "/libcudnn.so" in line)
-        return str(ctypes.CDLL(path).cudnnGetVersion())
-    except (OSError, AttributeError, StopIteration):
-        return None
-
-
-def _loaded(library: str) -> set[str]:
-    """Folders from which shared libraries whose name starts with `library` are mapped."""
-    paths = {Path(line.split(maxsplit=5)[5]) for line in _mapped() if f"/{library}" in line}
-    return {path.parent.as_posix() for path in paths if path.name.startswith(library)}
-
-
-def _mapped() -> list[str]:
-    try:
-        return Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return []
 
 
 def finish(reason: str, step: int, **facts: Any) -> None:

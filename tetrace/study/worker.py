@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 import tetrace
+from tetrace.instrument import loaded
 from tetrace.study.losses import UnreadLosses
 from tetrace.study.own_code import files_of
 from tetrace.study.stopwatch import CudaStopwatch, HostStopwatch, Stopwatch
@@ -224,12 +225,10 @@ class Worker:
 
     def _versions(self) -> dict[str, str]:
         torch = self._torch
-        cudnn = torch.backends.cudnn.version() if self._cuda else None
+        cudnn = loaded.cudnn_version() if self._cuda else None
         found = {"python": platform.python_version(), "torch": torch.__version__}
         return (
-            found
-            | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
-            | ({"cudnn": str(cudnn)} if cudnn else {})
+            found | ({"cuda": torch.version.cuda} if torch.version.cuda else {}) | ({"cudnn": cudnn} if cudnn else {})
         )
 
 
