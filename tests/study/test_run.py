@@ -79,7 +79,7 @@ def test_what_each_was_measured_with_is_known(done: Done) -> None:
     assert list(said) == [context]
     assert said[context]["machine"]["cpu"] == done.said["machine"]["cpu"]
     assert said[context]["versions"]["torch"]
-    assert said[context]["measure"] == {"device": "cpu", "warmup": 2, "steps": 3, "own_caches": True}
+    assert said[context]["measure"] == {"device": "cpu", "warmup": 2, "steps": 3, "own_caches": True, "cpus": 1}
 
 
 def test_options_and_environment_reach_the_worker(done: Done) -> None:
@@ -88,6 +88,7 @@ def test_options_and_environment_reach_the_worker(done: Done) -> None:
     caches = {done[name]["facts"]["cache"] for name in WORK}
     assert len(caches) == len(WORK), "each has one of its own"
     assert not any(Path(cache).exists() for cache in caches), "and none is left"
+    assert done["works"]["facts"]["processors"] == "1", "from its second step on"
     assert done["works"]["options"] == {"does": "works", "hidden": 8, "pause": 0.0}
 
 

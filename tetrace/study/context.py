@@ -38,6 +38,7 @@ def context_of(
             "warmup": measure.warmup,
             "steps": measure.steps,
             "own_caches": measure.own_caches,
+            "cpus": measure.cpus,
         },
         "environment": {
             name: value

@@ -73,7 +73,8 @@ def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
             each = alive[planned.name]
             with run.plan.working(RECORDING, planned.name):
                 if each.failure is None:
-                    each.ask({"do": "record", "steps": _first(run) + run.study.recording.steps + _MORE_STEPS})
+                    steps = _first(run) + run.study.recording.steps + _MORE_STEPS
+                    each.ask({"do": "record", "steps": steps, "cpus": run.cpus})
                     process.attend([each], run.measure.limit_s, run.tick)
             if each.failure is None:
                 each.leave()

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tetrace.study import results
+from tetrace.study import processors, results
 from tetrace.study.context import changes, context_of, key_of
 from tetrace.study.ledger import Ledger, digests, now
 from tetrace.study.machine import Machine, versions
@@ -107,6 +107,11 @@ class Run:
     def rounds_left(self, planned: Planned) -> int:
         """How many rounds are still to be measured."""
         return max(0, self.measure.rounds - len(self.ledger[planned.name].rounds))
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """The processors that each configuration is kept on; none where it may run anywhere."""
+        return processors.chosen(self.measure.cpus)
 
     @property
     def measured(self) -> list[Planned]:

@@ -73,6 +73,7 @@ class Measure:
     drifts evenly cancels between those that go first and last. After `limit_s` seconds of
     its own work a configuration is ended. At most `together` are alive at a time. With `own_caches` each compiles into an
     empty cache of its own (Inductor's, Triton's), so that first steps can be compared: for studies of what compiling costs.
+    After its first step each is kept on `cpus` processors, the same ones for all; 0: wherever the system runs it.
     """
 
     warmup: int = 10
@@ -81,6 +82,7 @@ class Measure:
     limit_s: float = 600
     together: int = 8
     own_caches: bool = False
+    cpus: int = 0
 
 
 @dataclass(frozen=True)

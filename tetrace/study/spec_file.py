@@ -76,7 +76,7 @@ class _Reader(TomlReader):
         for key, value in said.items():
             if key == "own_caches":
                 continue
-            least = 0 if key == "warmup" else 1
+            least = 0 if key in ("warmup", "cpus") else 1
             whole = key != "limit_s"
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= least:
                 what = "a whole number" if whole else "a number of seconds"

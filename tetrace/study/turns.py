@@ -153,7 +153,7 @@ class Group:
                 run.plan.expect(BUILD, 1)
             return False
         with run.plan.working(WARM_UP, planned.name):
-            said = self._turn(planned, {"do": "warm_up", "steps": run.measure.warmup})
+            said = self._turn(planned, {"do": "warm_up", "steps": run.measure.warmup, "cpus": run.cpus})
         if said is None:
             return True
         memory = said["memory"]

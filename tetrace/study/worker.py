@@ -29,6 +29,7 @@ from typing import Any
 
 import tetrace
 from tetrace.instrument import loaded
+from tetrace.study import processors
 from tetrace.study.losses import UnreadLosses
 from tetrace.study.own_code import files_of
 from tetrace.study.stopwatch import CudaStopwatch, HostStopwatch, Stopwatch
@@ -137,12 +138,14 @@ class Worker:
             "bus_id": self._bus_id(),
         }
 
-    def _warm_up(self, steps: int) -> dict[str, Any]:
+    def _warm_up(self, steps: int, cpus: list[int]) -> dict[str, Any]:
         self._enter("first step")
         began = time.perf_counter_ns()
         self._run(1, self._watch.mark)
         first = time.perf_counter_ns()
         self._enter("warm-up")
+        # Now that autograd has its threads, and what is compiled is compiled.
+        processors.stay_on(cpus)
         self._run(steps, self._watch.mark)
         self._losses.warmed_up()
         ended = time.perf_counter_ns()
@@ -180,10 +183,12 @@ class Worker:
             "memory": self._memory(),
         }
 
-    def _record(self, steps: int) -> dict[str, Any]:
+    def _record(self, steps: int, cpus: list[int]) -> dict[str, Any]:
         """Steps for `tetrace record`, without our events on the stream."""
         self._enter("recording")
-        for _ in range(steps):
+        for step in range(steps):
+            if step == 1:
+                processors.stay_on(cpus)
             self._workload.step(_no_mark)  # the loss is not kept: a copy of it would be a kernel more than in a round
             tetrace.step()
         self._synchronize()

@@ -65,7 +65,9 @@ class Trace:
         return table in self.tables
 
     def rows(self, table: str) -> int:
-        """Rows of `table`; 0 also when it was not captured (ask `has`)."""
+        """Rows of `table`; 0 also when it was not captured (ask `has`). `KeyError` where there is no such table."""
+        if table not in BY_NAME:
+            raise KeyError(table)
         return self.tables[table].num_rows if table in self.tables else 0
 
     def column(self, table: str, name: str) -> npt.NDArray[Any]:
