@@ -13,17 +13,12 @@ from tetrace.errors import UsageError
 from tetrace.report.page import written
 from tetrace.report.reporter import Options
 from tetrace.study import screen
+from tetrace.study.beside_note import largest_words, notes_section
 from tetrace.study.claims import FAILS, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
 from tetrace.study.fastest import fastest_words
 from tetrace.study.material import Material
-from tetrace.study.measured import (
-    claims_section,
-    failed_section,
-    largest_words,
-    measured_section,
-    notes_section,
-)
+from tetrace.study.measured import claims_section, failed_section, measured_section
 from tetrace.study.numerics import losses_section, numbers_section, shapes_section
 from tetrace.study.repetition import repetition_section
 from tetrace.study.results import FAILED, MEASURED

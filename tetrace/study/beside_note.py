@@ -1,0 +1,189 @@
+"""The tables of the note beside what was measured here, and whether ratios between rows agree."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tetrace.breakdown.account import BUSY
+from tetrace.report.grid import Column, Grid
+from tetrace.study.explanation import Group
+from tetrace.study.figures import Value, value, word_of
+from tetrace.study.section import (
+    NOTHING,
+    Section,
+    cut,
+    interval_cell,
+    times,
+    value_cell,
+    without_empty,
+)
+from tetrace.study.statistics import EXACT
+
+if TYPE_CHECKING:
+    from tetrace.study.material import Material
+    from tetrace.study.spec import Note, NoteRow
+
+# Ratios between rows agree where they differ by no more than this share.
+AGREES = 0.10
+_GROUPS_NAMED = 3
+
+
+def notes_section(material: Material) -> Section:
+    """The tables of the notes beside what was measured here, and whether ratios between rows agree."""
+    grids: list[Grid] = []
+    said: list[str] = []
+    for note in material.study.notes:
+        grids.append(_note_grid(material, note))
+        compared = [one for one in _ratios(material, note) if one is not None]
+        if compared:
+            grids.append(_ratio_grid(material, note, compared))
+            said.append(_agreement(material, note))
+    return Section("note", "Beside the note", tuple(said), tuple(grids))
+
+
+def _note_grid(material: Material, note: Note) -> Grid:
+    names = list(dict.fromkeys(column for row in note.rows for column in row.values))
+    heads = [Column("row", number=False), Column("configuration", number=False, code=True)]
+    for name in names:
+        heads += [Column(f"{_column_words(name)}, noted"), Column("here"), Column("95%", keep=2)]
+    rows = []
+    for row in note.rows:
+        cells = [row.label, row.configuration]
+        for name in names:
+            cells += _noted_cells(material, row, name)
+        rows.append(tuple(cells))
+    shown, lines = without_empty(heads, rows)
+    hardware = f", on {note.hardware}" if note.hardware else ""
+    facts = "; ".join(f"{key}: {said}" for key, said in note.facts.items())
+    return Grid(cut(f"{note.title}{hardware}, beside {_machine(material)}"), shown, lines, note=cut(facts))
+
+
+def _machine(material: Material) -> str:
+    return str(material.results.machine.get("gpu") or material.results.machine.get("cpu") or "this machine")
+
+
+def _column_words(name: str) -> str:
+    return name.removesuffix("_ms").replace("_", " ") + (" ms" if name.endswith("_ms") else "")
+
+
+def _noted_cells(material: Material, row: NoteRow, name: str) -> list[str]:
+    noted = row.values.get(name)
+    if noted is None:
+        return ["", "", ""]
+    is_number = isinstance(noted, int | float) and not isinstance(noted, bool)
+    said = f"{noted:,g}" if is_number else cut(word_of(noted))
+    if isinstance(noted, float) and noted == noted:
+        said = f"{noted:,.2f}".removesuffix(".00")
+    found = _here(material, row, name)
+    if found.estimate is None:
+        return [said, cut(word_of(found.word), 160) if found.known else "failed" if found.failed else NOTHING, ""]
+    digits = 0 if found.estimate.value >= 10_000 else 3
+    one = found.estimate
+    return [said, value_cell(one, digits), "" if one.way == EXACT else interval_cell(one, digits)]
+
+
+def _here(material: Material, row: NoteRow, name: str) -> Value:
+    """A figure of the note, here: the same unit as there."""
+    in_gb = {"peak_gb": 1e9, "peak_gib": 1 << 30}
+    if name in in_gb:
+        found = value(material, "peak_bytes", row.configuration)
+        one = found.estimate
+        return found if one is None else Value(one.mapped(lambda size: size / in_gb[name]))
+    return value(material, name, row.configuration)
+
+
+class _Ratio:
+    """How many times faster a row is than the first, as noted and here."""
+
+    def __init__(self, row: NoteRow, reference: NoteRow, noted: float, here: Value) -> None:
+        self.row, self.reference, self.noted, self.here = row, reference, noted, here
+
+    @property
+    def off(self) -> float | None:
+        """By which share it is larger here; None where it was not measured."""
+        return None if self.here.estimate is None else self.here.estimate.value / self.noted - 1
+
+
+def _time_column(note: Note) -> str:
+    """The column whose ratios are compared: the whole step where the note has it."""
+    names = [name for row in note.rows for name in row.values if name.endswith("_ms")]
+    return "total_ms" if "total_ms" in names else (names[0] if names else "")
+
+
+def _ratios(material: Material, note: Note) -> Iterator[_Ratio | None]:
+    column = _time_column(note)
+    if not column or not note.rows:
+        return
+    yield from (_ratio(material, row, note.rows[0], column) for row in note.rows[1:])
+
+
+def _ratio(material: Material, row: NoteRow, reference: NoteRow, column: str) -> _Ratio | None:
+    first, own = reference.values.get(column), row.values.get(column)
+    if not isinstance(first, int | float) or not isinstance(own, int | float) or not own:
+        return None
+    figure = "speedup" if column == "total_ms" else f"{column.removesuffix('_ms')}_speedup"
+    return _Ratio(row, reference, first / own, value(material, figure, row.configuration, reference.configuration))
+
+
+def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> Grid:
+    heads = (
+        Column("row", number=False), Column("noted"), Column("here"), Column("95%", keep=2), Column("off"),
+        Column("within 10%", number=False), Column("what makes the difference here", number=False, keep=1),
+    )  # fmt: skip
+    rows = []
+    for one in compared:
+        off = one.off
+        agrees = off is not None and abs(off) <= AGREES
+        why = one.here.reason if off is None else "" if agrees else _kernels(material, one)
+        rows.append(
+            (
+                one.row.label,
+                f"{one.noted:.3f}",
+                value_cell(one.here.estimate),
+                interval_cell(one.here.estimate),
+                NOTHING if off is None else f"{100 * off:+.1f}%",
+                "cannot be told" if off is None else "yes" if agrees else "no",
+                cut(why),
+            )
+        )
+    return Grid(cut(f"Times faster than {compared[0].reference.label}, noted and here"), heads, tuple(rows))
+
+
+def _kernels(material: Material, one: _Ratio) -> str:
+    """What makes the difference between both rows here: the largest kernels that changed, and waiting where it is more."""
+    found = material.explanation(one.row.configuration, one.reference.configuration)
+    if isinstance(found, str):
+        return found
+    return largest_words(found.groups, _GROUPS_NAMED)
+
+
+def largest_words(groups: Sequence[Group], many: int) -> str:
+    """The largest groups of a difference, and of those the largest in which the GPU works, each with the kernels or the
+    host range that is most of it."""
+    changed = [group for group in groups if group.difference_ns]
+    works = [group for group in changed if group.causes[0].kind == BUSY]
+    parts = []
+    for group in dict.fromkeys([*changed[:many], *works[: many - 1]]):
+        worst = group.causes[0]
+        parts.append(f"{group.name} {float(group.difference_ns) / 1e6:+.3f} ms ({worst.name}, {worst.phase})")
+    return "; ".join(parts) or "no difference"
+
+
+def _agreement(material: Material, note: Note) -> str:
+    """Of all pairs of rows, how many have the noted ratio within 10%."""
+    column = _time_column(note)
+    pairs = [_ratio(material, b, a, column) for a, b in itertools.combinations(note.rows, 2)]
+    known = [(pair, pair.off) for pair in pairs if pair is not None and pair.off is not None]
+    if not known:
+        return f"{note.title}: no two of its rows were measured here."
+    agree = sum(abs(off) <= AGREES for _, off in known)
+    said = f"{note.title}: {agree} of {len(known)} ratios between two rows are within 10% of the note's."
+    worst, off = max(known, key=lambda one: abs(one[1]))
+    if abs(off) > AGREES:
+        said += (
+            f" Furthest off: {worst.row.label} against {worst.reference.label}, {worst.noted:.3f}× noted, "
+            f"{times(worst.here.estimate)} here."
+        )
+    return said
