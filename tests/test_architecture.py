@@ -15,9 +15,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tetrace"
 
 # A room may import itself, these, and what ANYONE may import. Rooms that are not built yet have their place.
-ANYONE = {"errors", "units"}
+ANYONE = {"errors", "loaded", "units"}
 MAY_IMPORT = {
     "errors": set(),
+    "loaded": set(),
     "units": set(),
     "trace": set(),
     "sources": {"trace", "fp8", "_C"},

@@ -15,7 +15,8 @@ import pytest
 
 import tetrace
 from tests.instrument.runs import names, process_folder, read
-from tetrace.instrument import loaded, process, start
+from tetrace import loaded
+from tetrace.instrument import process, start
 
 TRAIN = """
 import torch
@@ -152,7 +153,7 @@ def test_launchers_are_left_alone(words: list[str], expected: bool, monkeypatch:
 
 def test_two_copies_of_cudnn_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [f"{path}/libcudnn{part}.so.9" for path in ("/home/me/cudnn/lib", "/usr/lib") for part in ("", "_ops")]
-    monkeypatch.setattr(loaded, "_mapped", lambda: paths)
+    monkeypatch.setattr(loaded, "mapped", lambda: paths)
     process.open(tmp_path)
     process.finish("end", 3)
     notices = written(tmp_path, "process.json")["notices"]

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from tetrace import loaded
+
 _EVERY_S = 1.0
 _COMPLETE, _FORCED = 0, 1
 # The libraries that nsys puts into a process; its own CUPTI lies beside them.
@@ -57,11 +59,7 @@ def _flush_until(ended: Any) -> None:
 
 def _flush_function() -> Any:
     """`cuptiActivityFlushAll` of the CUPTI beside nsys' libraries; torch's own copy is not nsys'."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    mapped = {Path(line.split(maxsplit=5)[5]) for line in lines if _INJECTED in line or "libcupti.so" in line}
+    mapped = {Path(path) for path in loaded.mapped() if _INJECTED in path or "libcupti.so" in path}
     folders = {path.parent for path in mapped if path.name.startswith(_INJECTED)}
     found = next((path for path in mapped if path.name.startswith("libcupti.so") and path.parent in folders), None)
     try:

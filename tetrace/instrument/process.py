@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from tetrace import _C
-from tetrace.instrument import loaded, masking
+from tetrace import _C, loaded
+from tetrace.instrument import masking
 
 # Programs that start the training processes, or work for them, and never train themselves.
 _LAUNCHERS = {"torchrun", "accelerate", "deepspeed", "accelerate-launch"}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tetrace import loaded
 from tetrace.record import libcupti
 
 _PATIENCE_S = 180
@@ -135,8 +136,7 @@ def _attention() -> list[dict[str, Any]]:
 def _libraries() -> dict[str, list[str]]:
     """Files mapped into this process, by library; two of one name are two copies of it."""
     found: dict[str, set[str]] = {}
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-        path = line.split(maxsplit=5)[-1]
+    for path in loaded.mapped():
         if match := _LIBRARIES.search(path):
             found.setdefault(match[1], set()).add(os.path.realpath(path))
     return {name: sorted(paths) for name, paths in found.items()}
@@ -145,8 +145,8 @@ def _libraries() -> dict[str, list[str]]:
 def _cudnn() -> int | None:
     """Version of the cuDNN that is loaded by now. Asking torch would load its own before Transformer Engine's import,
     which breaks where that brings another."""
-    paths = _libraries().get("libcudnn", [])
-    return int(ctypes.CDLL(paths[0]).cudnnGetVersion()) if paths else None
+    version = loaded.cudnn_version()
+    return int(version) if version else None
 
 
 def _cupti() -> dict[str, Any]:

@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import Any
 
 import tetrace
-from tetrace.instrument import loaded
+from tetrace import loaded
 from tetrace.study import processors
 from tetrace.study.losses import UnreadLosses
 from tetrace.study.own_code import files_of

@@ -8,11 +8,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tetrace.instrument import loaded
+from tetrace import loaded
 
 ASK = textwrap.dedent("""
     import ctypes, sys
-    from tetrace.instrument import loaded
+    from tetrace import loaded
     print(loaded.cudnn_version(), loaded.folders("libcudnn"))
     held = [ctypes.CDLL(path) for path in sys.argv[1:]]
     print(loaded.cudnn_version(), sorted(loaded.folders("libcudnn")))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def folders(library: str) -> set[str]:
     """Folders from which shared libraries whose name starts with `library` are mapped."""
-    paths = {Path(path) for path in _mapped() if f"/{library}" in path}
+    paths = {Path(path) for path in mapped() if f"/{library}" in path}
     return {path.parent.as_posix() for path in paths if path.name.startswith(library)}
 
 
@@ -17,17 +17,17 @@ def cudnn_version() -> str | None:
 
     `torch.backends.cudnn.version()` raises where Transformer Engine loaded another cuDNN than torch was built with.
     """
-    path = next((path for path in _mapped() if "/libcudnn.so" in path), None)
+    path = next((path for path in mapped() if "/libcudnn.so" in path), None)
     try:
         return None if path is None else str(ctypes.CDLL(path).cudnnGetVersion())
     except (OSError, AttributeError):
         return None
 
 
-def _mapped() -> list[str]:
-    """Paths of what is mapped into memory."""
+def mapped() -> list[str]:
+    """Paths of the files that are mapped into this process, a path for each part of a file; none where Linux does not say."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
     except OSError:
         return []
     # Address, permissions, offset, device, inode, path: what is anonymous has none.
