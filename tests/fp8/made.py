@@ -48,13 +48,22 @@ def product(values: npt.NDArray[np.float32], scale: float) -> npt.NDArray[np.flo
 
 def cast(values: npt.NDArray[np.float32], scale: float, name: str) -> npt.NDArray[np.float64]:
     """What `values` are after a saturating cast with a scale, rounded to nearest, ties to even."""
+    return np.sign(values) * codes(name)[_code(values, scale, name)] / float(np.float32(scale))
+
+
+def subnormal(values: npt.NDArray[np.float32], scale: float, name: str) -> int:
+    """Values that become a subnormal value other than zero."""
+    code = _code(values, scale, name)
+    return int(((code > 0) & (code < 2 ** _SHAPE[name][0])).sum())
+
+
+def _code(values: npt.NDArray[np.float32], scale: float, name: str) -> npt.NDArray[np.int64]:
     known = codes(name)
     scaled = np.abs(product(values, scale)).astype(np.float64)
     above = np.minimum(np.searchsorted(known, scaled), len(known) - 1)
     below = np.maximum(above - 1, 0)
     near, far = scaled - known[below], known[above] - scaled
-    code = np.where((near < far) | ((near == far) & (below % 2 == 0)), below, above)
-    return np.sign(values) * known[code] / float(np.float32(scale))
+    return np.where((near < far) | ((near == far) & (below % 2 == 0)), below, above)
 
 
 def counts(values: npt.NDArray[np.float32], scale: float, name: str) -> tuple[int, int, float]:
@@ -122,7 +131,7 @@ class Made:
             "infs": int(np.isinf(flat).sum()),
             "saturated": saturated,
             "flushed": flushed,
-            "subnormal": 0,
+            "subnormal": subnormal(finite, scale, format),
             "amax": float(magnitudes.max(initial=0)),
             "smallest": float(magnitudes.min()) if len(magnitudes) else 0.0,
             "mean": float(finite.mean(dtype=np.float64)) if len(finite) else 0.0,

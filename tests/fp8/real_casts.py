@@ -208,7 +208,8 @@ def record(tensors: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> 
         for role in ("input", "weight"):
             order = len(made.tensors)
             seen = fp8.inspect(tensor, "E4M3", scales[name])
-            same = ("elements", "zeros", "saturated", "flushed", "amax", "smallest", "mean_square", "squared_error")
+            counted = ("elements", "zeros", "saturated", "flushed", "subnormal")
+            same = (*counted, "amax", "smallest", "mean_square", "squared_error")
             columns = {one: getattr(seen, one) for one in same}
             made.tensor(0, f"{name}.{role}", np.zeros(1), scale=scales[name], **columns)
             counts = seen.histogram

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.fp8.made import LARGEST, Made, bfloat16, block_amax, cast, codes, counts, product
+from tests.fp8.made import FLUSHED_UP_TO, LARGEST, Made, bfloat16, block_amax, cast, codes, counts, product, subnormal
 from tetrace.errors import InputError, UsageError
+from tetrace.fp8.prediction import limits
 from tetrace.fp8.settings import parse
 from tetrace.fp8.whatif import Row, decibels, what_if
 
@@ -74,6 +75,18 @@ def holds(row: Row, values: Values, scale: float, name: str) -> None:
 def used(values: Values, scale: float, name: str, ran: str = "E4M3") -> Made:
     """Two steps of delayed scaling: one before scales were set (of a tensor of zeros), one with a scale."""
     return Made().tensor(0, NAME, np.zeros(4), scale=2.0, format=ran).tensor(1, NAME, values, scale=scale, format=ran)
+
+
+def thresholds(name: str) -> Values:
+    """The largest that a cast flushes, the least that it makes normal (a tie), and the largest that fits."""
+    smallest_normal = codes(name)[{"E4M3": 8, "E5M2": 4}[name]]
+    return np.array([FLUSHED_UP_TO[name], smallest_normal - FLUSHED_UP_TO[name], LARGEST[name]], np.float32)
+
+
+def around(values: Values, steps: int) -> Values:
+    """Positive values and so many fp32 numbers on either side of each."""
+    bits = values.view(np.int32)[:, None] + np.arange(-steps, steps + 1, dtype=np.int32)
+    return np.maximum(bits, 0).view(np.float32).ravel()
 
 
 class TestTheOracle:
@@ -172,6 +185,91 @@ class TestBounds:
             (row,) = what_if(used(values, scale, name).trace(), format=name, margin=margin).rows
             assert row.saturated_upper - row.saturated_lower < 0.01
             assert row.flushed_upper - row.flushed_lower < 0.01
+
+
+class TestWhatTheCastCounted:
+    """What ran counted exactly is known of the distribution, and narrows bounds; they stay true."""
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_subnormal_ends_at_a_tie_that_is_rounded_up(self, name: str) -> None:
+        """The border that bounds are made with is that of what is recorded, here and by torch."""
+        torch = pytest.importorskip("torch")
+        from tetrace.fp8 import reference
+        from tetrace.fp8.formats import FORMATS as DEFINED
+
+        for scale in (1.0, 0.37, 911.3, 3e-7, 1e30):
+            values = around(thresholds(name) / np.float32(scale), 4)
+            row, _ = reference.measure(torch.from_numpy(values), DEFINED[name], torch.tensor(scale))
+            limit = limits(np.array([scale], np.float32), np.array([FORMATS.index(name)]))[:, 0]
+            below = [int(((values > 0) & (values <= one)).sum()) for one in limit]
+            assert int(row["subnormal"]) == subnormal(values, scale, name)
+            assert int(row["flushed"]) == below[0]
+            assert int(row["flushed"]) + int(row["subnormal"]) == below[1]
+            assert int(row["saturated"]) == values.size - below[2]
+
+    @pytest.mark.parametrize(("kind", "name", "scale"), pairs(KINDS, FORMATS, (911.3, 0.37, 3e-7, 1e30)))
+    def test_what_ran_is_exact(self, kind: str, name: str, scale: float) -> None:
+        values, scale = drawn(kind), float(np.float32(scale))
+        (row,) = what_if(used(values, scale, name, ran=name).trace()).rows
+        holds(row, values, scale, name)
+        assert (row.saturated_lower, row.flushed_lower) == (row.saturated_upper, row.flushed_upper)
+
+    @given(st.data())
+    @settings(max_examples=400, deadline=None)
+    def test_values_at_thresholds(self, data: st.DataObject) -> None:
+        """Magnitudes within a few fp32 numbers of every threshold, of what ran and of what is asked for, among others."""
+        ran, name = data.draw(st.sampled_from(FORMATS)), data.draw(st.sampled_from(FORMATS))
+        margin = data.draw(st.integers(0, 6))
+        scale = np.float32(data.draw(st.floats(1, 2, width=32)) * 2.0 ** data.draw(st.integers(-100, 100)))
+        assume(scale != 1)  # is one that nothing has set
+        asked = scale * np.float32(LARGEST[name] / LARGEST[ran]) * np.float32(2.0**-margin)
+        seed, size = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.integers(1, 200))
+        random = np.random.default_rng(seed)
+        near = np.concatenate([thresholds(ran) / scale, thresholds(name) / asked])
+        spread = random.choice(near, size) * np.exp2(random.uniform(-1, 1, size)).astype(np.float32)
+        values = np.concatenate([random.choice(around(near, 3), size), spread, np.zeros(3, np.float32)])
+        values = random.choice(values, size).astype(np.float32) * random.choice(np.array([-1, 1], np.float32), size)
+        if data.draw(st.booleans()):
+            values = bfloat16(values)
+        if not values.any():
+            return
+        trace = used(values, float(scale), name, ran=ran).trace()
+        (row,) = what_if(trace, format=name, margin=margin).rows
+        holds(row, values, float(asked), name)
+        (row,) = what_if(trace, recipe="current", format=name).rows
+        holds(row, values, current_scale(values, name), name)
+
+    def test_the_border_of_subnormal_splits_a_bin(self) -> None:
+        """As in test_real_casts.py, and what it is without the count."""
+        random = np.random.default_rng(17)
+        magnitudes = np.minimum(np.exp(1.5 * random.normal(size=100_000)), 1776)
+        values = bfloat16(np.append(magnitudes, 1776))
+        widths = []
+        for known in ({}, {"subnormal": -1}):
+            run = Made().tensor(0, NAME, np.zeros(4), scale=2.0).tensor(1, NAME, values, scale=448 / 3552, **known)
+            (row,) = what_if(run.trace(), margin=4).rows
+            holds(row, values, float(np.float32(448 / 3552) / 16), "E4M3")
+            widths.append(row.flushed_upper - row.flushed_lower)
+        assert widths[0] < 0.01 < widths[1]
+
+    @pytest.mark.parametrize(
+        ("columns", "is_used"),
+        [
+            *(({}, True), ({"scaling": "delayed"}, True)),
+            *(({"scaling": "block"}, False), ({"scaling": ""}, False), ({"scale": np.nan}, False)),
+            *(({"scale": 2.0**-128}, False), ({"subnormal": -1}, False), ({"saturated": -1}, False)),
+            ({"elements": 4_000}, False),
+        ],
+        ids=str,
+    )
+    def test_counts_that_are_not_of_it_are_left_out(self, columns: dict[str, Any], is_used: bool) -> None:
+        """Not those of blocks, of no usable scale, or of more values than the histogram has: a lie in them changes nothing."""
+        found = []
+        for flushed in (-1, 0):
+            said = {"scale": 1e-9, "scaling": "current", "flushed": flushed, **columns}
+            (row,) = what_if(Made().tensor(0, NAME, drawn("wide"), **said).trace(), recipe="current").rows
+            found.append((row.saturated_lower, row.saturated_upper, row.flushed_lower, row.flushed_upper))
+        assert (found[0] != found[1]) == is_used
 
 
 class TestError:

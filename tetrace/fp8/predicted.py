@@ -11,7 +11,7 @@ from tetrace.errors import UsageError
 from tetrace.fp8 import hypothetical_scales as hypothetical
 from tetrace.fp8.block_prediction import SIZES, predict_blocks
 from tetrace.fp8.observations import CURRENT, DELAYED, MXFP8, RECOMPUTE, WHOLE, Rows, is_gradient, non_finite, scales
-from tetrace.fp8.prediction import FORMATS, Histograms, predict
+from tetrace.fp8.prediction import FORMATS, Histograms, Points, limits, predict
 from tetrace.fp8.settings import RECIPES, Settings
 from tetrace.trace.schema import BY_NAME
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _NAMES = [one.name for one in FORMATS]
 # Places in `RECIPES`: from the first of these on, each block has a scale of its own.
 _OF_BLOCKS, _MX = 2, 3
+# With a smaller one nothing is counted as lost (docs/fp8.md).
+_LEAST_SCALE = 2.0**-127
 
 
 class Predicted(NamedTuple):
@@ -141,11 +143,11 @@ class Case:
 
     def _tensor_wise(self, rows: Rows, known: Places, kind: Places, scale: npt.NDArray[np.float32]) -> list[Numbers]:
         """The columns of a prediction for observations `known`."""
-        part = self._part(self.histogram, self.of_row, self.rows[known])
-        found = predict(part, scale[known], kind[known], rows["amax"][known], rows["smallest"][known])
-        held = np.bincount(part.row, part.count, len(known))
+        part, mine = self._part(self.histogram, self.of_row, self.rows[known]), rows.take(known)
+        held = np.bincount(part.row, part.count, len(known)).astype(np.float64)
+        found = predict(part, scale[known], kind[known], mine["amax"], mine["smallest"], _counted(mine, held))
         # A histogram of a sample of the rows stands for all of them.
-        factor = np.where(held > 0, nonzero(rows)[known] / np.maximum(held, 1), 1.0)
+        factor = np.where(held > 0, nonzero(mine) / np.maximum(held, 1), 1.0)
         self.sampled = bool((factor > 1.001).any())
         return [column * factor for column in vars(found).values()]
 
@@ -183,6 +185,20 @@ class Case:
         number[rows] = np.arange(len(rows))
         mine = number[of_row] >= 0
         return Histograms(number[of_row][mine], histogram.bin[mine], histogram.count[mine])
+
+
+def _counted(rows: Rows, held: Numbers) -> Points:
+    """What the casts that ran flushed, made subnormal and clipped, as points of the tensors' distributions.
+
+    Only of one scale for the tensor, one that values can be counted with, and where the histogram has the same values.
+    """
+    whole, scale = nonzero(rows), rows["scale"].astype(np.float32)
+    flushed, subnormal, saturated = (rows[name] for name in ("flushed", "subnormal", "saturated"))
+    known = rows.isin("format", *_NAMES) & rows.isin("scaling", DELAYED, CURRENT) & (held == whole)
+    known &= (flushed >= 0) & (subnormal >= 0) & (saturated >= 0) & np.isfinite(scale) & (scale >= _LEAST_SCALE)
+    limit = limits(np.where(known, scale, np.float32(1)), rows.isin("format", "E5M2").astype(np.int64))
+    count = np.array([flushed, flushed + subnormal, whole.astype(np.int64) - saturated])
+    return Points(np.where(known, limit, np.float32(np.nan)), count)
 
 
 def _rows_of(sorted_places: Places, place: int) -> slice:

@@ -1,8 +1,9 @@
 """What another format and scale would do to a tensor, from its histogram alone: bounds of counts, an estimate of the error.
 
 A bin holds one magnitude (the lower edge of a quarter of a binade) or all those strictly between two edges, so what lies
-above or below a threshold is known exactly but for the one bin that the threshold falls into. The error is an estimate:
-values are taken to be spread evenly within a bin.
+above or below a threshold is known exactly but for the one bin that the threshold falls into. The largest and smallest
+magnitude and what the cast that ran counted are known exactly too, and bound what lies in a part of that bin. The error is
+an estimate: values are taken to be spread evenly within a bin.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ class Histograms:
 
     row: Places
     bin: npt.NDArray[np.int32]
+    count: Counts
+
+
+@dataclass(frozen=True)
+class Points:
+    """Exact counts, shapes (points, tensors): `count` of a tensor's values that are not zero are at most `limit`.
+
+    A limit is NaN where nothing is known of it.
+    """
+
+    limit: Singles
     count: Counts
 
 
@@ -78,11 +90,12 @@ def predict(
     kind: Places,
     amax: Numbers | None = None,
     smallest: Numbers | None = None,
+    points: Points | None = None,
 ) -> Prediction:
     """What casting with `scale` to `FORMATS[kind]` does to each tensor, shapes (tensors,).
 
     `amax` and `smallest` are the largest and smallest magnitude in each, where they are known: they settle many bins that
-    a threshold falls into. Scales must be positive and finite.
+    a threshold falls into. `points` are what else is known of the same values. Scales must be positive and finite.
     """
     tensors = _Tensors(scale, kind, amax, smallest)
     counts = np.zeros((4, len(scale)), np.int64)
@@ -92,7 +105,7 @@ def predict(
         counts += _counts(part, tensors)
         error += _errors(part, tensors)
     whole = np.bincount(histograms.row, histograms.count, len(scale)).astype(np.int64)
-    return _tightened(counts, whole, error, tensors)
+    return _tightened(counts, whole, error, tensors, points)
 
 
 class _Tensors:
@@ -102,8 +115,7 @@ class _Tensors:
         unknown = np.full(len(scale), np.nan)
         self.scale, self.kind = scale, kind
         self.amax, self.smallest = ((unknown if one is None else one).astype(np.float32) for one in (amax, smallest))
-        self.fitting = last_below(np.array([one.largest for one in FORMATS])[kind], scale)
-        self.flushed = last_below(np.array([one.flush for one in FORMATS])[kind], scale)
+        self.flushed, _, self.fitting = limits(scale, kind)
 
     def __len__(self) -> int:
         return len(self.scale)
@@ -140,25 +152,42 @@ def _errors(part: Histograms, tensors: _Tensors) -> Numbers:
     return np.asarray(whole, np.float64)
 
 
-def _tightened(counts: Counts, whole: Counts, error: Numbers, tensors: _Tensors) -> Prediction:
-    """Bounds that the largest and smallest magnitude allow: both are in some bin, and nothing is beyond them.
+def _tightened(counts: Counts, whole: Counts, error: Numbers, tensors: _Tensors, points: Points | None) -> Prediction:
+    """Bounds that the largest and smallest magnitude and `points` allow."""
+    amax, smallest, none = tensors.amax, tensors.smallest, np.zeros_like(whole)
+    # How many values are at most so large: at least, at most.
+    known = [
+        (amax, whole, whole),
+        (np.nextafter(amax, np.float32(0)), none, np.maximum(whole - 1, 0)),
+        (smallest, np.minimum(whole, 1), whole),
+        (np.nextafter(smallest, np.float32(0)), none, none),
+        *(() if points is None else zip(points.limit, points.count, points.count, strict=True)),
+    ]
+    fitting = _narrowed(tensors.fitting, whole - counts[1], whole - counts[0], known)
+    flushed = _narrowed(tensors.flushed, counts[2], counts[3], known)
+    return Prediction(whole - fitting[1], whole - fitting[0], *flushed, squared_error=error)
 
-    Comparisons with what is not known are false.
+
+def _narrowed(
+    limit: Singles, least: Counts, most: Counts, known: list[tuple[Singles, Counts, Counts]]
+) -> tuple[Counts, Counts]:
+    """Bounds of how many values are at most `limit`, by what is known of other limits: the larger, the more values.
+
+    Comparisons with what is not known are false. The histogram of a sample may lack the largest and the smallest value.
     """
-    some = (whole > 0).astype(np.int64)
-    amax, smallest = tensors.amax, tensors.smallest
-    fits, clips = amax <= tensors.fitting, (amax > tensors.fitting) * some
-    kept, loses = smallest > tensors.flushed, (smallest <= tensors.flushed) * some
-    gone, remains = amax <= tensors.flushed, (amax > tensors.flushed) * some
-    saturated_upper = np.where(fits, 0, counts[1])
-    flushed_upper = np.where(kept, 0, np.where(gone, whole, np.minimum(counts[3], whole - remains)))
-    return Prediction(
-        saturated_lower=np.where(fits, 0, np.maximum(counts[0], np.minimum(clips, saturated_upper))),
-        saturated_upper=saturated_upper,
-        flushed_lower=np.where(kept, 0, np.where(gone, whole, np.maximum(counts[2], np.minimum(loses, flushed_upper)))),
-        flushed_upper=flushed_upper,
-        squared_error=error,
-    )
+    for other, lower, upper in known:
+        least = np.where(other <= limit, np.maximum(least, lower), least)
+        most = np.where(other >= limit, np.minimum(most, upper), most)
+    return np.minimum(least, most), most
+
+
+def limits(scale: Singles, kind: Places) -> Singles:
+    """The largest magnitudes that a cast flushes, that it does not make normal, and that fit: shape (3, tensors).
+
+    Of fp32 numbers; a normal value begins at a tie, which is rounded up to it.
+    """
+    of_formats = [(one.flush, np.nextafter(np.float32(one.normal), np.float32(0)), one.largest) for one in FORMATS]
+    return np.array([last_below(limit[kind], scale) for limit in np.array(of_formats).T])
 
 
 def last_below(limit: Numbers, scale: Singles) -> Singles:
