@@ -12,6 +12,13 @@ float as_float(std::uint32_t bits) {
   return value;
 }
 
+// Of a magnitude that is finite and not zero, as csrc/fp8/bins.cuh has it on the device.
+int bin_of(float magnitude) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &magnitude, sizeof(bits));
+  return static_cast<int>((bits >> 21) * 2) + ((bits & 0x1FFFFFu) != 0 ? 1 : 0);
+}
+
 // Of a least value, kept inverted so that nothing is 0.
 float as_least(std::uint32_t inverted) { return inverted == 0 ? 0.0f : as_float(~inverted); }
 
@@ -40,14 +47,12 @@ Row finish(const Counters& counters, std::uint64_t elements, std::uint32_t flags
   return row;
 }
 
-void gather_bins(const std::uint32_t* histogram, std::int64_t order, std::vector<BinCount>& bins) {
-  for (int bin = 0; bin < histogram_bins; bin += 2) {
-    std::uint64_t pair;  // most are empty
-    std::memcpy(&pair, histogram + bin, sizeof(pair));
-    if (pair == 0) continue;
-    for (int i = bin; i < bin + 2; ++i) {
-      if (histogram[i] != 0) bins.push_back({order, i, histogram[i]});
-    }
+// Between the smallest and the largest value: of 2048 bins most lie outside.
+void gather_bins(const std::uint32_t* histogram, const Row& row, std::vector<BinCount>& bins) {
+  if (row.amax == 0) return;
+  const int last = bin_of(row.amax);
+  for (int bin = bin_of(row.smallest); bin <= last; ++bin) {
+    if (histogram[bin] != 0) bins.push_back({row.order, bin, histogram[bin]});
   }
 }
 

@@ -54,7 +54,7 @@ Taken inspect(int device, void* stream, const Tensor* tensors, std::size_t count
   const std::size_t bins = call.histogram ? count * histogram_bins : 0;
   const Memory counters(driver, count * sizeof(Counters), stream);
   const Memory histograms(driver, bins * sizeof(std::uint32_t), stream);
-  require(driver, launch(kernels, stream, tensors, count, call, {counters.pointer, histograms.pointer, 0, count}));
+  require(driver, launch(kernels, stream, tensors, count, call, {counters.pointer, histograms.pointer, 0, 0, count}));
   const auto found = copied<Counters>(driver, counters, count, stream);
   const auto found_bins = copied<std::uint32_t>(driver, histograms, bins, stream);
   require(driver, driver.stream_synchronize(stream));
@@ -63,7 +63,7 @@ Taken inspect(int device, void* stream, const Tensor* tensors, std::size_t count
     taken.rows.push_back(finish(found[i], elements_of(tensors[i]), flags_of(call)));
     taken.rows.back().order = static_cast<std::int64_t>(i);
     taken.rows.back().site = tensors[i].site;
-    if (call.histogram) gather_bins(found_bins.data() + i * histogram_bins, static_cast<std::int64_t>(i), taken.bins);
+    if (call.histogram) gather_bins(found_bins.data() + i * histogram_bins, taken.rows.back(), taken.bins);
   }
   return taken;
 }

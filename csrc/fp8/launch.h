@@ -14,10 +14,10 @@ struct Task {
   std::uint32_t rows;
   std::uint32_t scale_stride;  // elements
   std::uint32_t first_block;
-  std::uint32_t slot;   // of its counters and its histogram
+  std::uint32_t slot;   // of its counters
   std::uint16_t lanes;  // threads of a block that share a row; a power of two
   std::uint16_t loads;  // of each thread in a tile
-  std::uint32_t reserved;
+  std::uint32_t bins;   // slot of its histogram
 };
 static_assert(sizeof(Task) == 56);
 
@@ -54,7 +54,7 @@ struct Bounds {
 template <int most>
 struct Batch {
   Counters* counters;         // by slot
-  std::uint32_t* histograms;  // 2048 by slot
+  std::uint32_t* histograms;  // 2048 by slot of histograms
   std::uint32_t count;
   std::uint32_t layout;
   std::uint32_t is_inverse;  // `scale` is what codes are multiplied by

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fp8/bins.cuh"
+#include "fp8/casts.cuh"
 #include "fp8/launch.h"
 #include "fp8/numbers.cuh"
 #include "fp8/totals.cuh"
@@ -29,6 +30,7 @@ class Packed {
     }
     unit_ = unit * unit;
     usable_ = is_usable(scale_);
+    is_e4m3_ = bounds_.max == 448.0f;
     prepare();
   }
 
@@ -46,27 +48,21 @@ class Packed {
     for (int i = 0; i < tile_elements / 2; ++i) {
       const u32 magnitudes = words[i] & 0x7FFF7FFFu;
       largest = __vmaxu2(largest, magnitudes);
-      smallest = __viaddmin_u16x2(magnitudes, 0xFFFFFFFFu, smallest);
-      totals_.few_nonzero += __vminu2(magnitudes, 0x00010001u);
-      if (has_format) {
-        totals_.few_above += halves_above(magnitudes, minus_flushed_);
-        totals_.few_normal += halves_above(magnitudes, minus_subnormal_);
-      }
+      smallest = __vminu2(smallest, magnitudes);
     }
     const u32 most = larger_half(largest);
-    const u32 least = smaller_half(smallest) + 1;  // 0x10000 where all are zero
+    u32 least = smaller_half(smallest), zeros = 0;
+    totals_.few_nonzero += both(tile_elements / 2);
+    if (least == 0) zeros = forget_zeros(words, least);
+    if (has_format) count_rounded(words, halves_above(smallest, minus_subnormal_) == both(1));
     const bool is_easy = most - lowest_ < width_;
     if (is_easy) {
       totals_.widen_range(__float_as_uint(S::widen(most)), __float_as_uint(S::widen(least)));
-      if (has_format && most > saturated_) {
-        add_sums<true>(words);
-      } else {
-        add_sums<false>(words);
-      }
+      add_sums(words, most > saturated_);
     }
     if (B::kept) bins_.make_room(is_easy ? exponent_of(__float_as_uint(S::widen(most))) : -1, tile_elements);
     const bool is_held = is_easy && bins_.holds(exponent_of(__float_as_uint(S::widen(least))));
-    if (B::kept && is_held) add_bins(words);
+    if (B::kept && is_held) add_bins(words, zeros);
     if (most != 0 && !(is_easy && is_held)) add_slowly(words, is_easy);
   }
 
@@ -102,7 +98,58 @@ class Packed {
     width_ = (has_format && !usable_) || highest < lowest_ ? 0 : highest - lowest_ + 1;
   }
 
-  template <bool clamps>
+  // Of a tile with some, which were counted as if they were values. `least` becomes the smallest magnitude that is not
+  // zero, 0x10000 where all are.
+  __device__ u32 forget_zeros(const u32 (&words)[tile_elements / 2], u32& least) {
+    u32 nonzero = 0, smallest = ~0u;
+#pragma unroll
+    for (int i = 0; i < tile_elements / 2; ++i) {
+      const u32 magnitudes = words[i] & 0x7FFF7FFFu;
+      smallest = __viaddmin_u16x2(magnitudes, 0xFFFFFFFFu, smallest);
+      nonzero += __vminu2(magnitudes, 0x00010001u);
+    }
+    totals_.few_nonzero += nonzero - both(tile_elements / 2);
+    least = smaller_half(smallest) + 1;
+    return tile_elements - sum_of_halves(nonzero);
+  }
+
+  // Most tiles have no element that is flushed or subnormal.
+  __device__ void count_rounded(const u32 (&words)[tile_elements / 2], bool all_normal) {
+    if (all_normal) {
+      totals_.few_above += both(tile_elements / 2);
+      totals_.few_normal += both(tile_elements / 2);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < tile_elements / 2; ++i) {
+      const u32 magnitudes = words[i] & 0x7FFF7FFFu;
+      totals_.few_above += halves_above(magnitudes, minus_flushed_);
+      totals_.few_normal += halves_above(magnitudes, minus_subnormal_);
+    }
+  }
+
+  __device__ void add_sums(const u32 (&words)[tile_elements / 2], bool is_clipped) {
+    if constexpr (!has_format) {
+      add_sums<Cast::none>(words);
+    } else {
+      if (has_casts && is_e4m3_) {
+        add_sums<Cast::e4m3>(words);
+      } else if (has_casts) {
+        add_sums<Cast::e5m2>(words);
+      } else if (is_clipped) {
+        add_sums<Cast::clipping>(words);
+      } else {
+        add_sums<Cast::rounding>(words);
+      }
+      if (!is_clipped) return;
+#pragma unroll
+      for (int i = 0; i < tile_elements / 2; ++i) {
+        totals_.few_beyond += halves_above(words[i] & 0x7FFF7FFFu, minus_saturated_);
+      }
+    }
+  }
+
+  template <Cast cast>
   __device__ void add_sums(const u32 (&words)[tile_elements / 2]) {
 #pragma unroll
     for (int i = 0; i < tile_elements / 2; ++i) {
@@ -112,23 +159,20 @@ class Packed {
       for (int j = 0; j < 2; ++j) {
         totals_.sums[j] += pair[j];
         totals_.squares[j] = fmaf(pair[j], pair[j], totals_.squares[j]);
-        if (has_format) {
-          const float product = pair[j] * scale_;
-          float lost = rounding(product, bounds_.smallest_normal, bounds_.magic);
-          if (clamps && fabsf(product) > bounds_.max) lost = fabsf(product) - bounds_.max;
-          totals_.errors[j] = fmaf(lost, lost, totals_.errors[j]);
-        }
       }
-      if (clamps) totals_.few_beyond += halves_above(words[i] & 0x7FFF7FFFu, minus_saturated_);
+      if (cast == Cast::none) continue;
+      const float products[2] = {pair[0] * scale_, pair[1] * scale_};
+      float lost[2];
+      lost_in<cast>(products, bounds_, lost);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) totals_.errors[j] = fmaf(lost[j], lost[j], totals_.errors[j]);
     }
   }
 
-  __device__ void add_bins(const u32 (&words)[tile_elements / 2]) {
-    u32 zeros = tile_elements;
+  __device__ void add_bins(const u32 (&words)[tile_elements / 2], u32 zeros) {
 #pragma unroll
     for (int i = 0; i < tile_elements / 2; ++i) {
       const u32 magnitudes = words[i] & 0x7FFF7FFFu;
-      zeros -= sum_of_halves(__vminu2(magnitudes, 0x00010001u));
       if (S::largest == Bf16::largest) {
         bins_.add_bf16(magnitudes);
       } else {
@@ -165,7 +209,7 @@ class Packed {
   Bounds bounds_;
   float scale_;
   double unit_;
-  bool usable_;
+  bool usable_, is_e4m3_;
   u32 minus_flushed_, minus_subnormal_, minus_saturated_, saturated_;
   u32 lowest_, width_;
 };

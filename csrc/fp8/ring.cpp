@@ -9,6 +9,7 @@ namespace tetrace::fp8 {
 namespace {
 
 constexpr std::size_t histogram_bytes = histogram_bins * sizeof(std::uint32_t);
+constexpr std::size_t usual_bins = 256;  // that are not empty in a histogram
 
 }  // namespace
 
@@ -85,7 +86,7 @@ std::int64_t Ring::observe(Stream stream, const Tensor* tensors, std::size_t cou
   check(tensors, count, call);
   if (count == 0) return -1;
   const timing::CurrentContext current(*driver_.base, kernels_.context());
-  Target target = target_;
+  Target target;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (is_captured(stream)) {
@@ -96,7 +97,7 @@ std::int64_t Ring::observe(Stream stream, const Tensor* tensors, std::size_t cou
       skipped_.full += static_cast<std::int64_t>(count);
       return -1;
     }
-    target.first = reserve(stream, tensors, count, call);
+    target = reserve(stream, tensors, count, call);
   }
   const int error = [&] {
     const timing::Unlocked unlocked;
@@ -107,26 +108,31 @@ std::int64_t Ring::observe(Stream stream, const Tensor* tensors, std::size_t cou
   return error == timing::success ? static_cast<std::int64_t>(target.first) : -1;
 }
 
-// The first of `count` slots, in the part of the step that is under way.
-std::uint64_t Ring::reserve(Stream stream, const Tensor* tensors, std::size_t count, const Call& call) {
+// `count` slots, in the part of the step that is under way.
+Target Ring::reserve(Stream stream, const Tensor* tensors, std::size_t count, const Call& call) {
   if (parts_.empty() || parts_.back().ended) {
     parts_.emplace_back();
-    parts_.back().first = parts_.back().end = next_;
+    parts_.back().rows.first = next_;
+    parts_.back().bins.first = next_bins_;
   }
   Part& part = parts_.back();
   if (std::find(part.streams.begin(), part.streams.end(), stream) == part.streams.end()) part.streams.push_back(stream);
   for (std::size_t i = 0; i < count; ++i) {
     headers_[(next_ + i) % capacity_] = {elements_of(tensors[i]), tensors[i].site, call.step, flags_of(call), false};
   }
-  const std::uint64_t first = next_;
+  Target target = target_;
+  target.first = next_;
+  target.first_bins = next_bins_;
   next_ += count;
-  part.end = next_;
+  if (call.histogram) next_bins_ += count;
+  part.rows.end = next_;
+  part.bins.end = next_bins_;
   ++part.launching;
-  return first;
+  return target;
 }
 
 void Ring::settle(std::uint64_t first, std::size_t count, int error) {
-  const auto part = std::find_if(parts_.begin(), parts_.end(), [&](const Part& one) { return first < one.end; });
+  const auto part = std::find_if(parts_.begin(), parts_.end(), [&](const Part& one) { return first < one.rows.end; });
   --part->launching;
   if (error == timing::success) return;
   for (std::size_t i = 0; i < count; ++i) headers_[(first + i) % capacity_].is_void = true;
@@ -171,11 +177,9 @@ bool Ring::copy(Part& part) {
     if (error != timing::success) return fail(error, 0), false;
     events_.push_back(made);
   }
-  if (!join(part)) return false;
-  const std::uint64_t slot = part.first % capacity_, count = part.end - part.first;
-  const std::uint64_t before_end = std::min(count, capacity_ - slot);
-  int error = copy_slots(slot, before_end);
-  if (error == timing::success && before_end < count) error = copy_slots(0, count - before_end);
+  if (!find_room(part, &Part::rows) || !find_room(part, &Part::bins) || !join(part)) return false;
+  int error = copy_out(part.rows, target_.counters, counters_, sizeof(Counters));
+  if (error == timing::success) error = copy_out(part.bins, target_.histograms, histograms_, histogram_bytes);
   if (error == timing::success) error = driver_.base->event_record(events_.back(), side_);
   if (error != timing::success) return fail(error, 0), false;
   part.copied = events_.back();
@@ -183,27 +187,57 @@ bool Ring::copy(Part& part) {
   return true;
 }
 
-int Ring::copy_slots(std::uint64_t slot, std::uint64_t count) {
-  const Pointer counters = target_.counters + slot * sizeof(Counters);
-  int error = driver_.copy_out(counters_ + slot, counters, count * sizeof(Counters), side_);
-  if (error == timing::success) error = driver_.clear(counters, 0, count * sizeof(Counters), side_);
-  if (!has_histograms_ || error != timing::success) return error;
-  const Pointer histograms = target_.histograms + slot * histogram_bytes;
-  error = driver_.copy_out(histograms_ + slot * histogram_bins, histograms, count * histogram_bytes, side_);
-  return error == timing::success ? driver_.clear(histograms, 0, count * histogram_bytes, side_) : error;
+// The lowest memory that no part which was copied before and not read yet holds. False where it is in too small pieces.
+bool Ring::find_room(Part& part, Stretch Part::*kind) const {
+  const Stretch *oldest = nullptr, *newest = nullptr;
+  for (const Part& other : parts_) {
+    if (other.copied == nullptr) break;
+    if ((other.*kind).size() == 0) continue;
+    newest = &(other.*kind);
+    if (oldest == nullptr) oldest = newest;
+  }
+  Stretch& own = part.*kind;
+  own.at = 0;
+  if (oldest == nullptr) return true;
+  const std::uint64_t used = newest->at + newest->size();
+  const bool is_wrapped = newest->at < oldest->at;
+  if (!is_wrapped && own.size() <= oldest->at) return true;
+  own.at = used;
+  return used + own.size() <= (is_wrapped ? oldest->at : capacity_);
+}
+
+int Ring::copy_out(const Stretch& slots, Pointer from, void* to, std::size_t bytes) {
+  const std::uint64_t slot = slots.first % capacity_;
+  const std::uint64_t before_end = std::min(slots.size(), capacity_ - slot);
+  auto* first = static_cast<char*>(to) + slots.at * bytes;
+  const int error = copy_slots(from + slot * bytes, first, before_end * bytes);
+  if (error != timing::success) return error;
+  return copy_slots(from, first + before_end * bytes, (slots.size() - before_end) * bytes);
+}
+
+int Ring::copy_slots(Pointer from, void* to, std::size_t bytes) {
+  if (bytes == 0) return timing::success;
+  const int error = driver_.copy_out(to, from, bytes, side_);
+  return error == timing::success ? driver_.clear(from, 0, bytes, side_) : error;
 }
 
 void Ring::read(const Part& part, Taken& taken) {
-  for (std::uint64_t number = part.first; number < part.end; ++number) {
-    const std::uint64_t slot = number % capacity_;
-    const Header& header = headers_[slot];
-    if (header.is_void) continue;
-    Row row = finish(counters_[slot], header.elements, header.flags);
-    row.order = static_cast<std::int64_t>(number);
-    row.site = header.site;
-    row.step = header.step;
-    taken.rows.push_back(row);
-    if ((header.flags & flag::histogram) != 0) gather_bins(histograms_ + slot * histogram_bins, row.order, taken.bins);
+  const Counters* counters = counters_ + part.rows.at;
+  const std::uint32_t* histogram = histograms_ + part.bins.at * histogram_bins;
+  taken.rows.reserve(taken.rows.size() + part.rows.size());
+  taken.bins.reserve(taken.bins.size() + part.bins.size() * usual_bins);
+  for (std::uint64_t number = part.rows.first; number < part.rows.end; ++number, ++counters) {
+    const Header& header = headers_[number % capacity_];
+    const bool has_bins = (header.flags & flag::histogram) != 0;
+    if (!header.is_void) {
+      Row row = finish(*counters, header.elements, header.flags);
+      row.order = static_cast<std::int64_t>(number);
+      row.site = header.site;
+      row.step = header.step;
+      taken.rows.push_back(row);
+      if (has_bins) gather_bins(histogram, row, taken.bins);
+    }
+    if (has_bins) histogram += histogram_bins;
   }
 }
 
@@ -219,8 +253,8 @@ Taken Ring::take() {
     const int state = driver_.base->event_query(part.copied);
     if (state == timing::not_ready) break;
     if (state == timing::success) read(part, taken);
-    if (state != timing::success) fail(state, part.end - part.first);
-    freed_ = part.end;
+    if (state != timing::success) fail(state, part.rows.size());
+    freed_ = part.rows.end;
     events_.push_back(part.copied);
     parts_.pop_front();
   }

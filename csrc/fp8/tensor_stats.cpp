@@ -147,6 +147,7 @@ int launch(const Kernels& kernels, Stream stream, const Tensor* tensors, std::si
     if (elements_of(tensors[i]) == 0) continue;
     tasks.push_back(task_of(tensors[i], call));
     tasks.back().slot = static_cast<std::uint32_t>((target.first + i) % target.capacity);
+    tasks.back().bins = static_cast<std::uint32_t>((target.first_bins + i) % target.capacity);
     if (tasks.size() == most_tensors) send();
   }
   send();

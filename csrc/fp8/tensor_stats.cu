@@ -169,7 +169,7 @@ __device__ void run(const Batch<most>& batch) {
       reader.load_edge(at, turn, tile);
     }
   }
-  unit.finish(task, batch.counters + task.slot, batch.histograms + u64{2048} * task.slot, first == 0);
+  unit.finish(task, batch.counters + task.slot, batch.histograms + u64{2048} * task.bins, first == 0);
 }
 
 }  // namespace

@@ -11,12 +11,13 @@
 
 namespace tetrace::fp8 {
 
-// Where the device adds up: counters, and histograms of 2048 where the call wants them. `slots` of the tensors, in turn
-// from `first` on, are taken modulo `capacity`; they must be zero.
+// Where the device adds up: counters, and histograms of 2048 where the call wants them. The tensors have slots in turn
+// from `first` and `first_bins` on, modulo `capacity`; they must be zero.
 struct Target {
   Pointer counters = 0;
   Pointer histograms = 0;
   std::uint64_t first = 0;
+  std::uint64_t first_bins = 0;
   std::uint64_t capacity = 0;
 };
 
@@ -32,6 +33,7 @@ std::uint32_t flags_of(const Call& call);
 
 // What a row says of counters.
 Row finish(const Counters& counters, std::uint64_t elements, std::uint32_t flags);
-void gather_bins(const std::uint32_t* histogram, std::int64_t order, std::vector<BinCount>& bins);
+// Adds those bins of a row's tensor that are not empty.
+void gather_bins(const std::uint32_t* histogram, const Row& row, std::vector<BinCount>& bins);
 
 }  // namespace tetrace::fp8

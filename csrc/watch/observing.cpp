@@ -85,6 +85,10 @@ void append(fp8::Taken& all, Device& device, fp8::Taken&& part) {
   for (fp8::BinCount& bin : part.bins) bin.order = order_of(device, bin.order);
   for (; device.first <= last && !device.orders.empty(); ++device.first) device.orders.pop_front();
   rows_taken += static_cast<std::int64_t>(part.rows.size());
+  if (all.rows.empty()) {
+    all = std::move(part);
+    return;
+  }
   all.rows.insert(all.rows.end(), part.rows.begin(), part.rows.end());
   all.bins.insert(all.bins.end(), part.bins.begin(), part.bins.end());
 }

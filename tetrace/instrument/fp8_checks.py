@@ -5,13 +5,15 @@ the optimizer's step.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from tetrace import _C
 from tetrace.instrument import dynamo, engine, modules, ranges, steps
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 class Checks:
@@ -22,7 +24,8 @@ class Checks:
     ) -> None:
         self._wants = wants
         self._names: dict[int, tuple[weakref.ref[Any], str, str]] = {}
-        self._sites: dict[tuple[int, str], int] = {}
+        # By what is checked and the parameter's id; another parameter may get the same one later.
+        self._sites: dict[str, dict[int, tuple[weakref.ref[Any], int]]] = {"gradient": {}, "parameter": {}}
         self.site_of_output = guarded(self._site_of_output)
         self._before, self._after = guarded(self._gradients), guarded(self._parameters)
         self._roots = guarded(self._losses)
@@ -77,35 +80,40 @@ class Checks:
 
     def _check(self, role: str, optimizer: Any, read: Callable[[Any], Any]) -> None:
         sites, tensors = [], []
-        for parameter in _parameters_of(optimizer):
-            site = self._site_of(role, parameter)
-            tensor = _local(read(parameter)) if site >= 0 else None
-            if tensor is not None:
-                sites.append(site)
-                tensors.append(tensor)
+        known = self._sites[role]
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                found = known.get(id(parameter))
+                if found is None or found[0]() is not parameter:
+                    found = known[id(parameter)] = weakref.ref(parameter), self._site_of(role, parameter)
+                if found[1] < 0:
+                    continue
+                tensor = read(parameter)
+                if type(tensor) not in _PLAIN:
+                    tensor = getattr(tensor, "_local_tensor", None)
+                # Of what has no known number type csrc/watch and Inspection see nothing.
+                if type(tensor) in _PLAIN and tensor.layout is torch.strided:
+                    sites.append(found[1])
+                    tensors.append(tensor)
         _C.watch_check(sites, tensors)
 
     def _site_of(self, role: str, parameter: Any) -> int:
         """The site of the rows of a parameter; negative where it is not to be checked."""
-        key = id(parameter), role
-        known = self._names.get(key[0])
-        if known is None or known[0]() is not parameter:
-            known = self._name(parameter)
-            self._sites.pop((key[0], "gradient"), None)
-            self._sites.pop((key[0], "parameter"), None)
-        if key not in self._sites:
-            _, module, name = known
-            self._sites[key] = _site(role, module, "optimizer", name) if self._wants(module) else -1
-        return self._sites[key]
+        _, module, name = self._name(parameter)
+        return _site(role, module, "optimizer", name) if self._wants(module) else -1
 
     def _name(self, parameter: Any) -> tuple[weakref.ref[Any], str, str]:
         """(reference, module, name) of a parameter; of one in no known module a name of its own."""
+        found = self._names.get(id(parameter))
+        if found is not None and found[0]() is parameter:
+            return found
+        self._names.pop(id(parameter), None)
         for path, module in modules.all_modules():
             for name, one in (vars(module).get("_parameters") or {}).items():
                 if one is not None and id(one) not in self._names:
                     self._names[id(one)] = weakref.ref(one), path, name
         found = self._names.get(id(parameter))
-        if found is None or found[0]() is not parameter:
+        if found is None:
             found = weakref.ref(parameter), "", f"parameter {len(self._names)}"
             self._names[id(parameter)] = found
         return found
@@ -113,15 +121,3 @@ class Checks:
 
 def _site(role: str, module: str, phase: str, operation: str) -> int:
     return ranges.site("fp8", f"check {role}", phase=phase, module=module, role=role, call=operation, source="check")
-
-
-def _parameters_of(optimizer: Any) -> Iterator[Any]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
-
-
-def _local(tensor: Any) -> Any:
-    """What of a tensor is here: a shard of one that is spread over ranks. None for what has no plain numbers."""
-    tensor = getattr(tensor, "_local_tensor", tensor)
-    is_plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return tensor if is_plain and tensor.is_floating_point() and not tensor.is_sparse else None
