@@ -57,3 +57,23 @@ def test_what_launches_stays_where_it_is_put_and_others_where_they_are() -> None
 def test_without_any_nothing_is_moved() -> None:
     usable = sorted(os.sched_getaffinity(0))
     assert _places([]) == dict.fromkeys(("main", "autograd", "other", "later"), usable)
+
+
+def test_what_else_works_is_kept_off_them_as_far_as_there_are_others() -> None:
+    usable, last = os.sched_getaffinity(0), processors.chosen(1)
+    with processors.kept_off(last):
+        assert os.sched_getaffinity(0) == (usable - set(last) or usable)
+    with processors.kept_off(usable):
+        assert os.sched_getaffinity(0) == usable
+    with processors.kept_off(()):
+        assert os.sched_getaffinity(0) == usable
+    assert os.sched_getaffinity(0) == usable
+
+
+def test_after_a_recording_a_thread_is_back_where_it_was() -> None:
+    usable, last = os.sched_getaffinity(0), processors.chosen(1)
+    with processors.kept_on(last):
+        assert os.sched_getaffinity(0) == set(last)
+    assert os.sched_getaffinity(0) == usable
+    with processors.kept_on(()):
+        assert os.sched_getaffinity(0) == usable

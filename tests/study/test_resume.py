@@ -134,3 +134,31 @@ def test_a_request_to_end_is_like_ctrl_c(tmp_path: Path) -> None:
     assert code == 130
     assert small_study.configurations(small_study.stored(study))[NAMES[0]]["state"] == "interrupted"
     assert small_study.alive(tmp_path) == []
+
+
+def test_a_recording_that_was_saved_when_the_study_stopped_counts(tmp_path: Path) -> None:
+    study = small_study.write(tmp_path)
+    command = ["small", "--only", "works", "--only", "talks", "--repeat", "1", "--option", "pause=0.4"]
+    process = subprocess.Popen(
+        [*small_study.TETRACE, *command],
+        cwd=tmp_path,
+        env=small_study.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    # Saved beside the steps of the one that is recorded after it.
+    until = time.monotonic() + 120
+    while not (saved := list((study / "results").glob("*/works.tetrace"))):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(0.5)  # until its process has ended too
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 130, words
+    found = small_study.configurations(small_study.stored(study, saved[0].parent.name))
+    assert found["works"]["recording"] == "works.tetrace"
+    assert found["talks"]["recording"] is None
+    assert "works: recorded" in words

@@ -358,6 +358,16 @@ def test_what_to_know_before_any_number(tmp_path):
     assert table(text, "While rounds ran")[1] == ["none", "3", "1,980", "512", "51", "3", "power cap"]
 
 
+def test_a_study_that_was_stopped_says_what_is_left(tmp_path):
+    of = study(tmp_path, TOML)
+    made = Made(of, ended=None).measured("none", total=[1.0], fields={"recording": "none.tetrace"})
+    made.measured("delayed", total=[1.0])
+    folder = made.state("block", results.TIMED_OUT).write(tmp_path / "results")
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "> **Note:** not ended: 1 of 2 recordings are not made yet; the same command goes on" in text
+
+
 def test_nothing_measured_is_a_report_too(tmp_path):
     of = study(tmp_path, TOML)
     folder = Made(of, ended=None).state("none", results.WAITING, key="k").write(tmp_path / "results")

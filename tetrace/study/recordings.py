@@ -94,6 +94,11 @@ def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
             _await_saved(run, planned, each)
             del alive[planned.name]
     finally:
+        for planned, each in leaving:
+            # A study that is stopped has what was saved by then.
+            if planned.name in alive and each.has_ended:
+                _saved(run, planned, each)
+                del alive[planned.name]
         for planned in chunk:
             run.plan.running.pop(planned.name, None)
             if planned.name in alive:
@@ -108,11 +113,16 @@ def _remove_unfinished(run: Run, planned: Planned) -> None:
 
 
 def _await_saved(run: Run, planned: Planned, each: Process) -> None:
-    """Wait until the recorder has saved; a recording that is not there has an error instead."""
+    """Wait until the recorder has saved."""
     until = time.monotonic() + run.measure.limit_s
     while not each.has_ended and time.monotonic() < until:
         time.sleep(_POLL_S)
         run.tick()
+    _saved(run, planned, each)
+
+
+def _saved(run: Run, planned: Planned, each: Process) -> None:
+    """Note the recording; one that is not there has an error instead."""
     code = each.end()
     if code == 0 and (run.ledger.folder / planned.file_name).exists():
         run.ledger.change(planned.name, recording=planned.file_name, recording_error=None, recorded_as=options(run))

@@ -65,6 +65,8 @@ class Run:
         self.context = context_of(document, self.versions, measure, study.device, os.environ)
         self.ledger = Ledger(study, folder, self._head(), options.fresh)
         self._numbers = iter(range(sys.maxsize))
+        # Each configuration is kept on these while it is measured and recorded; on none, it may run anywhere.
+        self.cpus = processors.chosen(measure.cpus)
         self._chosen = study.chosen(options.only)
 
     def execute(self) -> Results:
@@ -92,7 +94,7 @@ class Run:
             measured = {each.name for each in to_measure} | {each.name for each in self._chosen if self._wants(each)}
             recorded = sum(planned.recording for planned in self._chosen if planned.name in measured)
             self.plan.expect(RECORDING, recorded)
-        with self._room() as room:
+        with self._room() as room, processors.kept_off(self.cpus):
             try:
                 measure_all(self, to_measure, room)
                 if self.options.recordings:
@@ -107,11 +109,6 @@ class Run:
     def rounds_left(self, planned: Planned) -> int:
         """How many rounds are still to be measured."""
         return max(0, self.measure.rounds - len(self.ledger[planned.name].rounds))
-
-    @property
-    def cpus(self) -> tuple[int, ...]:
-        """The processors that each configuration is kept on; none where it may run anywhere."""
-        return processors.chosen(self.measure.cpus)
 
     @property
     def measured(self) -> list[Planned]:

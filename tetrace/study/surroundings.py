@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tetrace.report.grid import Column, Grid
-from tetrace.study.results import MEASURED
+from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
 
 if TYPE_CHECKING:
@@ -186,14 +186,24 @@ def _own_facts(material: Material) -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
+def _left_words(material: Material) -> str:
+    """What a study that was stopped has not done yet."""
+    ones = material.configurations
+    left = sum(one.state not in (MEASURED, FAILED, TIMED_OUT) for one in ones)
+    if left:
+        return f"{left} of {len(ones)} configurations are not done yet"
+    recorded = {planned.name for planned in material.study.configurations if planned.recording}
+    wanted = [one for one in ones if one.name in recorded and one.state == MEASURED]
+    missing = sum(one.recording is None and one.recording_error is None for one in wanted)
+    return f"{missing} of {len(wanted)} recordings are not made yet"
+
+
 def notices(material: Material) -> list[str]:
     """What to know before any number."""
     results = material.results
     said = []
     if results.ended is None:
-        left = sum(one.state not in (MEASURED, "failed", "timed out") for one in material.configurations)
-        many = len(material.configurations)
-        said.append(f"not ended: {left} of {many} configurations are not done yet; the same command goes on")
+        said.append(f"not ended: {_left_words(material)}; the same command goes on")
     if results.quick:
         said.append("a quick run: fewer rounds, so wider intervals, and not every configuration")
     if material.left_out:

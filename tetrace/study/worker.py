@@ -186,13 +186,17 @@ class Worker:
     def _record(self, steps: int, cpus: list[int]) -> dict[str, Any]:
         """Steps for `tetrace record`, without our events on the stream."""
         self._enter("recording")
-        for step in range(steps):
-            if step == 1:
-                processors.stay_on(cpus)
-            self._workload.step(_no_mark)  # the loss is not kept: a copy of it would be a kernel more than in a round
-            tetrace.step()
-        self._synchronize()
+        self._recorded_step()
+        # What follows is the recorder's: it must not disturb the next one.
+        with processors.kept_on(cpus):
+            for _ in range(steps - 1):
+                self._recorded_step()
+            self._synchronize()
         return {}
+
+    def _recorded_step(self) -> None:
+        self._workload.step(_no_mark)  # the loss is not kept: a copy of it would be a kernel more than in a round
+        tetrace.step()
 
     def _run(self, steps: int, mark: Mark) -> None:
         for _ in range(steps):
