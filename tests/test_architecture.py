@@ -142,7 +142,11 @@ def test_imports_go_one_way():
 @pytest.mark.parametrize(
     ("path", "source", "rule"),
     [
-        ("trace/store.py", "from tetrace.sources.nsys import read", "trace may import only errors, loaded, units; not sources"),
+        (
+            "trace/store.py",
+            "from tetrace.sources.nsys import read",
+            "trace may import only errors, loaded, units; not sources",
+        ),
         (
             "trace/store.py",
             "def f():\n    from ..sources import nsys",

@@ -82,6 +82,14 @@ def test_two_halves_of_one_run_are_noise(tmp_path: Path) -> None:
     assert (one["a"], one["b"]) == ("steady.tetrace 0:10", "steady.tetrace 10:20")
 
 
+def test_two_halves_of_a_real_run_are_noise() -> None:
+    path = FP8.parent / "stability-bf16.tetrace"
+    done = run("diff", path, path, "--steps", "4:12", "--steps", "12:20", "--json")
+    (one,) = json.loads(done.stdout)["comparisons"]
+    assert {row["verdict"] for table in one["tables"].values() for row in table["rows"]} <= {"noise", "same"}
+    assert "within noise" in one["sentence"]
+
+
 def test_three_runs_are_each_compared_with_the_first() -> None:
     done = run("diff", BF16, FP8, BF16)
     lines = done.stdout.splitlines()

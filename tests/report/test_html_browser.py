@@ -21,7 +21,7 @@ from tetrace.report.reporter import Options
 from tetrace.trace.trace import Trace
 
 ROOT = Path(__file__).parent.parent.parent
-RECORDINGS = sorted((ROOT / "profiles").glob("*/results/nvidia-*/*.tetrace"))
+RECORDINGS = [*sorted((ROOT / "profiles").glob("*/results/nvidia-*/*.tetrace")), *sorted(DATA.glob("*.tetrace"))]
 ALWAYS = {"findings", "steps", "activity", "timeline", "kernels", "modules", "launches", "gemms", "attention", "fp8"}
 MOST_BYTES = 6_000_000
 
@@ -60,16 +60,17 @@ def check_sections(report: Opened, wanted: set[str]) -> None:
     assert report.quiet, (report.complaints, report.requests)
 
 
-@pytest.mark.parametrize("run", RECORDINGS, ids=lambda run: f"{run.parts[-4]}-{run.stem}")
+@pytest.mark.parametrize("run", RECORDINGS, ids=lambda run: run.relative_to(ROOT).with_suffix("").as_posix())
 def test_every_section_of_each_recording(browser: Any, run: Path, tmp_path: Path) -> None:
     file = written(tetrace.load(run), tmp_path / "report.html")
     report = opened(browser, file)
     ready, size = int(report.page.evaluate("document.documentElement.dataset.ready")), file.stat().st_size
-    sys.stdout.write(f"{run.parts[-4]}/{run.name}: {size / 1e6:.2f} MB, charts ready after {ready} ms\n")
+    sys.stdout.write(f"{run.relative_to(ROOT)}: {size / 1e6:.2f} MB, charts ready after {ready} ms\n")
     assert size < MOST_BYTES
     ranks = {"ranks"} if "straggler" in run.name else set()
-    quantization = {"quantization"} if "fp8" in run.name else set()
-    check_sections(report, ALWAYS | ranks | quantization | {"environment", "definitions", "more"})
+    quantization = {"quantization"} if "fp8" in run.name or "e4m3" in run.name else set()
+    statistics = {"held"} if "e4m3" in run.name else set()
+    check_sections(report, ALWAYS | ranks | quantization | statistics | {"environment", "definitions", "more"})
     report.page.close()
 
 

@@ -139,7 +139,9 @@ def _peak_words(material: Material) -> Iterator[str]:
         if isinstance(peaks.get(key), int | float)
     ]
     if known:
-        yield f"Peaks are what this GPU was measured to reach: {', '.join(known)} (tetrace doctor --calibrate)."
+        others = (peaks.get("before") or {}).get("other_processes")
+        shared = f", while {others} other processes had the GPU too" if others else ""
+        yield f"Peaks are what this GPU was measured to reach: {', '.join(known)} (tetrace doctor --calibrate){shared}."
     elif material.study.device == "cuda":
         yield "Shares of peak: not recorded; tetrace doctor --calibrate measures the peaks of this GPU."
 
