@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,9 @@ def test_what_was_not_measured_cannot_be_told(material, said, verdict, why):
 def test_a_claim_on_a_state(material, of, wanted, verdict):
     judged = judge(material, claim(figure="state", of=of, against="", equals=wanted))
     assert judged.verdict == verdict
+    assert judged.limit == {"failed": "fails", "measured": "runs"}[wanted]
+    if of in ("fast", "broken"):
+        assert judged.here == {"fast": "runs", "broken": "fails"}[of]
     if of == "other":
         assert judged.why == "it failed for another reason (OutOfMemoryError: CUDA out of memory)"
 
@@ -179,6 +183,20 @@ def test_words_truths_and_errors(material):
     both = Value(word="FlashAttention, FusedAttention", unit="word")
     assert judge(material, claim(figure="backend", equals="FusedAttention"), both).verdict == HOLDS
     assert judge(material, claim(figure="backend", equals="UnfusedDotProductAttention"), both).verdict == FAILS
+
+
+@pytest.mark.parametrize(
+    ("low", "at", "high", "words"),
+    [
+        (8192.0, math.inf, math.inf, "never up to 8,192"),
+        (-math.inf, 256.0, 256.0, "always from 256 on"),
+        (256.0, 300.0, 512.0, "300 (256 to 512)"),
+        # An interval that says nothing is no place.
+        (-math.inf, 2.0, math.inf, "2.00 (below what was measured to beyond what was measured)"),
+    ],
+)
+def test_places_beyond_those_that_were_measured(low, at, high, words):
+    assert Value(Estimate(at, low, high, 0, ORDER)).words() == words
 
 
 def test_nothing_measures_it(material):
@@ -245,6 +263,12 @@ def test_recorded_times_have_the_interval_of_their_steps(material, tmp_path, bus
     made = Made(material.study).measured("fast", total=[1.0] * 7, recording=tmp_path / "fast.tetrace")
     found = Material(made.write(tmp_path / "results"), material.study)
     one = value(found, "busy_ms", "fast")
+    if verdict == UNKNOWN:
+        assert judge(found, claim(figure="busy_ms", against="", at_most=100)).why == "2 recorded steps, 8 are needed"
+        both = judge(found, claim(figure="busy_ms", against="fast", at_most=100))
+        assert (both.verdict, both.why) == (UNKNOWN, "2 recorded steps, 8 are needed")
+    whole = judge(found, claim(figure="step_max_ms", against="", at_most=1000))
+    assert (whole.verdict, whole.why) == (UNKNOWN, "it is of the whole recording, without a value for each step")
     if words:
         assert one.words() == words
     else:

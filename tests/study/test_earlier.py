@@ -68,7 +68,7 @@ def test_a_run_that_is_stopped_loses_nothing(
     assert (kept / "steps.csv").read_text() == steps
     assert (kept / "works.tetrace" / "metadata.json").is_file()
     assert "1 claim holds" in (kept / "REPORT.md").read_text()
-    assert {"report.html", "report.json", "claims.csv"} <= {file.name for file in kept.iterdir()}
+    assert {"report.html", "report.json", "claims.csv", "effects.csv"} <= {file.name for file in kept.iterdir()}
     assert "1 claim holds" not in (results / "REPORT.md").read_text(), "the report is of what is there now"
     slow = small_study.configurations(before)["slow:4"]
     assert small_study.configurations(small_study.stored(folder / "profiles" / "small"))["slow:4"] == slow

@@ -154,7 +154,7 @@ def test_a_recording_that_was_saved_when_the_study_stopped_counts(tmp_path: Path
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
-    time.sleep(0.5)  # until its process has ended too
+    time.sleep(2)  # until its process has ended too, before the steps of the other have
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=60)
     assert process.returncode == 130, words

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tetrace.breakdown.account import IDLE
@@ -70,8 +71,8 @@ def diff_page(
     )
 
 
-def sentence(comparison: Comparison) -> str:
-    """The comparison in one sentence: what each part adds to the step, and the sum."""
+def sentence(comparison: Comparison, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The comparison in one sentence: what each part adds to the step, and the sum. `names` call parts otherwise."""
     step = comparison.step
     before, after = step.per_step_ns
     share = percent(float(step.difference_ns), float(before)) if before else ""
@@ -79,7 +80,7 @@ def sentence(comparison: Comparison) -> str:
     net += f" ({share if share.startswith('-') else '+' + share}), {_ms(before)} to {_ms(after)} ms" if share else ""
     if step.verdict == SAME and not any(row.difference_ns for row in comparison.tables[CAUSES_OF_CHANGE].rows):
         return f"No difference: a step takes {_ms(after)} ms in both."
-    parts = ", ".join(f"{_part(name)} {signed(ns)}" for name, ns in _named_parts(comparison))
+    parts = ", ".join(f"{names.get(name, _part(name))} {signed(ns)}" for name, ns in _named_parts(comparison))
     noise = ""
     if step.verdict == NOISE:
         noise = f", within noise (±{milliseconds(step.difference_noise_ns or 0)} ms)"

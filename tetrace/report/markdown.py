@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _TOP = 10
 _LONGEST = 200
+# Code in running words: one back-quote on either side, no pipe between, which would end a table's cell.
+_CODE_SPAN = re.compile(r"(?<!`)(`[^`|]+`)(?!`)")
 # What the first tables of the page do not say already; the rest comes with --full.
 _USUAL = ("kernel", "module", "host")
 # The tables of a recording without GPU activities.
@@ -129,8 +132,14 @@ def grid_lines(grid: Grid, wide: bool = False, level: int = 2) -> Iterator[str]:
 
 
 def escaped(word: str) -> str:
-    """`word` as plain text: characters that Markdown or HTML would take for markup are escaped."""
-    return "".join(f"\\{c}" if c in "\\|<>*_`[]" else c for c in printable(word))
+    """`word` as plain text: characters that Markdown or HTML would take for markup are escaped. What stands between two
+    back-quotes stays code."""
+    parts = _CODE_SPAN.split(printable(word))
+    return "".join(part if place % 2 else _plain(part) for place, part in enumerate(parts))
+
+
+def _plain(word: str) -> str:
+    return "".join(f"\\{c}" if c in "\\|<>*_`[]" else c for c in word)
 
 
 def _code(word: str) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tetrace.breakdown.account import BUSY
 from tetrace.report.grid import Column, Grid
-from tetrace.study.explanation import Group
-from tetrace.study.figures import Value, value, word_of
+from tetrace.study.explanation import Explanation, Group, quotable
+from tetrace.study.figures import Value, backend_words, value, word_of
 from tetrace.study.section import (
     NOTHING,
     Section,
@@ -91,6 +91,8 @@ def _here(material: Material, row: NoteRow, name: str) -> Value:
         found = value(material, "peak_bytes", row.configuration)
         one = found.estimate
         return found if one is None else Value(one.mapped(lambda size: size / in_gb[name]))
+    if name == "backend":
+        return backend_words(material, row.configuration)
     return value(material, name, row.configuration)
 
 
@@ -104,6 +106,12 @@ class _Ratio:
     def off(self) -> float | None:
         """By which share it is larger here; None where it was not measured."""
         return None if self.here.estimate is None else self.here.estimate.value / self.noted - 1
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the noted ratio lies in the interval here; None where there is no interval."""
+        one = self.here.estimate
+        return None if one is None or one.low is None or one.high is None else one.low <= self.noted <= one.high
 
 
 def _time_column(note: Note) -> str:
@@ -130,13 +138,15 @@ def _ratio(material: Material, row: NoteRow, reference: NoteRow, column: str) ->
 def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> Grid:
     heads = (
         Column("row", number=False), Column("noted"), Column("here"), Column("95%", keep=2), Column("off"),
-        Column("within 10%", number=False), Column("what makes the difference here", number=False, keep=1),
+        Column("within 10%", number=False), Column("in the interval", number=False),
+        Column("what makes the difference here", number=False, keep=1),
     )  # fmt: skip
     rows = []
     for one in compared:
         off = one.off
         agrees = off is not None and abs(off) <= AGREES
-        why = one.here.reason if off is None else "" if agrees else _kernels(material, one)
+        is_same = agrees and one.inside is not False
+        why = one.here.reason if off is None else "" if is_same else _kernels(material, one)
         rows.append(
             (
                 one.row.label,
@@ -145,10 +155,13 @@ def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> G
                 interval_cell(one.here.estimate),
                 NOTHING if off is None else f"{100 * off:+.1f}%",
                 "cannot be told" if off is None else "yes" if agrees else "no",
+                {None: "cannot be told", True: "yes", False: "no"}[one.inside],
                 cut(why),
             )
         )
-    return Grid(cut(f"Times faster than {compared[0].reference.label}, noted and here"), heads, tuple(rows))
+    return Grid(
+        cut(f"{note.title}: times faster than {compared[0].reference.label}, noted and here"), heads, tuple(rows)
+    )
 
 
 def _kernels(material: Material, one: _Ratio) -> str:
@@ -156,7 +169,17 @@ def _kernels(material: Material, one: _Ratio) -> str:
     found = material.explanation(one.row.configuration, one.reference.configuration)
     if isinstance(found, str):
         return found
-    return largest_words(found.groups, _GROUPS_NAMED)
+    return quoted_words(found, _GROUPS_NAMED)
+
+
+def quoted_words(found: Explanation, many: int, phase: str = "") -> str:
+    """What may be quoted of an explanation: its largest groups, only of the GPU's work where its difference is not the one
+    that was timed."""
+    said = largest_words(quotable(found, phase), many)
+    if found.explains:
+        return said or "no difference"
+    unexplained = "the recorded difference does not explain the timed one"
+    return f"{said} (work of the GPU only: {unexplained})" if said else unexplained
 
 
 def largest_words(groups: Sequence[Group], many: int) -> str:
@@ -168,18 +191,21 @@ def largest_words(groups: Sequence[Group], many: int) -> str:
     for group in dict.fromkeys([*changed[:many], *works[: many - 1]]):
         worst = group.causes[0]
         parts.append(f"{group.name} {float(group.difference_ns) / 1e6:+.3f} ms ({worst.name}, {worst.phase})")
-    return "; ".join(parts) or "no difference"
+    return "; ".join(parts)
 
 
 def _agreement(material: Material, note: Note) -> str:
-    """Of all pairs of rows, how many have the noted ratio within 10%."""
+    """Of all pairs of rows, how many have the noted ratio within 10%, and how many in the interval here."""
     column = _time_column(note)
     pairs = [_ratio(material, b, a, column) for a, b in itertools.combinations(note.rows, 2)]
     known = [(pair, pair.off) for pair in pairs if pair is not None and pair.off is not None]
     if not known:
         return f"{note.title}: no two of its rows were measured here."
     agree = sum(abs(off) <= AGREES for _, off in known)
-    said = f"{note.title}: {agree} of {len(known)} ratios between two rows are within 10% of the note's."
+    said = f"{note.title}: {agree} of {len(known)} ratios (all pairs of rows) are within 10% of the note's"
+    if told := [pair.inside for pair, _ in known if pair is not None and pair.inside is not None]:
+        said += f", {sum(told)} of {len(told)} of the noted values lie in the interval here"
+    said += "."
     worst, off = max(known, key=lambda one: abs(one[1]))
     if abs(off) > AGREES:
         said += (

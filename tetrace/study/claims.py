@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tetrace.study.figures import TIMES, WORD, Value, number, value, word_of
+from tetrace.study.figures import TIMES, WORD, Value, number, state_word, value, word_of
+from tetrace.study.identical import deviation
 from tetrace.study.results import FAILED, INTERRUPTED, TIMED_OUT, WAITING
-from tetrace.study.statistics import APART
+from tetrace.study.statistics import APART, NO_SERIES, ORDER, STEPS, STUDENT
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -41,10 +43,11 @@ def judge(material: Material, claim: Claim, found: Value | None = None) -> Judge
     if found is None:
         found = _figure(material, claim)
     verdict, reason = _verdict(material, claim, found)
+    here = state_word(found.word) if claim.figure == "state" and found.known else found.words()
     why = reason if verdict == UNKNOWN and reason else ""
     if verdict != HOLDS and claim.why:
         why = f"{why}; {claim.why}" if why else claim.why
-    return Judged(claim, verdict, found.words() if found.known else "", limit_words(claim, found.unit), why, found)
+    return Judged(claim, verdict, here if found.known else "", limit_words(claim, found.unit), why, found)
 
 
 def _figure(material: Material, claim: Claim) -> Value:
@@ -61,7 +64,7 @@ def _verdict(material: Material, claim: Claim, found: Value) -> tuple[str, str]:
     if claim.figure == "state":
         return _of_state(material, claim, str(found.word))
     if found.estimate is not None:
-        return _of_number(claim, found.estimate)
+        return _beside_identical(material, claim, found, *_of_number(claim, found.estimate))
     return (HOLDS if _is_one_of(claim, found.word) else FAILS), ""
 
 
@@ -92,9 +95,35 @@ def _of_number(claim: Claim, found: Estimate) -> tuple[str, str]:
     return UNKNOWN, "the interval holds the limit"
 
 
+def _beside_identical(material: Material, claim: Claim, found: Value, verdict: str, why: str) -> tuple[str, str]:
+    """The verdict on a ratio of times where it stays when the interval is wider by what identical configurations differ
+    by."""
+    one = found.estimate
+    if one is None or one.low is None or one.high is None:
+        return verdict, why
+    if verdict == UNKNOWN or found.unit != TIMES or one.way not in (ORDER, STUDENT):
+        return verdict, why
+    by = math.exp(deviation(material, _column(material, claim.figure)))
+    if _of_number(claim, replace(one, low=one.low / by, high=one.high * by))[0] == verdict:
+        return verdict, why
+    return UNKNOWN, f"identical configurations differ by as much ({100 * (by - 1):.1f}%)"
+
+
+def _column(material: Material, figure: str) -> str:
+    """Which time a figure is of: a phase, else the whole step."""
+    phase = figure.removesuffix("speedup").removesuffix("ms").rstrip("_")
+    return phase if phase in material.phases else "total"
+
+
 def _no_interval(found: Estimate) -> str:
     if found.way == APART:
         return "no round of one ran beside a round of the other: measure both together"
+    if found.way == STEPS:
+        from tetrace.breakdown.noise import FEWEST_STEPS
+
+        return f"{found.rounds} recorded steps, {FEWEST_STEPS} are needed"
+    if found.way == NO_SERIES:
+        return "it is of the whole recording, without a value for each step"
     return "one round has no interval: repeat it" if found.rounds else "one sample has no interval"
 
 
@@ -128,6 +157,8 @@ def limit_words(claim: Claim, unit: str) -> str:
 
     def said(one: float | str | bool) -> str:
         is_number = isinstance(one, int | float) and not isinstance(one, bool)
+        if claim.figure == "state":
+            return state_word(one)
         return number(float(one), unit) if is_number and unit != WORD else word_of(one)
 
     if claim.between is not None:
@@ -149,6 +180,8 @@ def noted_words(claim: Claim, unit: str) -> str:
     noted = claim.noted
     if noted is None:
         return ""
+    if claim.figure == "state":
+        return state_word(noted)
     if isinstance(noted, int | float) and not isinstance(noted, bool):
         return number(float(noted), unit) if unit in (TIMES, "ms", "%", "s", "/s", "bytes") else f"{noted:,}"
     return word_of(noted)

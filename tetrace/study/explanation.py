@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tetrace.attribute.kernel_rules import INSPECTION
 from tetrace.breakdown.account import BUSY, IDLE
+from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.breakdown.compare import CAUSES_OF_CHANGE, Comparison, compare
 from tetrace.breakdown.launch import NO_RANGE, QUANTIZING_RANGE, STEP_RANGE
 from tetrace.errors import ConservationError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Groups that together are less than this share of the difference may be one row: no row may hide more.
 WORTH_A_ROW = Fraction(1, 20)
+# A difference of less than this share of all changes is what is left of their cancelling out: shares of it say nothing.
+_CANCELS_OUT = Fraction(1, 10)
 # What `tetrace record --fp8` adds to a run, and a run without it does not do.
 OWN_KERNELS = "tetrace's own FP8 statistics"
 _WAITING = {
@@ -38,8 +41,9 @@ _WAITING = {
     "profiler": "GPU waits for the recorder",
     "unexplained": "GPU waits, unexplained",
 }
-# `layers.3.mlp` and `layers.4.mlp` are one place in a model.
-_NUMBER = re.compile(r"(?<=\.)\d+(?=[.\s]|$)")
+# `layers.3.mlp` and `layers.4.mlp` are one place in a model; `4.0.0b11` and `v2.8` are versions.
+_VERSION = re.compile(r"v\d+")
+_DOTTED = re.compile(r"(?<![\w.])[\w.]+(?![\w.])")
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 # Calls that tetrace's instrumentation names by what they do and the tensor's role: `layernorm_fwd input`, `quantize weight`.
 _QUANTIZING = re.compile(r"quantize|scale update|^\S+ (input|weight|grad_output)$")
@@ -92,7 +96,8 @@ class Explanation:
     """The recordings of two configurations, `names`, against each other: `causes` are all, the largest first.
 
     `step_ns` and `busy_ns` are those of an average recorded step of either, `parts_ns` the differences by category, with
-    `launches` for the time that the GPU waits for the host or a launch. `verdict` says whether it is more than noise.
+    `launches` for the time that the GPU waits for the host or a launch. `verdict` says whether it is more than noise;
+    `timed_ns` are those of a step of either as it was timed without a recorder, None where one was not.
     """
 
     names: tuple[str, str]
@@ -102,11 +107,35 @@ class Explanation:
     busy_ns: tuple[Fraction, Fraction]
     causes: tuple[Cause, ...]
     parts_ns: Mapping[str, Fraction]
+    timed_ns: tuple[float, float] | None = None
 
     @property
     def difference_ns(self) -> Fraction:
         """By how much a recorded step takes longer in the second run."""
         return self.step_ns[1] - self.step_ns[0]
+
+    @property
+    def explains(self) -> bool:
+        """Whether the recorded difference can explain the timed one: it is more than noise, of the same sign, and off by no
+        more than the timed difference."""
+        if self.verdict in (NOISE, TOO_FEW):
+            return False
+        if self.timed_ns is None:
+            return True
+        timed, recorded = self.timed_ns[1] - self.timed_ns[0], float(self.difference_ns)
+        if not timed or not recorded:
+            return timed == recorded
+        return timed * recorded > 0 and abs(recorded - timed) <= abs(timed)
+
+    @cached_property
+    def changed_ns(self) -> Fraction:
+        """The differences of all groups without their signs."""
+        return _changed(self.groups)
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether shares of the difference say anything: not where it is noise, or changes cancel out."""
+        return self.verdict != NOISE and abs(self.difference_ns) >= _CANCELS_OUT * self.changed_ns
 
     @property
     def kernels(self) -> tuple[Cause, ...]:
@@ -130,8 +159,9 @@ class Explanation:
         return grouped([cause for cause in self.causes if cause.phase == phase])
 
     def rows(self) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
-        """The groups worth a row of their own, and those that are one together: 5% of the difference at most."""
-        enough = WORTH_A_ROW * abs(self.difference_ns)
+        """The groups worth a row of their own, and those that are one together: 5% of the difference at most, or of all
+        changes where shares of the difference say nothing."""
+        enough = WORTH_A_ROW * (abs(self.difference_ns) if self.has_shares else self.changed_ns)
         shown = list(self.groups)
         left: list[Group] = []
         while shown and _changed([shown[-1], *left]) <= enough:
@@ -148,19 +178,31 @@ def grouped(causes: Iterable[Cause]) -> tuple[Group, ...]:
     return tuple(sorted(groups, key=lambda group: (-abs(group.difference_ns), group.name)))
 
 
-def explain(a: Breakdown, b: Breakdown, names: tuple[str, str]) -> Explanation:
-    """Why `b` takes another time than `a`. Raises `UsageError` where one holds no GPU activity, `ConservationError` where
-    the causes are not the difference."""
+def quotable(explanation: Explanation, phase: str = "") -> Sequence[Group]:
+    """The groups that may be quoted as what makes the timed difference, of one phase where it is named, the largest first:
+    all that the recorder did not add, or only those in which the GPU works where the recorded difference does not explain
+    the timed one (then the recorder decides how long the GPU waits for the host)."""
+    groups = explanation.groups_of(phase) if phase else explanation.groups
+    own = [group for group in groups if group.name != OWN_KERNELS]
+    return own if explanation.explains else [group for group in own if group.causes[0].kind == BUSY]
+
+
+def explain(
+    a: Breakdown, b: Breakdown, names: tuple[str, str], timed_ns: tuple[float, float] | None = None
+) -> Explanation:
+    """Why `b` takes another time than `a`; `timed_ns` are their steps without a recorder. Raises `UsageError` where one
+    holds no GPU activity, `ConservationError` where the causes are not the difference."""
     comparison = compare(a, b, names)
     totals, steps = [run.totals for run in (a, b)], comparison.step.steps
     made = Explanation(
         names=comparison.names,
-        sentence=sentence(comparison),
+        sentence=sentence(comparison, {"launches": "waiting for launches"}),
         verdict=comparison.step.verdict,
         step_ns=comparison.step.per_step_ns,
         busy_ns=(Fraction(totals[0].busy_ns, steps[0]), Fraction(totals[1].busy_ns, steps[1])),
         causes=tuple(sorted(_causes(comparison), key=_largest_first)),
         parts_ns=comparison.parts,
+        timed_ns=timed_ns,
     )
     _check(made)
     return made
@@ -185,7 +227,7 @@ def _keys(comparison: Comparison) -> Iterable[tuple[tuple[str, str, str, str], C
             yield (kind, _category(category, name), phase, name), row
     for row in comparison.tables["idle"].rows:
         cause, phase, name, module = row.labels
-        yield (IDLE, f"{_WAITING[cause]}: {_doing(name, module)}", phase, _NUMBER.sub("*", name)), row
+        yield (IDLE, f"{_WAITING[cause]}: {_doing(name, module)}", phase, _any_layer(name)), row
 
 
 def _category(category: str, name: str) -> str:
@@ -210,7 +252,21 @@ def _doing(name: str, module: str) -> str:
         return "GEMM calls"
     if _ATTENTION.search(name):
         return "attention calls"
-    return "optimizer" if module == "(optimizer)" else _NUMBER.sub("*", name)
+    return "optimizer" if module == "(optimizer)" else _any_layer(name)
+
+
+def _any_layer(name: str) -> str:
+    """A name with `*` for the numbers in paths of modules, whose components are names and whole numbers."""
+
+    def starred(found: re.Match[str]) -> str:
+        first, *rest = found.group().split(".")
+        begins = first.isidentifier() and not _VERSION.fullmatch(first)
+        begins = begins or (first.isdigit() and rest[:1] != [] and rest[0].isidentifier())
+        if not begins or not all(part.isdigit() or part.isidentifier() for part in rest):
+            return found.group()
+        return ".".join([first, *("*" if part.isdigit() else part for part in rest)])
+
+    return _DOTTED.sub(starred, name)
 
 
 def _largest_first(cause: Cause) -> tuple[Fraction, Fraction, str, str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT, WAITING, Configuration
-from tetrace.study.statistics import APART, EXACT, NONE, STEPS, Estimate
+from tetrace.study.statistics import APART, EXACT, NO_SERIES, NONE, STEPS, Estimate
 
 if TYPE_CHECKING:
     from tetrace.breakdown.figures import Figure, Run
@@ -49,13 +49,29 @@ class Value:
         if self.estimate is None:
             return self.reason or word_of(self.word)
         one = self.estimate
+        if math.isinf(one.value) and one.low is not None and one.high is not None:
+            return _beyond(one.low, one.high, self.unit)
         said = number(one.value, self.unit)
         if one.low is None or one.high is None:
             return f"{said} ({APART if one.way == APART else 'no interval'})"
         if one.low == one.high:
             return said
+        if math.isinf(one.low) and one.high == one.value:
+            return f"always from {said} on"
         ends = (number(end, self.unit).removesuffix(_SUFFIXES.get(self.unit, "")) for end in (one.low, one.high))
         return f"{said} ({' to '.join(ends)})"
+
+
+def _beyond(low: float, high: float, unit: str) -> str:
+    """Of a place that lies beyond all that were measured: `never up to 8,192`."""
+    if math.isfinite(low):
+        return f"never up to {number(low, unit)}"
+    return f"always from {number(high, unit)} on" if math.isfinite(high) else "beyond what was measured"
+
+
+def state_word(value: str | bool | float | None) -> str:
+    """The state of a configuration as claims say it: it runs, or fails."""
+    return {MEASURED: "runs", FAILED: "fails"}.get(str(value), word_of(value))
 
 
 def word_of(value: str | bool | float | None) -> str:
@@ -123,6 +139,20 @@ def _own(material: Material, figure: str, of: str) -> Value:
     return _recorded(material, figure, of)
 
 
+def backend_words(material: Material, name: str) -> Value:
+    """The attention backends that a recording shows, each with its version or sub-backend where that is known:
+    `FlashAttention 4.0.0b11`."""
+    found, run = value(material, "backend", name), material.breakdown(name)
+    if not found.known or run is None:
+        return found
+    table = run.tables["attention_backends"]
+    said: dict[str, None] = {}
+    for backend in (part.strip() for part in str(found.word).split(",")):
+        details = [str(sub) for one, sub in zip(table["backend"], table["sub_backend"], strict=True) if one == backend]
+        said |= dict.fromkeys(f"{backend} {detail}".rstrip() for detail in details or [""])
+    return Value(word=", ".join(said), unit=WORD)
+
+
 def _is_timed(material: Material, figure: str) -> bool:
     """Whether it is a time by round; a category of kernels may have the name of a phase that was not timed."""
     return figure.endswith("_ms") and figure.removesuffix("_ms") in ("total", *material.phases)
@@ -136,10 +166,20 @@ def _over(own: Value, other: Value) -> Value:
     if not b.value:
         return Value(reason="there is nothing to divide by")
     if a.low is None or a.high is None or not b.low or not b.high:
-        return Value(Estimate(a.value / b.value, None, None, 0, NONE), unit=TIMES)
+        way, rounds = _why_no_interval(a, b)
+        return Value(Estimate(a.value / b.value, None, None, rounds, way), unit=TIMES)
     ends = sorted(one / of for one in (a.low, a.high) for of in (b.low, b.high))
     way = b.way if a.way == EXACT else a.way
     return Value(Estimate(a.value / b.value, ends[0], ends[-1], min(a.rounds, b.rounds), way), unit=TIMES)
+
+
+def _why_no_interval(*both: Estimate) -> tuple[str, int]:
+    """The way and the rounds of what is made of two figures, one of which has no interval."""
+    without = [one for one in both if one.low is None]
+    short = [one.rounds for one in without if one.way == STEPS]
+    if short and len(short) == len(without):
+        return STEPS, min(short)
+    return (NO_SERIES if any(one.way == NO_SERIES for one in without) else NONE), 0
 
 
 def _state_words(material: Material, found: Configuration) -> str:
@@ -294,7 +334,8 @@ def _by_step(known: Figure, run: Run, found: float) -> Estimate:
         if own := noise(series, series):
             half, most = float(own.a[0]), 100.0 if known.unit == "%" else math.inf
             return Estimate(found, max(found - half, 0.0), min(found + half, most), 0, STEPS)
-    return Estimate(found, None, None, 0, NONE)
+        return Estimate(found, None, None, series.steps, STEPS)
+    return Estimate(found, None, None, 0, NO_SERIES)
 
 
 _PLAIN_FIGURE = {"memory_ratio": "peak_bytes", "parameters_saved": "parameters"}

@@ -224,8 +224,10 @@ class Material:
         first, second = self.breakdown(against), self.breakdown(of)
         assert first is not None
         assert second is not None
+        alone = self.time(against), self.time(of)
+        timed = (alone[0].value, alone[1].value) if alone[0] and alone[1] else None
         try:
-            return explain(first, second, (against, of))
+            return explain(first, second, (against, of), timed)
         except TetraceError as error:
             if error.exit_code != 2:
                 raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tetrace.report.grid import Column, Grid
 from tetrace.study.claims import Judged, noted_words
 from tetrace.study.figures import Value, value
+from tetrace.study.identical import identical_words
 from tetrace.study.results import FAILED, MEASURED
 from tetrace.study.section import (
     NOTHING,
@@ -38,6 +39,8 @@ def measured_section(material: Material) -> Section:
     if made := ways(estimates):
         said.append(f"Intervals are {made}.")
     if words := _apart_words(material):
+        said.append(words)
+    if words := identical_words(material):
         said.append(words)
     said += list(_peak_words(material))
     return Section("measured", "Measured", tuple(said), grids)
@@ -92,7 +95,7 @@ def _measured_row(material: Material, one: Configuration, brief: bool) -> tuple[
         *(cell for phase in phases for cell in (value_cell(phase), interval_cell(phase))),
         _rate(value(material, "tokens_per_s", one.name), 0),
         _rate(value(material, "tflops", one.name), 1),
-        _share(value(material, "peak_pct", one.name)),
+        _share(value(material, "peak_pct", one.name), "FP8" if material.uses_fp8(one.name) else "BF16"),
         f"{peak / GIB:,.2f}" if peak is not None else NOTHING,
         _rounds_cell(material, one),
         "; ".join(
@@ -117,8 +120,9 @@ def _rate(found: Value, digits: int) -> str:
     return value_cell(found.estimate, digits)
 
 
-def _share(found: Value) -> str:
-    return NOTHING if found.estimate is None else f"{found.estimate.value:.1f}%"
+def _share(found: Value, peak: str) -> str:
+    """A share with the peak that it is of: shares of different ones do not compare."""
+    return NOTHING if found.estimate is None else f"{found.estimate.value:.1f}% of {peak}"
 
 
 def _error_words(one: Configuration, brief: bool) -> str:
@@ -162,7 +166,10 @@ def claims_section(judged: Sequence[Judged]) -> Section:
         for one in judged
     )  # fmt: skip
     shown, lines = without_empty(heads, rows)
-    said = "A claim holds, or does not, where its whole interval is on one side of the limit; else it cannot be told."
+    said = (
+        "A claim holds, or does not, where its whole interval is on one side of the limit; else it cannot be told. Of a ratio "
+        "of times it has to stay there when it is wider by what identical configurations differ by."
+    )
     return Section("claims", "Claims of the note", (said,), (Grid("Claims", shown, lines),))
 
 

@@ -13,10 +13,11 @@ from tetrace.errors import UsageError
 from tetrace.report.page import written
 from tetrace.report.reporter import Options
 from tetrace.study import screen
-from tetrace.study.beside_note import largest_words, notes_section
+from tetrace.study.beside_note import notes_section, quoted_words
 from tetrace.study.claims import FAILS, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
-from tetrace.study.fastest import fastest_words
+from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
+from tetrace.study.fastest import fastest_words, idle_words
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_section, failed_section, measured_section
 from tetrace.study.numerics import losses_section, numbers_section, shapes_section
@@ -30,7 +31,7 @@ from tetrace.study.surroundings import clocks_section, environment_section, mean
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, recorded_section, why_section
 
-TABLE_FILES = ("configurations.csv", "claims.csv", "explanations.csv")
+TABLE_FILES = ("configurations.csv", "effects.csv", "claims.csv", "explanations.csv")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Report:
         if isinstance(found, str):
             return one
         phase = claim.figure.removesuffix("speedup").rstrip("_")
-        recorded = f"recorded: {largest_words(found.groups_of(phase) if phase else found.groups, 2)}"
+        recorded = f"recorded: {quoted_words(found, 2, phase)}"
         return replace(one, why=f"{one.why}; {recorded}" if one.why else recorded)
 
     @cached_property
@@ -84,9 +85,27 @@ class Report:
         return cut(f"{self.study.title} · {many}{on} · {self.material.results.started[:10]}", 200)
 
     @cached_property
+    def answers(self) -> tuple[str, ...]:
+        """Sentences that answer the study's question: what the options do that do most, and whether the GPU idles."""
+        return tuple(f"{said}." for said in (*effect_words(self.material), idle_words(self.material)) if said)
+
+    @cached_property
     def verdict(self) -> str:
-        """One sentence: what is fastest, by how much, how claims fare, what failed."""
-        parts = [fastest_words(self.material)]
+        """What is fastest, by how much, the answers, how claims fare, what failed."""
+        first, rest = fastest_words(self.material), "; ".join(self._fates)
+        if not self.answers:
+            return self.short_verdict
+        return " ".join([f"{first}.", *self.answers, *([f"{rest}."] if rest else [])])
+
+    @property
+    def short_verdict(self) -> str:
+        """The same in one sentence, without the answers."""
+        return "; ".join([fastest_words(self.material), *self._fates]) + "."
+
+    @cached_property
+    def _fates(self) -> tuple[str, ...]:
+        """How claims fare, and what failed."""
+        parts = []
         if self.judged:
             parts.append(count_words(self.judged))
         members = self.material.configurations
@@ -99,7 +118,7 @@ class Report:
             )
         if left:
             parts.append(f"{left} of {len(members)} configurations were not measured to their end")
-        return "; ".join(parts) + "."
+        return tuple(parts)
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
@@ -107,6 +126,7 @@ class Report:
         material = self.material
         made = (
             measured_section(material),
+            effects_section(material),
             notes_section(material),
             claims_section(self.judged),
             *([repetition_section(material, self.other)] if self.other else []),
@@ -123,7 +143,7 @@ class Report:
             environment_section(material),
             meaning_section(),
         )
-        return tuple(one for one in made if not one.empty)
+        return tuple(one.typeset() for one in made if not one.empty)
 
 
 def write(folder: Path, study: Study, against: Path | None = None) -> None:
@@ -149,6 +169,7 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
         PAGE_FILE: html_page(report, __version__),
         SCREEN_FILE: screen.kept(folder, report),
         "configurations.csv": csv_text(*configurations(report.material)),
+        "effects.csv": csv_text(EFFECT_COLUMNS, effect_rows(report.material)),
         "claims.csv": csv_text(CLAIM_COLUMNS, map(claim_row, report.judged)),
         "explanations.csv": csv_text(EXPLANATION_COLUMNS, explanation_rows(report.material)),
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tetrace.report.grid import Column, Grid
 from tetrace.report.page import Page
 from tetrace.study.csv_tables import one_line
+from tetrace.study.effects import effect_rows
 from tetrace.study.material import Material
 from tetrace.study.measured import measured_grid
 from tetrace.study.results import RESULTS_FILE
@@ -29,7 +30,7 @@ _ROWS, _CLAIMS = 30, 6
 
 
 def screen(report: Report) -> Page:
-    """Verdict, the first matrix, claims, and where to read on."""
+    """Verdict, answers, the first matrix, claims, and where to read on."""
     material = report.material
     matrices = material.matrices()
     rows = _ROWS - min(len(report.judged), _CLAIMS)
@@ -47,9 +48,9 @@ def screen(report: Report) -> Page:
     more = f"; {others} more table{'' if others == 1 else 's'} there" if others > 0 else ""
     return Page(
         title=report.title,
-        verdict=report.verdict,
+        verdict=report.short_verdict,
         grids=tuple(grids),
-        said=tuple(cut(line) for line in (report.study.question, *crossings[:4]) if line),
+        said=tuple(cut(line) for line in (report.study.question, *report.answers, *crossings[:4]) if line),
         advice=(f"All of it{_with(_explained(material))}: {REPORT_FILE} and {PAGE_FILE} in {material.folder}{more}.",),
         notices=tuple(notices(material)),
     )
@@ -90,7 +91,10 @@ def _plain_page(page: Page) -> dict[str, Any]:
 def kept(folder: Path, report: Report) -> str:
     """The first screen as text that `stored` reads, as long as the results in `folder` are those of the report."""
     explained = _explained(report.material)
-    found = {"version": _VERSION, "of": _digest(folder), "explained": explained, **_plain_page(screen(report))}
+    found = {
+        "version": _VERSION, "of": _digest(folder), "explained": explained, **_plain_page(screen(report)),
+        "effects": effect_rows(report.material),
+    }  # fmt: skip
     return json.dumps(one_line(found), indent=1, ensure_ascii=False) + "\n"
 
 

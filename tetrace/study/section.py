@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tetrace.report.grid import Grid
@@ -14,6 +15,9 @@ Json = dict[str, Any]
 NOTHING = "–"
 # Names of configurations and errors are for reading: longer ones are cut.
 LONGEST = 400
+# A sign before a number, not the dash in a name or a date; and one before what rounds to 0.
+_MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")
+_SIGNED_ZERO = re.compile(r"(?<![\w.])[+−](?=0(?:\.0+)?(?!\.?\d))")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,24 @@ class Section:
     def empty(self) -> bool:
         """Whether it says nothing."""
         return not (self.said or self.grids or self.quoted or self.charts)
+
+    def typeset(self) -> Section:
+        """The section with one minus sign everywhere, and no sign before 0; code and quoted texts as they are."""
+        grids, more = (tuple(map(_typeset, found)) for found in (self.grids, self.more))
+        return replace(self, said=tuple(map(signs, self.said)), grids=grids, more=more)
+
+
+def signs(text: str) -> str:
+    """A text whose negative numbers have a proper minus, and whose zeros have no sign."""
+    return _SIGNED_ZERO.sub("", _MINUS.sub("−", text))
+
+
+def _typeset(grid: Grid) -> Grid:
+    is_code = [column.code for column in grid.columns]
+    rows = tuple(
+        tuple(word if code else signs(word) for word, code in zip(row, is_code, strict=True)) for row in grid.rows
+    )
+    return replace(grid, title=signs(grid.title), rows=rows, total=tuple(map(signs, grid.total)), note=signs(grid.note))
 
 
 def value_cell(found: Estimate | None, digits: int = 3) -> str:

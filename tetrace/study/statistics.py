@@ -19,8 +19,10 @@ LEVEL = 0.95
 ORDER, STUDENT, EXACT, NONE = "order statistics", "Student's t", "exact", "no interval"
 # A ratio of medians: no round of one ran beside a round of the other.
 APART = "not interleaved"
-# A figure of a recording: its noise from step to step.
+# A figure of a recording: its noise from step to step; without an interval `rounds` are its steps, too few to tell.
 STEPS = "recorded steps"
+# A figure of a recording that has no value by step.
+NO_SERIES = "no value by step"
 # With five rounds the whole range, smallest to largest, holds the median in 93.75% of all studies only.
 FEWEST_FOR_ORDER = 6
 

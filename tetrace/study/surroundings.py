@@ -32,7 +32,7 @@ MEANINGS = {
     "to it exactly. A recorder slows the host, so it is not the timed difference where a step waits for the host.",
     "Waiting": "the GPU idles; the row says for what, and in which range the host was then.",
     "Verdict": "a claim holds, or does not hold here, where the whole interval is on one side of its limit; else it cannot "
-    "be told.",
+    "be told. A ratio of times has to stay there when its interval is wider by what identical configurations differ by.",
     "Not recorded": "there is no recording, or the recorder did not write that table. It is never shown as 0.",
 }
 
@@ -132,12 +132,13 @@ def environment_section(material: Material) -> Section:
     if contexts := _contexts(material):
         columns = (Column("configurations", number=False), Column("measured with", number=False))
         grids.append(Grid("What surrounded them", columns, contexts))
-    own = _own_facts(material)
+    shared, own = _own_facts(material)
+    said = (cut(f"All configurations: {shared}."),) if shared else ()
     if own:
         columns = (Column("configuration", number=False, code=True), Column("says", number=False))
         grids.append(Grid("What configurations say of themselves", columns, own))
     quoted = (("Again", results.command),) if results.command else ()
-    return Section("environment", "Environment", (), tuple(grids), quoted)
+    return Section("environment", "Environment", said, tuple(grids), quoted)
 
 
 def _rounds_words(material: Material) -> str:
@@ -173,17 +174,21 @@ def _of_context(value: object) -> str:
     return str(value)
 
 
-def _own_facts(material: Material) -> tuple[tuple[str, str], ...]:
-    rows = []
-    for one in material.configurations:
-        said = [f"{key}: {value}" for key, value in one.facts.items()]
-        if one.parameters:
-            said.append(f"{one.parameters:,} parameters")
-        if one.environment:
-            said.append(" ".join(f"{key}={value}" for key, value in one.environment.items()))
-        if said:
-            rows.append((one.name, cut("; ".join(said))))
-    return tuple(rows)
+def _own_facts(material: Material) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """What all configurations say of themselves, where there are several that say anything, and what only some do."""
+    by_name = {one.name: said for one in material.configurations if (said := _facts(one))}
+    first = next(iter(by_name.values()), ())
+    shared = [one for one in first if len(by_name) > 1 and all(one in said for said in by_name.values())]
+    left = {name: [one for one in said if one not in shared] for name, said in by_name.items()}
+    return "; ".join(shared), tuple((name, cut("; ".join(said))) for name, said in left.items() if said)
+
+
+def _facts(one: Configuration) -> tuple[str, ...]:
+    said = [f"{key}: {value}" for key, value in one.facts.items()]
+    if one.parameters:
+        said.append(f"{one.parameters:,} parameters")
+    said += [f"{key}={value}" for key, value in one.environment.items()]
+    return tuple(said)
 
 
 def _left_words(material: Material) -> str:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.report.grid import Column, Grid
 from tetrace.study.explanation import Cause, Explanation, Group
-from tetrace.study.figures import number, value
+from tetrace.study.figures import backend_words, number, value
+from tetrace.study.identical import twins
+from tetrace.study.payoff import LAUNCH_BOUND
 from tetrace.study.section import NOTHING, Section, cut, several, times, without_empty
 from tetrace.units import three_digits
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 # Causes of a group that its row names.
 _NAMED = 3
+# What a recorder adds to a step is about nothing below this share of the step.
+_ADDS_NOTHING = 0.01
 _RECORDED = ("fp8_coverage_pct", "quantization_pct", "launches", "idle_pct")
 EXPLANATION_COLUMNS = (
     "configuration", "against", "group", "kind", "phase", "name", "before_ns_exact", "after_ns_exact",
@@ -73,37 +78,33 @@ def speedups(material: Material) -> list[tuple[str, str]]:
 def unexplained(material: Material) -> list[Unexplained]:
     """The speed-ups that recordings do not explain."""
     explained = {pair for pair in pairs(material) if not isinstance(material.explanation(*pair), str)}
-    same = _twins(material)
+    same = twins(material)
     found = []
     for of, against in speedups(material):
         if {(of, against), (against, of)} & explained:
             continue
         said = material.explanation(of, against)
         candidates = ((a, b) for a in same[of] for b in same[against])
-        twins = next((pair for pair in candidates if {pair, pair[::-1]} & explained), None)
-        found.append(Unexplained(of, against, said if isinstance(said, str) else "", twins))
+        alike = next((pair for pair in candidates if {pair, pair[::-1]} & explained), None)
+        found.append(Unexplained(of, against, said if isinstance(said, str) else "", alike))
     return found
 
 
-def _twins(material: Material) -> dict[str, list[str]]:
-    """By configuration: those that run the same, itself too."""
-    same: dict[str, list[str]] = {}
-    keys = {
-        one.name: repr((sorted(one.options.items()), sorted(one.environment.items())))
-        for one in material.configurations
-    }
-    for name, key in keys.items():
-        same[name] = [other for other, its in keys.items() if its == key]
-    return same
-
-
 def explained_words(material: Material) -> str:
-    """`with every speed-up explained`, or how many of them; empty where there is none."""
+    """`with every speed-up explained`, or how many of them; empty where there is none. A table that does not explain the
+    timed difference explains no speed-up."""
     every = len(speedups(material))
-    left = sum(one.twins is None for one in unexplained(material))
+    missing = {(one.of, one.against): one.twins for one in unexplained(material)}
+    left = sum(not _explains(material, missing.get(pair, pair)) for pair in speedups(material))
     if not every:
         return ""
     return "with every speed-up explained" if not left else f"with {every - left} of {every} speed-ups explained"
+
+
+def _explains(material: Material, pair: tuple[str, str] | None) -> bool:
+    """Whether the recordings of a pair, in either order, explain its timed difference."""
+    found = [material.explanation(*one) for one in (pair, pair[::-1])] if pair else []
+    return any(not isinstance(one, str) and one.explains for one in found)
 
 
 def _unexplained_words(material: Material) -> list[str]:
@@ -132,20 +133,27 @@ def why_section(material: Material) -> Section:
         "Differences of an average recorded step, from its baseline; the rows of a table add up to it exactly. "
         "A recorder slows the host, so a step that waits for the host takes longer recorded than alone: both are said."
     ]
-    grids, more = [], []
+    grids, more, shown = [], [], []
     for name, base in found:
         one = material.explanation(name, base)
         if isinstance(one, str):
             continue
+        shown.append(one)
         grids.append(explanation_grid(material, one))
         more.append(causes_grid(one))
+    if left := sum(not one.explains for one in shown):
+        said.append(
+            f"{left} of {len(shown)} tables {'does' if left == 1 else 'do'} not explain the timed difference: the recorded "
+            "one is within noise, of too few steps, of the other sign, or off by more than the timed one. What is quoted of "
+            "such a table elsewhere is work of the GPU alone."
+        )
     said += _unexplained_words(material)
     return Section("why", "Where each speed-up comes from", tuple(said), tuple(grids), more=tuple(more))
 
 
 def explanation_grid(material: Material, found: Explanation) -> Grid:
     """The groups of a difference that matter, with what is most of each."""
-    heads = (
+    heads: tuple[Column, ...] = (
         Column("before ms", keep=2), Column("after ms", keep=2), Column("difference"), Column("of it"),
         Column("what", number=False), Column("most of it", number=False, code=False, keep=1),
     )  # fmt: skip
@@ -153,12 +161,25 @@ def explanation_grid(material: Material, found: Explanation) -> Grid:
     lines = [_group_row(found, group) for group in shown]
     if left:
         lines.append(_left_row(found, left))
-    total = (
-        _ms(found.step_ns[0]), _ms(found.step_ns[1]), _signed(found.difference_ns), "100.0%", "recorded step", ""
-    )  # fmt: skip
+    whole = _share(found, found.difference_ns).removeprefix("+")
+    total: tuple[str, ...] = (*map(_ms, found.step_ns), _signed(found.difference_ns), whole, "recorded step", "")
     base, name = found.names
-    title = f"{name} against {base}: {times(material.speedup(name, base))}"
+    title = f"{name} against {base}: {times(material.speedup(name, base))}{_does_not_explain(found)}"
+    if not found.has_shares:
+        heads, lines, total = heads[:3] + heads[4:], [row[:3] + row[4:] for row in lines], total[:3] + total[4:]
     return Grid(title, heads, tuple(lines), total if found.difference_ns else (), both_numbers(material, found))
+
+
+def _does_not_explain(found: Explanation) -> str:
+    """That a recorded difference is not what makes the timed one; empty where it may be."""
+    if found.explains:
+        return ""
+    why = {NOISE: ", within noise", TOO_FEW: ", of too few steps"}.get(found.verdict, "")
+    recorded = f"recorded {_plus(float(found.difference_ns))} ms{why}"
+    if found.timed_ns is None:
+        return f"; explains nothing: {recorded}".replace("-", "−")
+    timed = f"timed {_plus(found.timed_ns[1] - found.timed_ns[0])} ms"
+    return f"; does not explain the timed difference: {recorded}, {timed}".replace("-", "−")
 
 
 def _group_row(found: Explanation, group: Group) -> tuple[str, ...]:
@@ -166,7 +187,7 @@ def _group_row(found: Explanation, group: Group) -> tuple[str, ...]:
         _ms(group.before_ns),
         _ms(group.after_ns),
         _signed(group.difference_ns),
-        _share(group.difference_ns, found.difference_ns),
+        _share(found, group.difference_ns),
         group.name,
         _most(group.causes),
     )
@@ -180,7 +201,7 @@ def _left_row(found: Explanation, left: Sequence[Group]) -> tuple[str, ...]:
         _ms(before),
         _ms(after),
         _signed(after - before),
-        _share(after - before, found.difference_ns),
+        _share(found, after - before),
         words,
         cut(names, 200),
     )
@@ -201,7 +222,7 @@ def causes_grid(found: Explanation) -> Grid:
     rows = tuple(
         (
             cause.group, cause.phase, cause.name, _ms(cause.before_ns), _ms(cause.after_ns), _signed(cause.difference_ns),
-            _share(cause.difference_ns, found.difference_ns), *(f"{float(one):,.1f}".removesuffix(".0") for one in cause.count),
+            _share(found, cause.difference_ns), *(f"{float(one):,.1f}".removesuffix(".0") for one in cause.count),
         )
         for cause in found.causes
         if cause.before_ns or cause.after_ns
@@ -211,20 +232,52 @@ def causes_grid(found: Explanation) -> Grid:
 
 def both_numbers(material: Material, found: Explanation) -> str:
     """How the recorded difference relates to the one that was timed without a recorder."""
-    base, name = found.names
-    alone = [material.time(one) for one in (base, name)]
-    noise = {"noise": " That is within noise.", "too few steps": " Too few steps were recorded to tell it from noise."}
-    said = f"{found.sentence}{noise.get(found.verdict, '')}"
-    if alone[0] is None or alone[1] is None:
+    said = found.sentence
+    if found.verdict == TOO_FEW:
+        said += " Too few steps were recorded to tell it from noise."
+    if found.timed_ns is None:
         return f"{said} Without a recorder it was not timed."
-    a, b = alone[0].value, alone[1].value
-    waits = [time - float(busy) for time, busy in zip((a, b), found.work_ns, strict=True)]
+    a, b = found.timed_ns
     adds = [float(recorded) - time for recorded, time in zip(found.step_ns, (a, b), strict=True)]
     return (
         f"{said} Timed without a recorder a step takes {_words(a)} and {_words(b)} ms, {_plus(b - a)} ms: "
-        f"{_plus(float(found.work_ns[1] - found.work_ns[0]))} of it is work of the GPU, {_plus(waits[1] - waits[0])} waiting. "
+        f"{_plus(float(found.work_ns[1] - found.work_ns[0]))} of it is work of the GPU as recorded, {_rest(material, found)}. "
         f"Recording adds {_words(adds[0])} and {_words(adds[1])} ms."
     ).replace("-", "−")
+
+
+def _rest(material: Material, found: Explanation) -> str:
+    """What a timed difference is beside the recorded work: waiting, as far as the recordings leave room for it. A recorder
+    slows the host and so lengthens waiting; it cannot shorten it."""
+    assert found.timed_ns is not None
+    waits = [time - float(busy) for time, busy in zip(found.timed_ns, found.work_ns, strict=True)]
+    idle = [float(step - busy) for step, busy in zip(found.step_ns, found.busy_ns, strict=True)]
+    # What recording adds to a step beside the kernels that it launches itself.
+    adds = [recorded - alone for recorded, alone in zip(idle, waits, strict=True)]
+    rest = waits[1] - waits[0]
+    is_more_than_idle = abs(rest) > idle[rest > 0]
+    if all(one < LAUNCH_BOUND * float(step) for one, step in zip(idle, found.step_ns, strict=True)):
+        if is_more_than_idle:
+            return (
+                f"{_plus(rest)} is more than waiting can be where recorded steps idle {_words(idle[0])} and {_words(idle[1])} "
+                f"ms: kernels at another speed than recorded ({_clocks(material, found)})"
+            )
+        if any(one < _ADDS_NOTHING * time for one, time in zip(adds, found.timed_ns, strict=True)):
+            return (
+                f"{_plus(rest)} is not waiting, which a recorder lengthens: kernels at another speed than recorded "
+                f"({_clocks(material, found)})"
+            )
+    elif is_more_than_idle or min(adds) < -abs(rest) / 10:
+        return f"{_plus(rest)} is waiting or kernels at another speed, which the recordings do not tell"
+    return f"{_plus(rest)} waiting"
+
+
+def _clocks(material: Material, found: Explanation) -> str:
+    """What changes the speed of kernels, as rounds of both noted it."""
+    members = [one for name in found.names if (one := material.configuration(name)) is not None]
+    rounds = [each for one in members for each in one.rounds]
+    capped = sum("power cap" in each.throttled for each in rounds)
+    return f"clocks: under the power cap in {capped} of {len(rounds)} rounds" if capped else "clocks"
 
 
 def recorded_section(material: Material) -> Section:
@@ -232,7 +285,7 @@ def recorded_section(material: Material) -> Section:
     heads = [
         Column("configuration", number=False, code=True), Column("recorded ms"), Column("timed alone ms", keep=2),
         Column("GPU works ms"), Column("FP8 coverage"), Column("quantization", keep=1), Column("launches"),
-        Column("idle", keep=1), Column("attention", number=False), Column("", number=False),
+        Column("idle", keep=1), Column("attention", number=False), Column("note", number=False),
     ]  # fmt: skip
     members = material.recorded()
     if not members:
@@ -280,7 +333,7 @@ def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
         return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", "no GPU activity was captured")
     steps = max(totals.steps, 1)
     figures = [value(material, figure, name) for figure in _RECORDED]
-    backend = value(material, "backend", name)
+    backend = backend_words(material, name)
     return (
         name,
         f"{totals.wall_ns / steps / 1e6:,.3f}",
@@ -336,5 +389,6 @@ def _words(ns: float) -> str:
     return three_digits(ns / 1e6)
 
 
-def _share(part: Fraction, whole: Fraction) -> str:
-    return f"{float(100 * part / whole):+.1f}%" if whole else NOTHING
+def _share(found: Explanation, part: Fraction) -> str:
+    """A part of the recorded difference; empty where shares of it say nothing."""
+    return f"{float(100 * part / found.difference_ns):+.1f}%" if found.has_shares and found.difference_ns else ""

@@ -1,0 +1,102 @@
+"""Configurations that run the same: what they differ by is said, and no claim on a ratio may be smaller."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.study.made import Made, study
+from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, judge
+from tetrace.study.identical import deviation, identical, identical_words
+from tetrace.study.material import Material
+from tetrace.study.measured import measured_section
+from tetrace.study.spec import Claim
+
+TOML = """
+title = "t"
+question = "q"
+[options]
+fp8 = false
+[[matrix]]
+name = "main"
+axes.kind.slow = {}
+axes.kind.fast = {fp8 = true}
+baseline = "slow"
+[[matrix]]
+name = "other"
+axes.kind.plain = {}
+axes.kind.also = {fp8 = true}
+"""
+SAME = "other:plain / slow 0.960× (0.960 to 0.960)"
+
+
+def material(folder: Path, plain: float, fields: dict | None = None, many: int = 8) -> Material:
+    """`slow` takes 1.03 ms a step, `fast` 1.00, and `other:plain`, which is the same as slow, `plain`."""
+    of = study(folder, TOML)
+    times = {"slow": (0.515, 0.515), "fast": (0.5, 0.5), "other:plain": (plain / 2, plain / 2)}
+    made = Made(of)
+    for name, (forward, backward) in times.items():
+        own = fields if name == "other:plain" else None
+        made.measured(name, forward=[forward] * many, backward=[backward] * many, fields=own)
+    return Material(made.write(folder / "results"), of)
+
+
+def claim(**said) -> Claim:
+    return Claim(says="s", **{"figure": "speedup", "of": "fast", "against": "slow", **said})
+
+
+def test_they_are_listed_with_their_ratio(tmp_path):
+    found = material(tmp_path, 1.03 / 0.96)
+    assert [one.names for one in identical(found)] == [("other:plain", "slow")]
+    assert deviation(found) == pytest.approx(0.0408, abs=1e-4)
+    assert any(line.startswith(f"Identical configurations: {SAME}. ") for line in measured_section(found).said)
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ({"at_least": 1.0}, HOLDS),
+        ({"at_least": 1.05}, FAILS),
+        ({"at_least": 1.02, "figure": "forward_speedup"}, HOLDS),
+        ({"equals": 1.05}, FAILS),
+        # The other way round: a time over another.
+        ({"at_most": 1.0, "figure": "total_ms"}, HOLDS),
+    ],
+)
+def test_a_verdict_stands_beside_what_they_differ_by(tmp_path, said, verdict):
+    alike = material(tmp_path / "alike", 1.03)
+    assert (judge(alike, claim(**said)).verdict, judge(alike, claim(**said)).why) == (verdict, "")
+    apart = material(tmp_path / "apart", 1.03 / 0.96)
+    judged = judge(apart, claim(**said))
+    assert (judged.verdict, judged.why) == (UNKNOWN, "identical configurations differ by as much (4.2%)")
+    # What is further away than that stays.
+    assert judge(apart, claim(at_least=0.9)).verdict == HOLDS
+    assert judge(apart, claim(at_least=1.2)).verdict == FAILS
+
+
+def test_only_ratios_of_times_are_widened(tmp_path):
+    of = study(tmp_path, TOML)
+    made = Made(of)
+    for name, ms, size in (("slow", 1.03, 103), ("fast", 1.0, 100), ("other:plain", 2.0, 103)):
+        made.measured(name, total=[ms] * 8, fields={"peak_allocated_bytes": size})
+    found = Material(made.write(tmp_path / "results"), of)
+    assert judge(found, claim(at_least=1.0)).verdict == UNKNOWN
+    # Bytes are counted, and a time alone is no ratio.
+    assert judge(found, claim(figure="memory_ratio", of="slow", against="fast", at_least=1.0)).verdict == HOLDS
+    assert judge(found, claim(figure="total_ms", against="", at_most=1.01)).verdict == HOLDS
+
+
+def test_other_options_are_not_the_same(tmp_path):
+    other = material(tmp_path / "options", 2.0, {"options": {"fp8": True}, "environment": {"A": "1"}})
+    assert (identical(other), deviation(other), identical_words(other)) == ([], 0, "")
+
+
+def test_those_that_did_not_take_turns_say_so(tmp_path):
+    of = study(tmp_path / "alone", TOML)
+    made = Made(of).measured("slow", total=[1.0] * 8, rounds={"group": 0}).measured("fast", total=[1.0] * 8)
+    made.measured("other:plain", total=[2.0] * 8, rounds={"group": 1})
+    alone = Material(made.write(tmp_path / "alone/results"), of)
+    assert deviation(alone) == pytest.approx(math.log(2))
+    assert "other:plain / slow 0.500× (not interleaved)" in identical_words(alone)
