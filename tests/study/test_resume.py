@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,10 @@ def rounds(said: dict[str, Any], name: str) -> dict[int, int]:
     return {each["round"]: each["began_ns"] for each in small_study.configurations(said)[name]["rounds"]}
 
 
-def stop_in_the_middle(folder: Path, study: Path, number: int) -> tuple[int, str]:
-    """Run the study and send it a signal once each configuration has a round; returns its exit code and words."""
+def stop_when(is_time: Callable[[], bool], folder: Path, arguments: Sequence[str], number: int) -> tuple[int, str]:
+    """Run the study and send it a signal once it is time; returns its exit code and words."""
     process = subprocess.Popen(
-        [*small_study.TETRACE, *COMMAND, "--repeat", "8"],
+        [*small_study.TETRACE, *arguments],
         cwd=folder,
         env=small_study.environ(),
         stdout=subprocess.PIPE,
@@ -32,15 +35,33 @@ def stop_in_the_middle(folder: Path, study: Path, number: int) -> tuple[int, str
         text=True,
         start_new_session=True,
     )
-    file = study / "results" / "cpu" / "study.json"
     until = time.monotonic() + 120
-    while not (file.exists() and all(rounds(small_study.stored(study), name) for name in NAMES)):
+    while not is_time():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(number)
     _, words = process.communicate(timeout=60)
     return process.returncode, words
+
+
+def stop_in_the_middle(folder: Path, study: Path, number: int) -> tuple[int, str]:
+    """Stop it once each configuration has a round."""
+    file = study / "results" / "cpu" / "study.json"
+
+    def have_rounds() -> bool:
+        return file.exists() and all(rounds(small_study.stored(study), name) for name in NAMES)
+
+    return stop_when(have_rounds, folder, [*COMMAND, "--repeat", "8"], number)
+
+
+def runs(word: bytes) -> bool:
+    """Whether a process has `word` in its command line."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word in file.read_bytes():
+                return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -136,28 +157,19 @@ def test_a_request_to_end_is_like_ctrl_c(tmp_path: Path) -> None:
     assert small_study.alive(tmp_path) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which processes run")
 def test_a_recording_that_was_saved_when_the_study_stopped_counts(tmp_path: Path) -> None:
     study = small_study.write(tmp_path)
-    command = ["small", "--only", "works", "--only", "talks", "--repeat", "1", "--option", "pause=0.4"]
-    process = subprocess.Popen(
-        [*small_study.TETRACE, *command],
-        cwd=tmp_path,
-        env=small_study.environ(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    # Saved beside the steps of the one that is recorded after it.
-    until = time.monotonic() + 120
-    while not (saved := list((study / "results").glob("*/works.tetrace"))):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    time.sleep(2)  # until its process has ended too, before the steps of the other have
-    process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=60)
-    assert process.returncode == 130, words
+    saved: list[Path] = []
+
+    def is_saved() -> bool:
+        """Beside the steps of the one that is recorded after it; its recorder has ended too."""
+        saved[:] = (study / "results").glob("*/works.tetrace")
+        return bool(saved) and not runs(str(saved[0]).encode())
+
+    arguments = ["small", "--only", "works", "--only", "talks", "--repeat", "1", "--option", "pause=0.4"]
+    code, words = stop_when(is_saved, tmp_path, arguments, signal.SIGINT)
+    assert code == 130, words
     found = small_study.configurations(small_study.stored(study, saved[0].parent.name))
     assert found["works"]["recording"] == "works.tetrace"
     assert found["talks"]["recording"] is None
