@@ -74,10 +74,13 @@ def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -
 
 
 def draw_all(page: Any) -> None:
-    """Scroll through the page until every chart is drawn."""
+    """Scroll to every chart until it is drawn: one that is out of sight again before the browser looked stays undrawn."""
     for one in page.query_selector_all(".plot"):
         one.scroll_into_view_if_needed()
-    wait_until(page, "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('svg.main-svg'))")
+        until = time.monotonic() + READY_MS / 1000
+        while one.query_selector("svg.main-svg") is None:
+            assert time.monotonic() < until, "a chart in sight was not drawn"
+            page.wait_for_timeout(10)
 
 
 def wait_until(page: Any, holds: str) -> None:
