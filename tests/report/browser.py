@@ -81,6 +81,8 @@ def draw_all(page: Any) -> None:
         while one.query_selector("svg.main-svg") is None:
             assert time.monotonic() < until, "a chart in sight was not drawn"
             page.wait_for_timeout(10)
+        # plotly draws a kind of chart that it does not have as lines.
+        assert one.evaluate("plot => plot._fullData.every((trace, place) => trace.type === plot.data[place].type)")
 
 
 def wait_until(page: Any, holds: str) -> None:

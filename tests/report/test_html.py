@@ -29,6 +29,7 @@ from tetrace.report.html.data import document
 from tetrace.report.html.icicle import pruned, tree
 from tetrace.report.html.material import Material
 from tetrace.report.html.page import SCRIPTS, page
+from tetrace.report.html.plotly_script import DRAWN, quick
 from tetrace.report.html.step_bars import steps as steps_chart
 from tetrace.report.reporter import Options
 
@@ -68,6 +69,20 @@ def blocks(data: dict[str, Any], section: str, kind: str) -> list[dict[str, Any]
     """Blocks of a type in a section."""
     (found,) = [one for one in data["sections"] if one["id"] == section]
     return [block for block in found["blocks"] if block["type"] == kind]
+
+
+def _bundle(*kinds: str) -> str:
+    """A script in the form of plotly.min.js, with these kinds of charts."""
+    modules = "".join(
+        f'var t{place}=ye((e,t)=>{{"use strict";t.exports={{plot:p(),moduleType:"trace",name:"{kind}",meta:{{}}}}}});'
+        f'var a{place}=ye((e,t)=>{{"use strict";t.exports=t{place}()}});'
+        for place, kind in enumerate(kinds)
+    )
+    entries = ",".join(f"a{place}()" for place in range(len(kinds)))
+    return (
+        f'/* MIT */(function(root, factory) {{}} (self, () => {{\n"use strict";var Plotly=(()=>{{{modules}'
+        f"core.register([{entries}]);return core}})();\nreturn Plotly;\n}}));"
+    )
 
 
 class Elements(HTMLParser):
@@ -232,8 +247,11 @@ class TestPage:
         assert found.suspects == [("link", "href", "data:,"), ("a", "href", "#verdict")]
         assert "default-src 'none'" in text
         assert len(found.scripts) == 3
-        unpacked = gzip.decompress(base64.b64decode(found.scripts[1]))
-        assert unpacked == (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+        unpacked = gzip.decompress(base64.b64decode(found.scripts[1])).decode()
+        installed = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+        assert unpacked == quick(installed)
+        (kinds,) = re.findall(r"\.register\(\[(.*?)\]\)", unpacked)
+        assert kinds.count(",") + 1 == len(DRAWN)
 
     def test_hostile_names_stay_data(self) -> None:
         breakdown = breakdown_of(hostile())
@@ -286,6 +304,26 @@ class TestPage:
     def test_one_table_alone_is_no_page(self) -> None:
         with pytest.raises(UsageError, match="leave --by and --kernel out"):
             Html(Options(by="kernel"))
+
+
+class TestPlotly:
+    """What a page takes of plotly.js."""
+
+    def test_kinds_of_charts_that_reports_draw_are_registered(self) -> None:
+        assert quick(_bundle("bar", "pie", "heatmap", "icicle")) == (
+            _bundle("bar", "pie", "heatmap", "icicle")
+            .replace("[a0(),a1(),a2(),a3()]", "[a0(),a2(),a3()]")
+            .replace("() => {", "(() => {")
+            .replace("}));", "})));")
+        )
+
+    @pytest.mark.parametrize(
+        "script",
+        [_bundle("bar", "heatmap"), _bundle("bar", "heatmap", "icicle").removesuffix(");"), "var Plotly={};", ""],
+        ids=["a kind is missing", "another wrapper", "another script", "nothing"],
+    )
+    def test_a_script_of_another_form_is_taken_as_it_is(self, script: str) -> None:
+        assert quick(script) == script
 
 
 def test_definitions_are_those_of_the_documentation() -> None:

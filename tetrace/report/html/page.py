@@ -7,18 +7,14 @@ page forbids it to connect to anything.
 
 from __future__ import annotations
 
-import base64
-import gzip
 import html
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from tetrace.errors import UsageError
-from tetrace.report.html.figures import NO_PLOTLY
+from tetrace.report.html.plotly_script import plotly_script
 from tetrace.report.html.words import shortened
 
 SCRIPTS = ("element.js", "table.js", "chart.js", "icicle.js", "blocks.js", "main.js")
@@ -31,7 +27,7 @@ def page(title: str, data: Mapping[str, Any]) -> str:
         "STYLE": _template("report.css"),
         "SCRIPT": "\n".join(_template(name) for name in SCRIPTS),
         "DATA": _json(data),
-        "PLOTLY": _plotly(),
+        "PLOTLY": plotly_script(),
     }
     # Placeholders of the template alone: what is put in may hold anything.
     words = re.split(r"\{\{(\w+)\}\}", _template("report.html"))
@@ -45,14 +41,3 @@ def _template(name: str) -> str:
 def _json(data: Mapping[str, Any]) -> str:
     """ASCII, so that no character needs an encoding, and no `<`, so that nothing ends the script it is in."""
     return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-@cache
-def _plotly() -> str:
-    """plotly.min.js, compressed, in base64."""
-    try:
-        script = files("plotly") / "package_data" / "plotly.min.js"
-        content = script.read_bytes()
-    except (ImportError, OSError) as error:
-        raise UsageError(NO_PLOTLY) from error
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode("ascii")
