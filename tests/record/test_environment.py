@@ -24,6 +24,7 @@ def test_only_listed_variables_are_kept_and_no_secret() -> None:
             "TORCH_EXTRA": "hf_abcdefghijklmnopqrstuv",
             "TORCH_PROXY": "http://user:password@proxy:3128/x",
             "HOME": "/home/alice",
+            "TRITON_CACHE_DIR": "/home/alice/cache",
             "HF_TOKEN": "x",
             "WANDB_API_KEY": "x",
             "USER": "alice",

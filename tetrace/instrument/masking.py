@@ -47,9 +47,13 @@ _MASK = "***"
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of `environ` that a recording keeps, sorted, with what looks like a secret masked."""
-    # What loads a recorder into programs is the recorder's own.
+    # What loads a recorder into programs is the recorder's own; where compiled code lies changes nothing.
     kept = (
-        name for name in sorted(environ) if (name.startswith(_PREFIXES) or name in _NAMES) and "INJECTION" not in name
+        name
+        for name in sorted(environ)
+        if (name.startswith(_PREFIXES) or name in _NAMES)
+        and "INJECTION" not in name
+        and not name.endswith("_CACHE_DIR")
     )
     return {name: plain(environ[name]) for name in kept if not _secret_name(name)}
 
