@@ -93,4 +93,5 @@ def test_a_study_on_a_gpu(tmp_path: Path) -> None:
     memory = found["memory:true"]
     assert memory["state"] == "failed"
     assert memory["error"]["type"].endswith("OutOfMemoryError")
-    assert "ran out of memory beside others; it is tried once more alone" in done.stderr
+    assert "memory:true: ran out of memory beside others" in done.stderr
+    assert "it is tried once more alone" in done.stderr
