@@ -77,6 +77,8 @@ def build(*, does: str, hidden: int, pause: float) -> Workload:
             if does == "leaves":
                 print("last words")
                 os._exit(7)
+        if does == "talks" and calls == 10:
+            pathlib.Path("talked").touch()
         if does == "crowded" and others():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         output = model(inputs)

@@ -240,6 +240,20 @@ def test_one_sample_is_not_exact(material, tmp_path):
     assert (both.verdict, both.here) == (UNKNOWN, "5.000× (no interval)")
 
 
+def test_a_first_step_beside_others_is_no_figure(material, tmp_path):
+    """The claim may be younger than the results."""
+    made = Made(material.study)
+    for name, beside in (("slow", 0), ("fast", 3)):
+        fields = {"first_step_ns": 10**9, "first_step_beside": beside}
+        made.measured(name, total=[1.0] * 8, fields=fields)
+    found = Material(made.write(tmp_path), material.study)
+    why = "the first step of fast ran beside others; --fresh measures it alone"
+    assert value(found, "first_step_s", "slow").words() == "1.00 s (no interval)"
+    assert value(found, "first_step_s", "fast").words() == value(found, "first_step_ms", "fast").words() == why
+    told = judge(found, claim(figure="first_step_s", of="slow", against="fast", at_least=1.2))
+    assert (told.verdict, told.why) == (UNKNOWN, why)
+
+
 def steady(busy: list[int]) -> Trace:
     """A recording whose steps of 100 ms each hold a kernel of so many ms."""
     made = Recording()

@@ -19,7 +19,7 @@ from tetrace.record import nvidia
 from tetrace.study import clocks, machine, own_code, process, resolve, results
 from tetrace.study.context import context_of
 from tetrace.study.machine import Machine
-from tetrace.study.progress import BUILD, RECORDING, ROUND, WARM_UP, Plan
+from tetrace.study.progress import BUILD, FIRST_STEP, RECORDING, ROUND, WARM_UP, Plan
 from tetrace.study.results import Attempt, Configuration, Error, Losses, Results, Round
 from tetrace.study.spec import Measure
 from tetrace.study.steps import Step, read_steps
@@ -255,6 +255,30 @@ def test_what_is_left_and_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     work(RECORDING, 7, "a")
     assert study_progress.remaining(plan) == ""
     assert plan.seconds_left == 0
+
+
+def test_first_steps_are_left_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("tetrace.study.progress.time.monotonic", lambda: now[0])
+    plan = Plan()
+    for kind in (BUILD, FIRST_STEP, WARM_UP):
+        plan.expect(kind, 3)
+    with plan.working(BUILD, "a", "b", "c"):
+        now[0] += 6
+    assert study_progress.remaining(plan) == "3 first steps, 3 to warm up"
+    with plan.working(FIRST_STEP, "a", "b"):
+        assert study_progress.running(plan) == "first step of a, b"
+        now[0] += 8
+    with plan.working(WARM_UP, "a"):
+        now[0] += 1
+    assert plan.seconds_left == 4 + 2 * 1
+    # One that ran out of memory in its warm-up comes again; one that failed in its first step has none.
+    plan.once_more(WARM_UP)
+    assert plan.left == {BUILD: 1, FIRST_STEP: 2, WARM_UP: 3}
+    plan.give_up(FIRST_STEP, 2)
+    assert plan.left == {BUILD: 1, FIRST_STEP: 2, WARM_UP: 2, ROUND: 0}
+    plan.once_more(ROUND)
+    assert plan.left == {BUILD: 2, FIRST_STEP: 3, WARM_UP: 3, ROUND: 1}
 
 
 def test_only_recordings_are_left() -> None:

@@ -130,6 +130,27 @@ def table(text: str, title: str) -> list[list[str]]:
     return [[cell.strip().strip("`*") for cell in row] for row in cells if not row[0].strip().startswith((":--", "--"))]
 
 
+def test_a_first_step_beside_others_says_so(written, tmp_path):
+    alone = (written[0] / "REPORT.md").read_text(encoding="utf-8")
+    assert "beside others" not in "".join(table(alone, "Start of each configuration")[0])
+    assert "A first step beside others" not in alone
+    of = study(tmp_path / "stack", TOML)
+    made = Made(of)
+    for name, beside in (("none", 0), ("delayed", 7)):
+        made.measured(name, total=rounds(1.0), fields={**FIELDS, "first_step_beside": beside})
+    folder = made.write(tmp_path / "results")
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    found = [row[:3] for row in table(text, "Start of each configuration")]
+    assert found == [["configuration", "first step s", "beside others"], ["none", "2.00", ""], ["delayed", "2.00", "7"]]
+    assert "A first step beside others ran while so many others had theirs" in text
+    rows = list(csv.DictReader((folder / "configurations.csv").open(encoding="utf-8")))
+    assert [(row["first_step_ns"], row["first_step_beside"]) for row in rows[:2]] == [
+        ("2000000000", "0"),
+        ("2000000000", "7"),
+    ]
+
+
 def test_the_table_of_configurations(written):
     text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
     assert text.startswith(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _LONGEST = 60
 _WORDS = {
     "building": ("to build", "to build"),
+    "first step of": ("first step", "first steps"),
     "warming up": ("to warm up", "to warm up"),
     "measuring": ("round", "rounds"),
     "recording": ("recording", "recordings"),

@@ -23,7 +23,7 @@ def configurations(material: Material) -> tuple[tuple[str, ...], list[dict[str, 
     times_of = ("total", *material.phases)
     columns = [
         "configuration", "matrix", "state", "rounds", "tokens", "flops", "parameters", "peak_allocated_bytes",
-        "first_step_ns", "first_loss", "last_loss", "first_nonfinite_step", "recording", "against",
+        "first_step_ns", "first_step_beside", "first_loss", "last_loss", "first_nonfinite_step", "recording", "against",
         *(f"{name}_ns{end}" for name in times_of for end in ("", "_low", "_high")), "speedup", "speedup_low", "speedup_high",
         "measured_otherwise",
     ]  # fmt: skip
@@ -34,6 +34,7 @@ def configurations(material: Material) -> tuple[tuple[str, ...], list[dict[str, 
             "configuration": one.name, "matrix": one.matrix, "state": one.state, "rounds": len(one.rounds),
             "tokens": one.tokens, "flops": one.flops, "parameters": one.parameters,
             "peak_allocated_bytes": one.peak_allocated_bytes, "first_step_ns": one.first_step_ns,
+            "first_step_beside": None if one.first_step_ns is None else one.first_step_beside,
             "first_loss": one.losses.first, "last_loss": one.losses.last,
             "first_nonfinite_step": one.losses.first_nonfinite_step, "recording": one.recording, "against": base,
         }  # fmt: skip

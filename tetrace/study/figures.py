@@ -289,12 +289,16 @@ def _exact(name: str, unit: str, scale: float = 1) -> Callable[[Material, Config
     return exact
 
 
-def _once(name: str, unit: str, scale: float) -> Callable[[Material, Configuration], Value]:
-    """A time that each configuration takes once: nobody knows how far it may be off."""
+def _first_step(unit: str, scale: float) -> Callable[[Material, Configuration], Value]:
+    """The time of a first step that ran alone. Each configuration has one: nobody knows how far it may be off."""
 
     def once(material: Material, found: Configuration) -> Value:
-        one = _exact(name, unit, scale)(material, found)
-        return one if one.estimate is None else Value(Estimate(one.estimate.value, None, None, 0, NONE), unit=unit)
+        one = _exact("first_step_ns", unit, scale)(material, found)
+        if one.estimate is None:
+            return one
+        if found.first_step_beside:
+            return Value(reason=f"the first step of {found.name} ran beside others; --fresh measures it alone")
+        return Value(Estimate(one.estimate.value, None, None, 0, NONE), unit=unit)
 
     return once
 
@@ -350,6 +354,6 @@ _OF_MEASURED: dict[str, Callable[[Material, Configuration], Value]] = {
     "peak_pct": _peak_share,
     "peak_bytes": _exact("peak_allocated_bytes", BYTES),
     "parameters": _exact("parameters", COUNT),
-    "first_step_ms": _once("first_step_ns", MS, 1e6),
-    "first_step_s": _once("first_step_ns", SECONDS, 1e9),
+    "first_step_ms": _first_step(MS, 1e6),
+    "first_step_s": _first_step(SECONDS, 1e9),
 }

@@ -25,12 +25,14 @@ _VENDORS = ("nvidia", "amd", "intel")
 @dataclass(frozen=True)
 class Machine:
     """`gpu` is the name of the first GPU that is visible, "" where a study needs none or there is none. `others`: ids of
-    the processes that used the visible GPUs before any of the study's did."""
+    the processes that used the visible GPUs before any of the study's did; `free_bytes`: what they left of the first one's
+    memory, 0 where that is not known."""
 
     gpu: str = ""
     gpus: int = 0
     driver: str = ""
     others: tuple[int, ...] = ()
+    free_bytes: int = 0
 
     @property
     def slug(self) -> str:
@@ -60,7 +62,9 @@ def find(device: str, environ: Mapping[str, str]) -> Machine | None:
     if not visible:
         return None
     others = {pid for gpu in visible for pid in gpu.processes}
-    return Machine(visible[0].name, len(visible), driver.version, tuple(sorted(others)))
+    first = visible[0]
+    free_bytes = first.memory_bytes - first.memory_used_bytes
+    return Machine(first.name, len(visible), driver.version, tuple(sorted(others)), free_bytes)
 
 
 def _visible(gpus: Sequence[nvidia.Gpu], variable: str | None) -> list[nvidia.Gpu]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 # Kinds of work, in the order in which a configuration goes through them.
-BUILD, WARM_UP, ROUND, RECORDING = "building", "warming up", "measuring", "recording"
+BUILD, FIRST_STEP, WARM_UP, ROUND, RECORDING = "building", "first step of", "warming up", "measuring", "recording"
+_MEASURING = (BUILD, FIRST_STEP, WARM_UP, ROUND)
 # Not counted: what a recorder does when its configuration is done.
 SAVING = "saving the recording of"
 
@@ -39,6 +40,17 @@ class Plan:
         """`count` more pieces of work of this kind (fewer, where negative)."""
         self.left[kind] = max(0, self.left.get(kind, 0) + count)
 
+    def once_more(self, kind: str) -> None:
+        """A configuration does once more what comes up to this kind of work."""
+        for each in _MEASURING[: _MEASURING.index(kind) + 1]:
+            self.expect(each, 1)
+
+    def give_up(self, kind: str, rounds: int) -> None:
+        """A configuration does not do what comes after this kind of work, nor `rounds` that were expected."""
+        for each in _MEASURING[_MEASURING.index(kind) + 1 : -1]:
+            self.expect(each, -1)
+        self.expect(ROUND, -rounds)
+
     @contextmanager
     def working(self, kind: str, *names: str) -> Iterator[None]:
         """These configurations do work of this kind, side by side, a piece each."""
@@ -64,7 +76,8 @@ class Plan:
         if BUILD not in known or WARM_UP not in known:
             return None if any(self.left.values()) and not known.keys() >= self._wanted() else self._sum(known)
         # Until one was seen: rounds are about as long as a warm-up, and a recording builds and warms up again.
-        guessed = {ROUND: known[WARM_UP], RECORDING: known[BUILD] + 2 * known[WARM_UP]}
+        again = known[BUILD] + known.get(FIRST_STEP, 0) + known[WARM_UP]
+        guessed = {ROUND: known[WARM_UP], RECORDING: again + known[WARM_UP]}
         return self._sum({**guessed, **known})
 
     def _wanted(self) -> set[str]:

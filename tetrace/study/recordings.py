@@ -1,15 +1,18 @@
-"""A short recording of each configuration, by `tetrace record`: built side by side, one after the other on the GPU."""
+"""A short recording of each configuration, by `tetrace record`: built side by side, one after the other on the GPU.
+
+All of those save together, once the last one has run: what saves would disturb the host of the next one.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tetrace.study import process
+from tetrace.study import first_steps, process
 from tetrace.study.process import Process
 from tetrace.study.progress import BUILD, RECORDING, SAVING
 
@@ -20,18 +23,30 @@ if TYPE_CHECKING:
 # Steps after the last recorded one, so that the window closes before the process does.
 _MORE_STEPS = 2
 _POLL_S = 0.1
+# Room that one takes on a GPU besides the memory that it reserved when it was measured: its context, libraries', ours.
+_MORE_BYTES = 2 << 30
 
 
 def record_all(run: Run, waiting: Sequence[Planned], room: Path) -> None:
     """Record all of `waiting`. One that fails has its error in the results, and the others go on."""
-    at_once = min(run.measure.together, max(2, (os.cpu_count() or 2) // 2))
     left = list(waiting)
     while left:
-        chunk, left = left[:at_once], left[at_once:]
+        chunk = left[: _fitting(run, left)]
+        left = left[len(chunk) :]
         crowded = _record(run, chunk, room)
         for planned in crowded:
             run.plan.expect(RECORDING, 1)
             _record(run, [planned], room)
+
+
+def _fitting(run: Run, left: Sequence[Planned]) -> int:
+    """How many of the next ones are alive at once: one at least, and as many as have room on the GPU."""
+    most, taken = min(run.measure.together, max(2, (os.cpu_count() or 2) // 2)), 0
+    for count, planned in enumerate(left[:most]):
+        taken += _MORE_BYTES + (run.ledger[planned.name].peak_reserved_bytes or 0)
+        if count and 0 < run.machine.free_bytes < taken:
+            return count
+    return min(most, len(left))
 
 
 def options(run: Run) -> tuple[str, ...]:
@@ -59,7 +74,7 @@ def _first(run: Run) -> int:
 def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
     """Record these side by side; returns those that ran out of memory while others were alive."""
     alive: dict[str, Process] = {}
-    leaving: list[tuple[Planned, Process]] = []
+    recorded: list[tuple[Planned, Process]] = []
     crowded = []
     try:
         for planned in chunk:
@@ -67,19 +82,20 @@ def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
         run.plan.running |= dict.fromkeys(alive, BUILD)
         began = time.monotonic()
         process.attend(alive.values(), run.measure.limit_s, run.tick)
+        one_at_a_time = first_steps.are_alone(run.study, run.measure)
+        if not one_at_a_time:
+            _turn(run, alive.values(), {"do": "record_first"})
         run.plan.took(RECORDING, time.monotonic() - began)
         run.plan.running.clear()
         for planned in chunk:
             each = alive[planned.name]
             with run.plan.working(RECORDING, planned.name):
-                if each.failure is None:
-                    steps = _first(run) + run.study.recording.steps + _MORE_STEPS
-                    each.ask({"do": "record", "steps": steps, "cpus": run.cpus})
-                    process.attend([each], run.measure.limit_s, run.tick)
+                if one_at_a_time:
+                    _turn(run, [each], {"do": "record_first"})
+                steps = run.measure.warmup + run.study.recording.steps + _MORE_STEPS
+                _turn(run, [each], {"do": "record", "steps": steps, "cpus": run.place.settle()})
             if each.failure is None:
-                each.leave()
-                run.plan.running[planned.name] = SAVING
-                leaving.append((planned, each))
+                recorded.append((planned, each))
             elif each.failure.out_of_memory and len(alive) > 1:
                 each.end()
                 crowded.append(planned)
@@ -90,21 +106,35 @@ def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
             if each.failure is not None:
                 _remove_unfinished(run, planned)
                 del alive[planned.name]
-        for planned, each in leaving:
-            _await_saved(run, planned, each)
-            del alive[planned.name]
     finally:
-        for planned, each in leaving:
-            # A study that is stopped has what was saved by then.
-            if planned.name in alive and each.has_ended:
-                _saved(run, planned, each)
+        try:
+            # A study that is stopped has what was recorded by then.
+            for planned, each in recorded:
+                each.leave()
+                run.plan.running[planned.name] = SAVING
+            for planned, each in recorded:
+                _await_saved(run, planned, each)
                 del alive[planned.name]
-        for planned in chunk:
-            run.plan.running.pop(planned.name, None)
-            if planned.name in alive:
-                alive[planned.name].end()
-                _remove_unfinished(run, planned)
+        finally:
+            _end(run, chunk, alive)
     return crowded
+
+
+def _end(run: Run, chunk: Sequence[Planned], alive: dict[str, Process]) -> None:
+    """End what is still alive."""
+    for planned in chunk:
+        run.plan.running.pop(planned.name, None)
+        if planned.name in alive:
+            alive[planned.name].end()
+            _remove_unfinished(run, planned)
+
+
+def _turn(run: Run, processes: Iterable[Process], request: dict[str, Any]) -> None:
+    """Have those do something that have not failed."""
+    listed = [each for each in processes if each.failure is None]
+    for each in listed:
+        each.ask(request)
+    process.attend(listed, run.measure.limit_s, run.tick)
 
 
 def _remove_unfinished(run: Run, planned: Planned) -> None:

@@ -103,8 +103,9 @@ class Configuration:
     be alike for two configurations to be compared, see `Results.contexts`. `code`: digests of the workload's files,
     relative to the study's folder. `expected`: it failed as study.toml says that it would. `import_ns` and `build_ns` are
     the host's time for model.py and its `build`, `first_step_ns` the first step until the GPU had done it, with compilation
-    and autotuning, `warmup_ns` all warm-up steps after it. Peaks are of the measured rounds. `recording`: name of the
-    folder in this one; `recorded_as`: the options of `tetrace record` that it was made with.
+    and autotuning, `first_step_beside` how many others had theirs meanwhile, `warmup_ns` all warm-up steps after it. Peaks
+    are of the measured rounds. `recording`: name of the folder in this one; `recorded_as`: the options of `tetrace record`
+    that it was made with.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Configuration:
     import_ns: int | None = None
     build_ns: int | None = None
     first_step_ns: int | None = None
+    first_step_beside: int = 0
     warmup_ns: int | None = None
     peak_allocated_bytes: int | None = None
     peak_reserved_bytes: int | None = None

@@ -1,8 +1,8 @@
 """Runs a study: what is to be measured, in groups that are alive together, then the recordings.
 
-The slow part of a configuration is the host's: imports, building, compilation. So a group starts side by side. On the GPU
-there is one at a time: a turn is a warm-up or one round of steps, and rounds go A B C, C B A, A B C, so that what drifts
-(clocks, temperature) drifts for all alike.
+The slow part of a configuration is the host's: imports, building, compilation. So a group starts side by side, first steps
+included, unless the study says how long these take. After that there is one at a time on the GPU: a turn is a warm-up or one
+round of steps, and rounds go A B C, C B A, A B C, so that what drifts (clocks, temperature) drifts for all alike.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tetrace.study.context import changes, context_of, key_of
 from tetrace.study.ledger import Ledger, digests, now
 from tetrace.study.machine import Machine, versions
 from tetrace.study.process import Failure, Process
-from tetrace.study.progress import BUILD, RECORDING, ROUND, WARM_UP, Plan, Watcher
+from tetrace.study.progress import BUILD, FIRST_STEP, RECORDING, ROUND, WARM_UP, Plan, Watcher
 from tetrace.study.results import Configuration, Results
 from tetrace.study.spec import Measure, Planned, Study
 
@@ -65,8 +65,8 @@ class Run:
         self.context = context_of(document, self.versions, measure, study.device, os.environ)
         self.ledger = Ledger(study, folder, self._head(), options.fresh)
         self._numbers = iter(range(sys.maxsize))
-        # Each configuration is kept on these while it is measured and recorded; on none, it may run anywhere.
-        self.cpus = processors.chosen(measure.cpus)
+        # Where each configuration is kept while it is measured and recorded.
+        self.place = processors.Place(measure.cpus)
         self._chosen = study.chosen(options.only)
 
     def execute(self) -> Results:
@@ -84,8 +84,8 @@ class Run:
             return self.ledger.results
         self.ledger.begin(self._head(), self.context)
         self.ledger.save()
-        self.plan.expect(BUILD, len(to_measure))
-        self.plan.expect(WARM_UP, len(to_measure))
+        for kind in (BUILD, FIRST_STEP, WARM_UP):
+            self.plan.expect(kind, len(to_measure))
         self.plan.expect(ROUND, sum(self.rounds_left(planned) for planned in to_measure))
         if self.machine.others:
             pids = ", ".join(map(str, self.machine.others))
@@ -94,7 +94,7 @@ class Run:
             measured = {each.name for each in to_measure} | {each.name for each in self._chosen if self._wants(each)}
             recorded = sum(planned.recording for planned in self._chosen if planned.name in measured)
             self.plan.expect(RECORDING, recorded)
-        with self._room() as room, processors.kept_off(self.cpus):
+        with self._room() as room, self.place:
             try:
                 measure_all(self, to_measure, room)
                 if self.options.recordings:

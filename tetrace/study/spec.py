@@ -73,7 +73,8 @@ class Measure:
     drifts evenly cancels between those that go first and last. After `limit_s` seconds of
     its own work a configuration is ended. At most `together` are alive at a time. With `own_caches` each compiles into an
     empty cache of its own (Inductor's, Triton's), so that first steps can be compared: for studies of what compiling costs.
-    After its first step each is kept on `cpus` processors, the same ones for all; 0: wherever the system runs it.
+    Then they run one at a time, as they do where a claim, a note or a sweep is about `first_step_s`; else side by side.
+    After its first step each is kept on `cpus` processors that nobody else disturbs; 0: wherever the system runs it.
     """
 
     warmup: int = 10

@@ -42,12 +42,17 @@ def startup_section(material: Material) -> Section:
     rows = [_startup_row(material, one) for one in material.configurations if one.first_step_ns or one.import_ns]
     heads = [
         Column("configuration", number=False, code=True), Column("import s"), Column("build s"), Column("first step s"),
-        Column("warm-up s", keep=1), Column("a warm step ms"), Column("first step more, s"),
+        Column("beside others"), Column("warm-up s", keep=1), Column("a warm step ms"), Column("first step more, s"),
     ]  # fmt: skip
     if not rows:
         return Section("startup", "Before it is warm")
     shown, lines = without_empty(heads, rows)
     said = "Each measured once: imports, construction, and the first step with its compilation and autotuning."
+    if any(one.first_step_beside for one in material.configurations):
+        said += (
+            " A first step beside others ran while so many others had theirs: its time holds what they waited for one "
+            "another, and is not compared."
+        )
     return Section("startup", "Before it is warm", (said,), (Grid("Start of each configuration", shown, lines),))
 
 
@@ -58,7 +63,9 @@ def _startup_row(material: Material, one: Configuration) -> tuple[str, ...]:
         more = f"{(one.first_step_ns - warm.value) / 1e9:,.2f}"
     return (
         one.name,
-        *(_seconds(ns) for ns in (one.import_ns, one.build_ns, one.first_step_ns, one.warmup_ns)),
+        *(_seconds(ns) for ns in (one.import_ns, one.build_ns, one.first_step_ns)),
+        str(one.first_step_beside) if one.first_step_beside else "",
+        _seconds(one.warmup_ns),
         NOTHING if warm is None else f"{warm.value / 1e6:,.3f}",
         more,
     )

@@ -1,18 +1,19 @@
-"""Measures configurations in groups: built side by side, then one at a time, warm-ups first and rounds interleaved."""
+"""Measures configurations in groups: built and started side by side, then one at a time, warm-ups first and rounds
+interleaved."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tetrace.study import groups, process, results
+from tetrace.study import first_steps, groups, process, results
 from tetrace.study.clocks import Clocks
 from tetrace.study.ledger import digests, now
 from tetrace.study.process import Process
-from tetrace.study.progress import BUILD, RECORDING, ROUND, WARM_UP
+from tetrace.study.progress import BUILD, FIRST_STEP, RECORDING, ROUND, WARM_UP
 from tetrace.study.results import Round
 from tetrace.study.steps import Step
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from tetrace.study.groups import Pair
     from tetrace.study.runner import Run
     from tetrace.study.spec import Planned
-
-# Room that a process takes on a GPU besides what torch reserves: its context, and libraries' workspaces.
-_CONTEXT_BYTES = 1 << 30
 
 
 def measure_all(run: Run, waiting: Sequence[Planned], room: Path) -> None:
@@ -65,27 +63,26 @@ class Group:
         self._owed: dict[str, int] = {}
         self._again: set[str] = set()
         self._bus_id = ""
-        # What the GPU has free, None before that is known (and on a CPU), and what the largest of the warm ones takes.
-        self._free_bytes: int | None = None
-        self._largest_bytes = _CONTEXT_BYTES
+        self._memory = first_steps.Memory()
+        self._one_at_a_time = first_steps.are_alone(run.study, run.measure)
         self.crowded: list[Planned] = []
+        # Those that were short of memory while others had their first step too, and those that wait for the next group.
+        self._short: list[Planned] = []
+        self._later: list[Planned] = []
 
     def fill(self, left: list[Planned]) -> None:
         """Take configurations out of `left`, build and warm them up, until the group is full or memory is scarce."""
         together = self._run.measure.together
         at_once = max(2, (os.cpu_count() or 2) // 2)
         while len(self._alive) < together:
-            count = min(at_once, together - len(self._alive))
-            if self._free_bytes is not None:
-                count = min(count, self._free_bytes // (2 * self._largest_bytes))
+            count = self._memory.fitting(min(at_once, together - len(self._alive)))
             chunk = self._next(left, count, together)
             if not chunk:
-                return
+                break
             self._build(chunk)
-            put_back = [planned for planned in chunk if planned.name in self._alive and not self._warm_up(planned)]
-            left[:0] = [planned for planned in put_back if planned.name not in self._again]
-            if put_back:
-                return
+            if not self._warm(chunk):
+                break
+        left[:0] = self._later
 
     def _next(self, left: list[Planned], count: int, together: int) -> list[Planned]:
         """As many as `count` that join the group now, out of `left` or measured before."""
@@ -103,8 +100,7 @@ class Group:
             else:
                 self._again.add(found.name)
                 self._owed[found.name] = 0
-                run.plan.expect(BUILD, 1)
-                run.plan.expect(WARM_UP, 1)
+                run.plan.once_more(WARM_UP)
         return chunk
 
     def rounds(self) -> None:
@@ -130,44 +126,55 @@ class Group:
         for planned in chunk:
             self._planned[planned.name] = planned
             self._alive[planned.name] = run.start(planned, self._room)
-        started = [self._alive[planned.name] for planned in chunk]
-        with run.plan.working(BUILD, *(planned.name for planned in chunk)):
-            process.attend(started, run.measure.limit_s, run.tick)
-        for planned in chunk:
-            said = self._reply(planned)
-            if said is None:
-                continue
+        for planned, said in self._work(BUILD, chunk):
             self._bus_id = said["bus_id"] or self._bus_id
             run.ledger.head(versions={**run.ledger.results.versions, **said["versions"]})
             self._keep(planned, said, ("import_ns", "build_ns", "tokens", "flops", "parameters", "facts"))
         run.ledger.save()
 
-    def _warm_up(self, planned: Planned) -> bool:
-        """Warm up; False where the GPU has no room for it beside those that are warm: then it waits for the next group."""
-        run = self._run
-        if self._free_bytes is not None and self._free_bytes < self._largest_bytes:
-            self._alive.pop(planned.name).end()
-            if planned.name in self._again:
-                run.plan.expect(WARM_UP, -1)
-            else:
-                run.plan.expect(BUILD, 1)
-            return False
-        with run.plan.working(WARM_UP, planned.name):
-            said = self._turn(planned, {"do": "warm_up", "steps": run.measure.warmup, "cpus": run.cpus})
-        if said is None:
-            return True
-        memory = said["memory"]
-        if memory.get("retries") and len(self._alive) > 1:
-            self._crowd_out(planned, was_warm=True)
-            return True
-        if memory:
-            self._free_bytes = memory["free"]
-            self._largest_bytes = max(self._largest_bytes, memory["reserved"] + _CONTEXT_BYTES)
-        self._keep(planned, said, ("first_step_ns", "warmup_ns", "facts"))
-        run.ledger.add_losses(planned.name, said["losses"], new_process=True)
-        run.ledger.change(planned.name, code=digests(run.study.folder, said["code"]))
-        run.ledger.save()
+    def _warm(self, chunk: Sequence[Planned]) -> bool:
+        """First steps, as many side by side as there is room for, and warm-ups one at a time after each such lot.
+
+        False where the GPU has no room for the rest beside those that are warm: they wait for the next group.
+        """
+        waiting, one_at_a_time = self._built(chunk), self._one_at_a_time
+        while waiting:
+            if self._memory.is_scarce:
+                for planned in waiting:
+                    self._put_back(planned)
+                return False
+            count = 1 if one_at_a_time else self._memory.side_by_side(len(waiting))
+            lot, waiting = waiting[:count], waiting[count:]
+            for planned in self._first_steps(lot):
+                self._warm_up(planned)
+            if self._short:
+                short, self._short, one_at_a_time = self._short, [], True
+                self._build(short)
+                waiting += self._built(short)
         return True
+
+    def _built(self, chunk: Sequence[Planned]) -> list[Planned]:
+        return [planned for planned in chunk if planned.name in self._alive]
+
+    def _first_steps(self, lot: Sequence[Planned]) -> list[Planned]:
+        """First steps side by side; returns those that had theirs."""
+        done = self._work(FIRST_STEP, lot, {"do": "first_step"})
+        self._memory.take([said["memory"] for _, said in done])
+        for planned, said in done:
+            beside = {"first_step_beside": len(lot) - 1}
+            self._keep(planned, {**said, **beside}, ("first_step_ns", "first_step_beside"))
+        self._run.ledger.save()
+        return [planned for planned, _ in done]
+
+    def _warm_up(self, planned: Planned) -> None:
+        run = self._run
+        request = {"do": "warm_up", "steps": run.measure.warmup, "cpus": run.place.settle()}
+        for _, said in self._work(WARM_UP, [planned], request):
+            self._memory.take([said["memory"]])
+            self._keep(planned, said, ("warmup_ns", "facts"))
+            run.ledger.add_losses(planned.name, said["losses"], new_process=True)
+            run.ledger.change(planned.name, code=digests(run.study.folder, said["code"]))
+            run.ledger.save()
 
     def _keep(self, planned: Planned, said: dict[str, Any], figures: Sequence[str]) -> None:
         """Keep figures of a process, unless an earlier one of the same configuration had some: rounds go on with it."""
@@ -177,13 +184,19 @@ class Group:
 
     def _round(self, planned: Planned, number: int) -> None:
         run = self._run
-        with run.plan.working(ROUND, planned.name), Clocks(self._bus_id) as clocks:
-            said = self._turn(planned, {"do": "round", "steps": run.measure.steps})
-        if said is None:
-            return
+        self._owed[planned.name] -= 1
+        request = {"do": "round", "steps": run.measure.steps, "cpus": run.place.settle()}
+        with Clocks(self._bus_id) as clocks:
+            done = self._work(ROUND, [planned], request)
+        for _, said in done:
+            self._measured(planned, number, said, clocks.summary())
+
+    def _measured(self, planned: Planned, number: int, said: Mapping[str, Any], clocks: Mapping[str, Any]) -> None:
+        """Keep a round."""
+        run = self._run
         before = run.ledger[planned.name]
         times = {figure: said[figure] for figure in ("at", "began_ns", "host_ns")}
-        done = Round(round=number, steps=len(said["steps"]), group=self._name, **times, **clocks.summary())
+        done = Round(round=number, steps=len(said["steps"]), group=self._name, **times, **clocks)
         rounds = tuple(sorted((*before.rounds, done), key=lambda each: each.round))
         run.ledger.add_steps(
             [
@@ -200,30 +213,41 @@ class Group:
         )
         run.ledger.add_losses(planned.name, said["losses"])
         run.ledger.save()
-        self._owed[planned.name] -= 1
         if not run.rounds_left(planned) and planned.name not in self._again:
             run.watcher.say(f"{planned.name}: measured, {len(rounds)} rounds of {run.measure.steps} steps")
 
-    def _turn(self, planned: Planned, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Have a process do something on the GPU while the others wait; None where it failed."""
-        each = self._alive[planned.name]
-        each.ask(request)
-        process.attend([each], self._run.measure.limit_s, self._run.tick)
-        return self._reply(planned)
+    def _work(
+        self, kind: str, chunk: Sequence[Planned], request: Mapping[str, Any] | None = None
+    ) -> list[tuple[Planned, dict[str, Any]]]:
+        """Have processes do something side by side while the others wait, or what they were asked when they were started.
 
-    def _reply(self, planned: Planned) -> dict[str, Any] | None:
+        Returns what they answered; those that failed leave the group.
+        """
+        run, are_others = self._run, len(self._alive) > 1
+        working = [self._alive[planned.name] for planned in chunk]
+        with run.plan.working(kind, *(planned.name for planned in chunk)):
+            for each in working:
+                if request is not None:
+                    each.ask(request)
+            process.attend(working, run.measure.limit_s, run.tick)
+        # All of them were alive meanwhile, also where one after the other leaves now.
+        short = [planned for planned in chunk if are_others and first_steps.is_short(self._alive[planned.name], kind)]
+        for planned in short:
+            if kind == FIRST_STEP and len(chunk) > 1:
+                self._start_over(planned)
+            else:
+                self._crowd_out(planned, kind)
+        replies = [(planned, self._reply(planned, kind)) for planned in chunk if planned not in short]
+        return [(planned, said) for planned, said in replies if said is not None]
+
+    def _reply(self, planned: Planned, kind: str) -> dict[str, Any] | None:
         """What a process answered; where it failed, it leaves the group."""
         each = self._alive[planned.name]
         if each.failure is None:
             return each.reply
-        warm = each.stage not in ("import", "build")
-        if each.failure.out_of_memory and len(self._alive) > 1:
-            self._crowd_out(planned, was_warm=warm)
-            return None
         del self._alive[planned.name]
         each.end()
-        self._run.plan.expect(ROUND, -self._owed[planned.name])
-        self._run.plan.expect(WARM_UP, 0 if warm else -1)
+        self._run.plan.give_up(kind, self._owed[planned.name])
         if planned.name in self._again:
             self._not_again(planned, each.failure.error.message)
             return None
@@ -231,17 +255,35 @@ class Group:
         self._run.fails(planned, each.failure)
         return None
 
-    def _crowd_out(self, planned: Planned, was_warm: bool) -> None:
+    def _start_over(self, planned: Planned) -> None:
+        """End a process that got no memory in its first step: one by one there may be enough for all that had theirs."""
+        self._alive.pop(planned.name).end()
+        self._run.plan.once_more(FIRST_STEP)
+        self._short.append(planned)
+        why = "ran out of memory while others had their first step, or was killed"
+        self._run.watcher.say(f"{planned.name}: {why}; it has its own once more")
+
+    def _put_back(self, planned: Planned) -> None:
+        """End a built process that has no room; it is in the next group, unless it was measured before."""
+        self._end_early(planned, BUILD)
+        if planned.name not in self._again:
+            self._later.append(planned)
+
+    def _crowd_out(self, planned: Planned, kind: str) -> None:
         """End a process that had too little memory beside the others; it gets the GPU alone later."""
+        self._end_early(planned, kind)
+        if planned.name in self._again:
+            self._not_again(planned, "it ran out of memory")
+        else:
+            self.crowded.append(planned)
+
+    def _end_early(self, planned: Planned, kind: str) -> None:
+        """End a process after this kind of work: all that it did is done once more, unless it was measured before."""
         self._alive.pop(planned.name).end()
         if planned.name in self._again:
-            self._run.plan.expect(ROUND, -self._owed[planned.name])
-            self._run.plan.expect(WARM_UP, 0 if was_warm else -1)
-            self._not_again(planned, "it ran out of memory")
-            return
-        self.crowded.append(planned)
-        self._run.plan.expect(BUILD, 1)
-        self._run.plan.expect(WARM_UP, 1 if was_warm else 0)
+            self._run.plan.give_up(kind, self._owed[planned.name])
+        else:
+            self._run.plan.once_more(kind)
 
     def _not_again(self, planned: Planned, why: str) -> None:
         """One that was measured before could not be measured once more: what is there of it stays."""

@@ -138,14 +138,18 @@ class Worker:
             "bus_id": self._bus_id(),
         }
 
-    def _warm_up(self, steps: int, cpus: list[int]) -> dict[str, Any]:
+    def _first_step(self) -> dict[str, Any]:
         self._enter("first step")
         began = time.perf_counter_ns()
         self._run(1, self._watch.mark)
-        first = time.perf_counter_ns()
+        ended = time.perf_counter_ns()
+        return {"first_step_ns": ended - began, "memory": self._memory()}
+
+    def _warm_up(self, steps: int, cpus: list[int]) -> dict[str, Any]:
         self._enter("warm-up")
         # Now that autograd has its threads, and what is compiled is compiled.
         processors.stay_on(cpus)
+        began = time.perf_counter_ns()
         self._run(steps, self._watch.mark)
         self._losses.warmed_up()
         ended = time.perf_counter_ns()
@@ -153,16 +157,16 @@ class Worker:
         self._watch.read()
         facts = self._workload.facts
         return {
-            "first_step_ns": first - began,
-            "warmup_ns": ended - first,
+            "warmup_ns": ended - began,
             "losses": self._losses.read(),
             "facts": {str(key): str(value) for key, value in facts.items()},
             "memory": self._memory(),
             "code": files_of(self._folder),
         }
 
-    def _round(self, steps: int) -> dict[str, Any]:
+    def _round(self, steps: int, cpus: list[int]) -> dict[str, Any]:
         self._enter("measuring")
+        processors.stay_on(cpus)
         self._run(LEAD_IN, _no_mark)
         if self._cuda:
             self._torch.cuda.reset_peak_memory_stats()
@@ -183,13 +187,19 @@ class Worker:
             "memory": self._memory(),
         }
 
-    def _record(self, steps: int, cpus: list[int]) -> dict[str, Any]:
-        """Steps for `tetrace record`, without our events on the stream."""
-        self._enter("recording")
+    def _record_first(self) -> dict[str, Any]:
+        """The first step for `tetrace record`: it compiles, and loads kernels."""
+        self._enter("first step")
         self._recorded_step()
+        self._synchronize()
+        return {}
+
+    def _record(self, steps: int, cpus: list[int]) -> dict[str, Any]:
+        """The steps after the first one for `tetrace record`, without our events on the stream."""
+        self._enter("recording")
         # What follows is the recorder's: it must not disturb the next one.
         with processors.kept_on(cpus):
-            for _ in range(steps - 1):
+            for _ in range(steps):
                 self._recorded_step()
             self._synchronize()
         return {}
