@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -21,7 +22,20 @@ from tetrace.report.reporter import Options
 from tetrace.trace.trace import Trace
 
 ROOT = Path(__file__).parent.parent.parent
-RECORDINGS = [*sorted((ROOT / "profiles").glob("*/results/nvidia-*/*.tetrace")), *sorted(DATA.glob("*.tetrace"))]
+STUDIES = sorted((ROOT / "profiles").glob("*/results/h200"))
+
+
+def recordings() -> list[Path]:
+    """Those made by hand, and one of each study: the others differ little, and there are many of them. With
+    TETRACE_EVERY_RECORDING=1 all."""
+    of_studies = [sorted(study.glob("*.tetrace")) for study in STUDIES]
+    if not os.environ.get("TETRACE_EVERY_RECORDING"):
+        of_studies = [runs[-1:] for runs in of_studies]
+    by_hand = sorted((ROOT / "profiles").glob("*/results/nvidia-*/*.tetrace"))
+    return [*by_hand, *sorted(DATA.glob("*.tetrace")), *(run for runs in of_studies for run in runs)]
+
+
+RECORDINGS = recordings()
 ALWAYS = {"findings", "steps", "activity", "timeline", "kernels", "modules", "launches", "gemms", "attention", "fp8"}
 MOST_BYTES = 6_000_000
 # Models that multiply their attention themselves.
@@ -72,7 +86,8 @@ def test_every_section_of_each_recording(browser: Any, run: Path, tmp_path: Path
     assert size < MOST_BYTES
     ranks = {"ranks"} if "straggler" in run.name else set()
     quantization = {"quantization"} if "fp8" in run.name or "e4m3" in run.name else set()
-    wanted = ALWAYS - {"attention"} if run.stem in BY_HAND else ALWAYS
+    by_hand = run.stem in BY_HAND or run.stem.startswith("custom-")
+    wanted = ALWAYS - {"attention"} if by_hand else ALWAYS
     check_sections(report, wanted | ranks | quantization | {"environment", "definitions", "more"})
     if trace.rows("fp8_scales"):
         assert report.page.locator("#fp8 .heatmaplayer").count() == 1
