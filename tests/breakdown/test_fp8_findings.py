@@ -70,6 +70,16 @@ def test_a_warning_comes_after_what_costs_time() -> None:
     assert [finding.name for finding in with_kernels(made).findings] == ["host_bound", "fp8_underflow"]
 
 
+def test_gradients_lost_before_the_first_scale_are_one() -> None:
+    made = one([1e-5, 1e-6], scale=1.0).tensor(5, "layers.1.fc1.grad_output", [1e-5, 1e-6], scale=2.0**20)
+    (finding,) = of_fp8(with_kernels(made))
+    assert (finding.name, finding.cost, finding.urgent) == ("fp8_lost_gradients", "flushed", False)
+    assert finding.title == "FP8: Gradients lost"
+    assert finding.evidence.startswith(
+        "layers.1.fc1.grad_output at step 4: 1 of 1 gradient in step 4, before their first"
+    )
+
+
 def test_tensors_of_one_kind_are_one_finding() -> None:
     made = one([1e3, *SOUND]).tensor(4, "layers.0.fc1.input", [1e6, *SOUND], scale=64.0)
     (finding,) = of_fp8(with_kernels(made))

@@ -12,6 +12,7 @@ from tests.study.made import Made, study
 from tetrace.study.material import Material
 from tetrace.study.numerics import losses_section, numbers_section, origin_words, shapes_section
 from tetrace.study.results import Losses
+from tetrace.study.section import Section
 from tetrace.study.stability import Numbers, numbers, refused
 from tetrace.trace import store
 
@@ -71,9 +72,103 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 def test_losses(material):
     (grid,) = losses_section(material).grids
+    assert [column.head for column in grid.columns] == [
+        "configuration",
+        "first loss",
+        "step 1",
+        "last loss",
+        "steps",
+        "first not finite",
+    ]
     assert grid.rows == (
-        ("50304-none", "10.9000", "10.4000", "10.2000", "3", ""),
-        ("50304-e4m3", "10.9000", "Inf", "10.9000", "3", "step 1"),
+        ("50304-none", "10.9000", "10.2000", "10.4000", "3", ""),
+        ("50304-e4m3", "10.9000", "NaN", "Inf", "3", "step 1"),
+    )  # fmt: skip
+
+
+def losses(folder: Path, **by_name: list[float]) -> Section:
+    """The section of losses of a study with these, by recipe."""
+    made = Made(of := study(folder, TOML))
+    for recipe, values in by_name.items():
+        made = made.measured(f"50304-{recipe}", total=[1.0] * 7, fields={"losses": Losses.of(values)})
+    return losses_section(Material(made.write(folder / "results"), of))
+
+
+def test_a_loss_that_lags_is_seen_beside_its_baseline(tmp_path):
+    """At the last of steps 1, 10 and 20 that both have; a baseline has none."""
+    falling = [11.0 - 0.5 * step for step in range(22)]
+    late = [11.0, 11.0, *falling[:-2]]
+    (grid,) = losses(tmp_path, none=falling, e4m3=late, block=falling[:15]).grids
+    assert [column.head for column in grid.columns][1:7] == [
+        "first loss", "step 1", "step 10", "step 20", "over its baseline's", "last loss",
+    ]  # fmt: skip
+    assert grid.rows == (
+        ("50304-none", "11.0000", "10.5000", "6.0000", "1.0000", "", "0.5000", "22"),
+        ("50304-e4m3", "11.0000", "11.0000", "7.0000", "2.0000", "2.000× in step 20", "1.5000", "22"),
+        ("50304-block", "11.0000", "10.5000", "6.0000", "–", "1.000× in step 10", "4.0000", "15"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("none", "e4m3", "empty"),
+    [
+        ([2.0] * 5, [2.0] * 5, True),
+        ([2.0] * 5, [2.0, 2.001, 2.001, 2.0, 2.0], True),  # scales of FP8 change, weights do not
+        ([2.0] * 5, [2.0, 2.1, 2.1, 2.0, 2.0], False),
+        ([2.0, 1.5, 1.0, 0.9, 0.8], [2.0] * 5, False),  # what learns nothing beside what does is what to see
+        ([2.0] * 5, [2.0, 2.0, float("nan"), 2.0, 2.0], False),
+        ([2.0], [2.0], False),
+    ],
+)
+def test_losses_of_what_trains_nothing_are_left_out(tmp_path, none, e4m3, empty):
+    assert losses(tmp_path, none=none, e4m3=e4m3).empty == empty
+
+
+def lost(at: int) -> Fp8:
+    """A gradient that is wholly lost until a step, and what comes after it is zero until then."""
+    run, values = Fp8().site("autocast", recipe="DelayedScaling"), np.full(64, 2.4e-4)
+    for step in range(4):
+        run.tensor(step, "lm_head.grad_output", values, scale=448 / 2.4e-4 if step >= at else 1.0)
+        run.tensor(step, "fc1.grad_output", values * (step >= at), scale=448 / 2.4e-4 if step > at else 1.0)
+    return run
+
+
+def test_configurations_that_lose_gradients_are_named_together(tmp_path):
+    of = study(tmp_path / "study", TOML)
+    made = Made(of)
+    for name, run in {
+        "50304-e4m3": lost(1),
+        "50264-e4m3": lost(1),
+        "50264-block": lost(2),
+        "50304-block": Fp8().tensor(0, "a.input", [1.0], scaling="current"),
+    }.items():
+        path = tmp_path / f"{name}.tetrace"
+        store.write(run.trace(), path)
+        made = made.measured(name, total=[1.0] * 7, recording=path)
+    section = numbers_section(Material(made.write(tmp_path / "results"), of))
+    assert section.said == (
+        "In first steps, at a scale of 1 since nothing has set it yet, 3 of 4 configurations lose gradients wholly.",
+    )
+    (grid,) = [grid for grid in section.grids if grid.title.startswith("Gradients lost")]
+    first = ("lm_head.grad_output", "amax 0.00024 at scale 1, 64 of 64 elements become zero")
+    assert grid.rows == (
+        ("50304-e4m3, 50264-e4m3", "2 of 2 gradients in step 0, 1 in step 1", "2, 1", *first),
+        ("50264-block", "2 of 2 gradients in step 0, 2 in step 1, 1 in step 2", "2, 2, 1", *first),
+    )
+
+
+def test_one_reason_of_many_configurations_is_one_row(tmp_path):
+    """Also where it names the recording of each."""
+    of = study(tmp_path / "study", TOML)
+    made = Made(of).measured("50304-none", total=[1.0] * 7)
+    for name in ("50304-e4m3", "50304-block", "50264-e4m3"):
+        made = made.measured(name, total=[1.0] * 7, recording=tmp_path / "missing.tetrace")
+    made = made.measured("50264-block", total=[1.0] * 7)
+    section = numbers_section(Material(made.write(tmp_path / "results"), of))
+    assert section.said == ()
+    assert section.grids[0].rows == (
+        ("50304-e4m3, 50304-block, 50264-e4m3", "not recorded: its recording is not in this folder", "", ""),
+        ("50264-block", "not recorded", "", ""),
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tetrace.fp8.flags import Problem
     from tetrace.fp8.health import Health
 
-_MARKS = {"non_finite": "NaN", "saturation": "clipped", "underflow": "flushed"}
+_MARKS = {"non_finite": "NaN", "saturation": "clipped", "underflow": "flushed", "lost_gradients": "flushed"}
 _OTHER_MARK = "FP8"
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def health(run: Path, output: Output) -> None:
     """Say what is wrong with the FP8 of a recording, worst first.
 
-    NaN and Inf with their origin, saturation, underflow, scales that nothing set, that are stale or that something
-    changed, one Inf that freezes an amax history, amaxes that jump or stay zero, ranks that disagree, recipes whose
-    flags do not apply; each with layer, tensor, steps, a number and what to do.
+    NaN and Inf with their origin, saturation, underflow, gradients lost before their first scale, scales that nothing
+    set, that are stale or that something changed, one Inf that freezes an amax history, amaxes that jump or stay zero,
+    ranks that disagree, recipes whose flags do not apply; each with layer, tensor, steps, a number and what to do.
     """
     from tetrace.fp8.health import check_health
 

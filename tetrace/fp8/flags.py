@@ -113,11 +113,12 @@ def flags(recorded: Recorded, rows: Rows, bad: Mask, number: Numbers) -> Iterato
         worst = int(mine[np.argmax(number[mine])])
         steps = np.unique(rows["step"][mine])
         module, role = rows.keys[int(rows.tensor[worst])]
-        ranks = _rank_words(recorded, np.unique(rows["process"][mine]).tolist())
+        ranks = rank_words(recorded, np.unique(rows["process"][mine]).tolist())
         yield Flag(module, role, ranks, worst, float(number[worst]), int(steps[0]), int(steps[-1]), len(steps))
 
 
-def _rank_words(recorded: Recorded, found: list[int]) -> str:
+def rank_words(recorded: Recorded, found: list[int]) -> str:
+    """Which processes, in few words; empty where there is only one."""
     if len(recorded.ranks) < 2:
         return ""
     if len(found) == len(recorded.ranks):

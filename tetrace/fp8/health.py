@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tetrace.fp8 import nonfinite, scale_health
+from tetrace.fp8 import lost_gradients, nonfinite, scale_health
 from tetrace.fp8.flags import LEVELS, Problem, Recorded, flags, share_words
 from tetrace.fp8.observations import DELAYED, QUANTIZED, WHOLE, groups, is_gradient, non_finite, starts_of
 from tetrace.fp8.prediction import FORMATS
@@ -30,8 +30,17 @@ _SLIGHTLY, _FEW = 1.25, 1e-3
 _JUMP, _STEPS_BEFORE = 1000.0, 2
 # Problems in the order in which they are told where they are equally bad.
 KINDS = (
-    *("non_finite", "frozen_history", "scale_changed", "saturation", "jump", "underflow", "never_set", "stale_scale"),
-    *("ranks_disagree", "power_of_two", "amax_zero"),
+    *(
+        "non_finite",
+        "frozen_history",
+        "scale_changed",
+        "lost_gradients",
+        "saturation",
+        "jump",
+        "underflow",
+        "never_set",
+    ),
+    *("stale_scale", "ranks_disagree", "power_of_two", "amax_zero"),
 )
 COLUMNS = tuple(field.name for field in dataclasses.fields(Problem))
 
@@ -255,6 +264,7 @@ def _amax_zero(recorded: Recorded) -> Iterator[Problem]:
 
 _LOOKS: tuple[Callable[[Recorded], Iterator[Problem]], ...] = (
     _non_finite,
+    lost_gradients.look,
     _saturation,
     _underflow,
     _jump,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tetrace.fp8.flags import share_words
@@ -18,32 +18,74 @@ if TYPE_CHECKING:
 
 # Problems of a configuration that its table names; the page has all.
 _SHOWN = 5
+# Steps whose losses a table shows between the first and the last, and how much a loss moves where something is trained.
+_STEPS = (1, 10, 20)
+_TRAINED = 0.01
+# Configurations that lose the same gradients are named in one row.
+_ALIKE = 9
 
 
 def losses_section(material: Material) -> Section:
-    """First and last loss of each configuration, and the first step whose loss was not finite."""
+    """Losses of each configuration at a few steps, how they compare with its baseline's, and the first step whose loss was
+    not finite. Nothing where nothing is trained."""
     members = [one for one in material.configurations if one.losses.by_step]
-    if not members:
+    if not members or _trains_nothing(members):
         return Section("losses", "Losses")
     heads = (
-        Column("configuration", number=False, code=True), Column("first loss"), Column("last loss"), Column("lowest", keep=1),
+        Column("configuration", number=False, code=True), Column("first loss"),
+        *(Column(f"step {step}", keep=1) for step in _STEPS), Column("over its baseline's", keep=2), Column("last loss"),
         Column("steps"), Column("first not finite"),
     )  # fmt: skip
-    return Section("losses", "Losses", (), (Grid("Losses by step", heads, tuple(map(_loss_row, members))),))
+    said = (
+        "Steps are numbered from 0. A loss over its baseline's is of the last of these steps that both have: "
+        "above 1× it has fallen less.",
+    )
+    shown, rows = without_empty(heads, tuple(_loss_row(material, one) for one in members))
+    compared = any(column.head == "over its baseline's" for column in shown)
+    return Section("losses", "Losses", said if compared else (), (Grid("Losses by step", shown, rows),))
 
 
-def _loss_row(one: Configuration) -> tuple[str, ...]:
+def _trains_nothing(members: Sequence[Configuration]) -> bool:
+    """Whether losses of some configuration are all equal, and of no other move by more than scales of FP8 make them."""
+    moved = []
+    for one in members:
+        losses = one.losses.by_step
+        if one.losses.first_nonfinite_step is not None or not all(map(math.isfinite, losses)):
+            return False
+        if len(losses) > 1:
+            moved.append((max(losses) - min(losses)) / max(abs(losses[0]), 1e-30))
+    return bool(moved) and min(moved) == 0 and max(moved) < _TRAINED
+
+
+def _loss_row(material: Material, one: Configuration) -> tuple[str, ...]:
     losses = one.losses
-    finite = [loss for loss in losses.by_step if math.isfinite(loss)]
     bad = losses.first_nonfinite_step
     return (
         one.name,
         _number(losses.first),
+        *(_number(_at(one, step)) for step in _STEPS),
+        _over_baseline(material, one),
         _number(losses.last),
-        _number(min(finite) if finite else None),
         f"{len(losses.by_step):,}",
         "" if bad is None else f"step {bad}",
     )
+
+
+def _at(one: Configuration | None, step: int) -> float | None:
+    return one.losses.by_step[step] if one is not None and step < len(one.losses.by_step) else None
+
+
+def _over_baseline(material: Material, one: Configuration) -> str:
+    """How many times its baseline's a loss is at the last of `_STEPS` that both have, and which step that is."""
+    base = material.baseline(one.name)
+    if not base or material.apart(one.name, base):
+        return ""
+    for step in reversed(_STEPS):
+        own, its = _at(one, step), _at(material.configuration(base), step)
+        if own is not None and its is not None:
+            known = math.isfinite(own) and math.isfinite(its) and its > 0
+            return f"{own / its:.3f}× in step {step}" if known else ""
+    return ""
 
 
 def _number(value: float | None) -> str:
@@ -63,24 +105,71 @@ def numbers_section(material: Material) -> Section:
         Column("configuration", number=False, code=True), Column("first not finite", number=False),
         Column("largest saturation", number=False), Column("health", number=False, keep=1),
     )  # fmt: skip
-    rows = tuple(_numbers_row(name, said) for name, said in found)
+    rows = (*(_numbers_row(said) for said in known), *_unknown_rows(material, found))
     grids = [Grid("FP8 statistics as recorded", heads, rows)]
     more = []
+    losing = [said for said in known if said.lost]
+    if losing:
+        grids.append(_lost_grid(losing))
     if any(said.worst for said in known):
         grids.append(_saturation_grid(known, _SHOWN))
         more.append(_saturation_grid(known, 0))
     if any(said.problems for said in known):
         grids.append(_problems_grid(known, _SHOWN))
         more.append(_problems_grid(known, 0))
-    return Section("numbers", "FP8 numbers", (), tuple(grids), more=tuple(more))
+    return Section("numbers", "FP8 numbers", _lost_words(known), tuple(grids), more=tuple(more))
 
 
-def _numbers_row(name: str, said: Numbers | str) -> tuple[str, ...]:
-    if isinstance(said, str):
-        return (name, cut(said), "", "")
+def _numbers_row(said: Numbers) -> tuple[str, ...]:
     most = said.saturated
     saturated = f"{share_words(most.share)} of {most.tensor}, step {most.step}" if most else "none"
-    return (name, origin_words(said), saturated, said.verdict)
+    return (said.name, origin_words(said), saturated, said.verdict)
+
+
+def _unknown_rows(material: Material, found: Sequence[tuple[str, Numbers | str]]) -> Iterator[tuple[str, ...]]:
+    """Configurations of which nothing is known, those with the same reason in one row."""
+    alike: dict[str, list[str]] = {}
+    for name, said in found:
+        if isinstance(said, str):
+            one = material.configuration(name)
+            recording = one.recording if one and one.recording else name
+            # A reason may name the recording that it is of.
+            reason = said.replace(f"{material.folder / recording}: ", "").replace(recording, "its recording")
+            alike.setdefault(reason, []).append(name)
+    return ((several(names, _ALIKE), cut(reason), "", "") for reason, names in alike.items())
+
+
+def _lost_words(known: Sequence[Numbers]) -> tuple[str, ...]:
+    """How many configurations lose gradients before their first scale; nothing where none does."""
+    losing = [said.lost for said in known if said.lost]
+    if not losing:
+        return ()
+    wholly, many = sum(lost.wholly for lost in losing), len(known)
+    less = len(losing) - wholly
+    if not wholly:
+        said = f"{less} of {many} configurations lose most elements of some gradients"
+    else:
+        said = f"{wholly} of {many} configurations lose gradients wholly"
+        said += f", {less} more most elements of some" if less else ""
+    return (f"In first steps, at a scale of 1 since nothing has set it yet, {said}.",)
+
+
+def _lost_grid(losing: Sequence[Numbers]) -> Grid:
+    """Gradients that became zero before their first scale; configurations that lost the same in one row."""
+    heads = (
+        Column("configuration", number=False, code=True), Column("gradients lost", number=False),
+        Column("wholly", number=False), Column("the first", number=False, code=True),
+        Column("of it", number=False, keep=1),
+    )  # fmt: skip
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for said in losing:
+        lost = said.lost
+        assert lost is not None
+        whole = "none" if not lost.wholly else ", ".join(str(step.wholly) for step in lost.steps[:_ALIKE])
+        alike.setdefault((lost.steps_words, whole, lost.name, lost.first_words), []).append(said.name)
+    rows = tuple((several(names, _ALIKE), *row) for row, names in alike.items())
+    note = "Lost: of what is not zero at least half becomes zero; wholly: 99% of the sum of squares, or zero after such a one."
+    return Grid("Gradients lost before their first scale", heads, rows, note=note)
 
 
 def origin_words(said: Numbers) -> str:

@@ -13,6 +13,7 @@ from tetrace.study.results import FAILED, Configuration
 
 if TYPE_CHECKING:
     from tetrace.fp8.flags import Problem
+    from tetrace.fp8.lost_gradients import LostGradients
     from tetrace.fp8.nonfinite import Origin
     from tetrace.fp8.shape_rules import Rule
     from tetrace.fp8.shapes import ShapeRow
@@ -41,7 +42,8 @@ class Saturated:
 class Numbers:
     """What FP8 statistics of a recording say: `origin` is the first tensor that was not finite, `saturated` where most
     was clipped; None where nothing was. `observations` is how much was looked at, `checked` whether outputs, losses,
-    gradients and parameters were among it. `worst` has every tensor that was clipped at all, by its worst observation."""
+    gradients and parameters were among it. `worst` has every tensor that was clipped at all, by its worst observation.
+    `lost`: the gradients that became zero before their first scale; None where none did."""
 
     name: str
     origin: Origin | None
@@ -52,6 +54,7 @@ class Numbers:
     observations: int
     steps: int
     checked: bool
+    lost: LostGradients | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class Refused:
 
 def numbers(material: Material, name: str) -> Numbers | str:
     """The FP8 statistics of a configuration's recording; the reason where there are none."""
+    from tetrace.fp8.flags import Recorded
     from tetrace.fp8.health import check_health
+    from tetrace.fp8.lost_gradients import lost_gradients
     from tetrace.fp8.nonfinite import find_nonfinite
 
     trace = material.trace(name)
@@ -80,7 +85,7 @@ def numbers(material: Material, name: str) -> Numbers | str:
     if not trace.has("fp8_tensors"):
         return 'not recorded: no FP8 statistics (arguments = ["--fp8"] under [recording])'
     try:
-        found, health = find_nonfinite(trace), check_health(trace)
+        found, health, lost = find_nonfinite(trace), check_health(trace), lost_gradients(Recorded(trace))
     except TetraceError as error:
         return f"not recorded: {error}"
     worst = _saturated(trace)
@@ -94,6 +99,7 @@ def numbers(material: Material, name: str) -> Numbers | str:
         observations=found.observations,
         steps=len(found.steps),
         checked=found.checked,
+        lost=lost,
     )
 
 
