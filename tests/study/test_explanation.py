@@ -5,12 +5,18 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import tetrace
+from tests.breakdown.scaled import run_of, scattered
 from tests.study.made import RECORDINGS
+from tetrace.attribute.kernel_rules import INSPECTION
+from tetrace.breakdown.account import BUSY, IDLE
+from tetrace.breakdown.changes import TOO_FEW
 from tetrace.breakdown.compare import compare
+from tetrace.study.causes import work_noise_ns
 from tetrace.study.explanation import Explanation, explain
 
 DATA = Path(__file__).parent.parent / "data"
@@ -42,9 +48,45 @@ def test_causes_and_groups_are_the_recorded_difference_exactly(a, b):
     assert sum(cause.difference_ns for cause in found.causes) == steps[1] - steps[0] == found.difference_ns
     assert sum(group.difference_ns for group in found.groups) == found.difference_ns
     busy = [Fraction(one.busy_ns, one.steps) for one in totals]
-    assert sum(cause.before_ns for cause in found.kernels) == busy[0] == found.busy_ns[0]
-    assert sum(cause.after_ns for cause in found.kernels) == busy[1] == found.busy_ns[1]
-    assert found.difference_ns == compare(run(a), run(b)).difference_ns == sum(found.parts_ns.values())
+    kernels = [cause for cause in found.causes if cause.kind == BUSY]
+    assert sum(cause.before_ns for cause in kernels) == busy[0]
+    assert sum(cause.after_ns for cause in kernels) == busy[1]
+    assert found.difference_ns == compare(run(a), run(b)).difference_ns
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+@pytest.mark.parametrize("timed", [(10_000_000.25, 17_123_456.7), (2_000_000.1, 40_000_000.0), (3e6, 1e5)])
+def test_causes_and_groups_are_the_timed_difference_exactly(a, b, timed):
+    found = explain(run(a), run(b), (a, b), timed)
+    exact = tuple(map(Fraction, timed))
+    assert found.explained_ns == exact
+    assert [sum(getattr(one, end) for one in found.groups) for end in ("before_ns", "after_ns")] == list(exact)
+    shown, left = found.rows()
+    assert sum(group.difference_ns for group in (*shown, *left)) == exact[1] - exact[0] == found.difference_ns
+    # What was recorded stays beside it, and works as long.
+    recorded = explained(a, b)
+    assert found.recorded == recorded.recorded
+    assert found.work_ns == recorded.work_ns
+    assert {one.recorded_ns for one in found.causes} >= {one.recorded_ns for one in recorded.causes}
+
+
+def test_noise_of_work_is_that_of_its_categories():
+    """Two runs of twenty steps that scatter, and one of seven."""
+    runs = [run_of(scattered(20, seed, noise=0.02), seed) for seed in (1, 2)]
+    found = explain(runs[0], runs[1], ("a", "b"), (1e7, 1e7))
+    parts = [row for row in compare(*runs).tables["parts"].rows if row.labels[0] == BUSY]
+    assert found.work_noise_ns == sum(row.difference_noise_ns for row in parts) > 0
+    own = [row for row in compare(*runs).tables["rows"].rows if row.labels[0] == BUSY]
+    noise = {(cause.phase, cause.name): cause.noise_ns for cause in found.recorded if cause.kind == BUSY}
+    assert noise == {row.labels[2:]: row.difference_noise_ns for row in own}
+    few = explain(runs[0], run_of([1.0] * 7), ("a", "b"), (1e7, 1e7))
+    assert (few.work_noise_ns, few.doubt) == (None, TOO_FEW)
+
+
+def test_noise_of_work_leaves_out_what_a_timed_step_does_not_run():
+    rows = [((BUSY, "gemm"), 2.0), ((BUSY, "memory"), 0.5), ((BUSY, INSPECTION), 5.0), ((IDLE, "host_bound"), 9.0)]
+    parts = SimpleNamespace(rows=[SimpleNamespace(labels=labels, difference_noise_ns=ns) for labels, ns in rows])
+    assert work_noise_ns(SimpleNamespace(tables={"parts": parts})) == 2.5
 
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)

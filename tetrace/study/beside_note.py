@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from tetrace.breakdown.account import BUSY
 from tetrace.report.grid import Column, Grid
-from tetrace.study.explanation import Explanation, Group, quotable
+from tetrace.study.causes import Group, grouped
+from tetrace.study.explanation import Explanation, quotable
 from tetrace.study.figures import Value, backend_words, value, word_of
 from tetrace.study.section import (
     NOTHING,
@@ -165,7 +166,7 @@ def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> G
 
 
 def _kernels(material: Material, one: _Ratio) -> str:
-    """What makes the difference between both rows here: the largest kernels that changed, and waiting where it is more."""
+    """What makes the difference between both rows here."""
     found = material.explanation(one.row.configuration, one.reference.configuration)
     if isinstance(found, str):
         return found
@@ -173,25 +174,31 @@ def _kernels(material: Material, one: _Ratio) -> str:
 
 
 def quoted_words(found: Explanation, many: int, phase: str = "") -> str:
-    """What may be quoted of an explanation: its largest groups, only of the GPU's work where its difference is not the one
-    that was timed."""
-    said = largest_words(quotable(found, phase), many)
-    if found.explains:
-        return said or "no difference"
-    unexplained = "the recorded difference does not explain the timed one"
-    return f"{said} (work of the GPU only: {unexplained})" if said else unexplained
-
-
-def largest_words(groups: Sequence[Group], many: int) -> str:
-    """The largest groups of a difference, and of those the largest in which the GPU works, each with the kernels or the
-    host range that is most of it."""
-    changed = [group for group in groups if group.difference_ns]
-    works = [group for group in changed if group.causes[0].kind == BUSY]
+    """What may be quoted of an explanation: its largest groups, and of those the largest in which the GPU works, each with
+    the kernels that are most of it. What the GPU waits for is named only where its split is that of the timed steps."""
+    if found.off_by_ns is None:
+        return "not told, too few steps were recorded"
+    changed = quotable(found, phase)
+    works = [group for group in changed if group.kind == BUSY]
     parts = []
     for group in dict.fromkeys([*changed[:many], *works[: many - 1]]):
-        worst = group.causes[0]
-        parts.append(f"{group.name} {float(group.difference_ns) / 1e6:+.3f} ms ({worst.name}, {worst.phase})")
-    return "; ".join(parts)
+        most = _most_of(found, group)
+        parts.append(f"{group.name} {_ms(group)}" + (f" ({most})" if most else ""))
+    if phase and not found.splits_waiting:
+        parts.append(f"how long {phase} waits is not known")
+    return "; ".join(parts) or "nothing beyond noise"
+
+
+def _most_of(found: Explanation, group: Group) -> str:
+    """The kernels, or what the GPU waited for, that are most of a group; empty where nobody knows."""
+    if group.kind == BUSY:
+        return f"{group.causes[0].name}, {group.causes[0].phase}"
+    parts = [one for one in grouped(group.causes) if one.is_told and one.difference_ns * group.difference_ns > 0]
+    return f"{parts[0].name} {_ms(parts[0])}" if parts and found.splits_waiting else ""
+
+
+def _ms(group: Group) -> str:
+    return f"{float(group.difference_ns) / 1e6:+.3f} ms"
 
 
 def _agreement(material: Material, note: Note) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tetrace.study.ledger import digests
-from tetrace.study.results import MEASURED, WAITING
+from tetrace.study.results import WAITING
 from tetrace.study.spec import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ _MOST_NAMED = 4
 def not_as_planned(found: Configuration, planned: Planned | None, folder: Path) -> str:
     """How a stored configuration differs from the planned one: `measured with other options (batch)`; empty where it does
     not, was not run, or is not known to. `folder` is the study's."""
-    if found.state == WAITING:
+    if found.state == WAITING and not found.rounds:
         return ""
-    did = "measured" if found.state == MEASURED else found.state
+    did = "measured" if found.is_timed else found.state
     if planned is None:
         return f"{did} for an earlier study.toml, which had it" if found.key else ""
     if names := _differing(found.options, planned.options):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from tetrace.report.grid import Column, Grid
 from tetrace.study.identical import deviation
-from tetrace.study.results import MEASURED
 from tetrace.study.section import Section, cut, interval_cell, several, value_cell, without_empty
 from tetrace.study.statistics import APART, Estimate
 
@@ -101,7 +100,7 @@ def axes(material: Material) -> tuple[Axis, ...]:
         matrix = next((one for one in material.study.matrices if one.name == name), None)
         if matrix is None or len(matrix.axes) < 2:
             continue
-        measured = {one.name: one for one in members if one.state == MEASURED}
+        measured = {one.name: one for one in members if one.is_timed}
         found += [_axis(material, matrix, axis, measured) for axis in matrix.axes]
     return tuple(one for one in found if one.effects or one.apart or one.unequal)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tetrace.study.material import Material
 from tetrace.study.results import MEASURED, Configuration
 from tetrace.study.section import cut, several, times
+from tetrace.study.statistics import APART, Estimate
 
 # Why a GPU idles where the host decides how long a step takes.
 _HOST = ("host_bound", "launch_latency", "synchronization")
@@ -24,10 +25,17 @@ def fastest_words(material: Material) -> str:
     ns, name = min(known)
     base = material.baseline(name)
     words = f"Fastest: {cut(name, 80)}, {ns / 1e6:,.3f} ms a step"
-    alike = [one for _, one in sorted(known) if one != name and _may_be_as_fast(material, one, name)]
+    others = {one: material.speedup(name, one) for _, one in sorted(known) if one != name}
+    apart = [one for one, found in others.items() if found is not None and found.way == APART]
+    alike = [one for one, found in others.items() if one not in apart and _may_be_as_fast(found)]
     if base and base not in alike and (speedup := material.speedup(name, base)):
         words += f", {times(speedup)} of {base}"
-    return f"{words}, not told apart from {several(alike)}" if alike else words
+    if alike:
+        words += f", not told apart from {several(alike)}"
+    if apart:
+        which = apart[0] if len(apart) == 1 else f"{len(apart)} others"
+        words += f"{';' if alike else ','} {cut(which, 80)} never ran beside it"
+    return words
 
 
 def _gains_most(material: Material, members: Sequence[Configuration]) -> str:
@@ -36,9 +44,10 @@ def _gains_most(material: Material, members: Sequence[Configuration]) -> str:
     known = [(found, name, base) for name, base in own if base and (found := material.speedup(name, base)) is not None]
     if not known:
         return "No configuration was measured beside its baseline"
-    best, name, base = max(known, key=lambda one: one[0].value)
+    told = [one for one in known if one[0].low is not None and one[0].low > 1]
+    best, name, base = max(told or known, key=lambda one: one[0].value)
     words = f"{cut(name, 80)}, {times(best)} of {cut(base, 80)}"
-    if best.value < 1:
+    if all(one.high is not None and one.high < 1 for one, _, _ in known):
         return f"Nothing is faster than its baseline: at best {words}"
     # Of other work, and so no pairs of rounds: their own intervals.
     alike = [
@@ -46,21 +55,27 @@ def _gains_most(material: Material, members: Sequence[Configuration]) -> str:
         for found, other, _ in known
         if other != name and (found.overlaps(best) or not (found.has_interval and best.has_interval))
     ]
-    more = f", not told apart from the speed-up of {several(alike)}" if alike else ""
+    said = f"the speed-up of {several(alike)}" if alike else ""
+    if not told:
+        words = f"No configuration is told to be faster than its baseline: at best {words}, not told apart from it"
+        return f"{words}, nor from {said}" if said else words
+    more = f", not told apart from {said}" if said else ""
     return f"Largest speed-up over its own baseline: {words}{more}"
 
 
-def _may_be_as_fast(material: Material, name: str, fastest: str) -> bool:
-    found = material.speedup(fastest, name)
-    # Without an interval, or where both are not to be compared, nothing tells them apart.
+def _may_be_as_fast(found: Estimate | None) -> bool:
+    """Whether a speed-up leaves open which is faster: without an interval, or where both are not to be compared, it does."""
     return found is None or found.low is None or found.low <= 1
 
 
 def _different_work(material: Material, members: Sequence[Configuration]) -> bool:
-    """Whether steps of a matrix are of different work: other tokens or operations, or a baseline for each."""
-    bases = {material.baseline(one.name) for one in members} - {""}
-    sizes = {(one.tokens, one.flops) for one in members}
-    return len(bases) > 1 or len(sizes) > 1
+    """Whether steps of a matrix are of different work: other tokens, operations or parameters. Where a model does not count
+    them, a baseline for each is how the study says so."""
+    work = {(one.tokens, one.flops, one.parameters) for one in members}
+    if len(work) > 1:
+        return True
+    is_counted = all(one.tokens and one.flops for one in members)
+    return not is_counted and len({material.baseline(one.name) for one in members} - {""}) > 1
 
 
 def idle_words(material: Material) -> str:

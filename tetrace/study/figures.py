@@ -26,6 +26,8 @@ _RECORDED = {
 }
 # Of all recorded observations: nothing that is drawn.
 _OF_ALL = ("largest_saturation_pct",)
+# Of losses up to the last step: nothing of a configuration that was stopped before it.
+_OF_THE_END = ("finite", "last_loss")
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _own(material: Material, figure: str, of: str) -> Value:
         return Value(reason=f"{of} was not run")
     if figure in _OF_ANY:
         return _OF_ANY[figure](material, found)
-    if found.state != MEASURED:
+    if not found.is_timed or (found.state != MEASURED and figure in _OF_THE_END):
         return Value(reason=_state_words(material, found), failed=found.state == FAILED)
     if figure.startswith("fact:"):
         return _fact(found, figure.removeprefix("fact:"))
@@ -202,7 +204,7 @@ def _against(material: Material, figure: str, of: str, against: str) -> Value:
     for name, one in zip((of, against), pair, strict=True):
         if not name or one is None:
             return Value(reason=f"{name} was not run" if name else "it has no baseline")
-        if one.state != MEASURED:
+        if not one.is_timed:
             return Value(reason=_state_words(material, one), failed=one.state == FAILED)
     if figure.endswith("speedup"):
         column = figure.removesuffix("speedup").rstrip("_") or "total"

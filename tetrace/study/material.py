@@ -89,7 +89,7 @@ class Material:
             if said := self.stale(name):
                 return f"{name} was {said}"
         pair = [self.configuration(name) for name in (of, against)]
-        contexts = [one.context for one in pair if one is not None and one.state == MEASURED]
+        contexts = [one.context for one in pair if one is not None and one.is_timed]
         if len(contexts) < 2 or contexts[0] == contexts[1]:
             return ""
         return f"{of} was measured {differences(self.results, *contexts)} than {against}"
@@ -138,14 +138,20 @@ class Material:
         return found
 
     def rounds(self, name: str, column: str = TOTAL) -> Mapping[Hashable, float]:
-        """A step's ns in each round: the median of its steps; none of a configuration that was not measured to its end. By
-        number and group: rounds of two configurations that have the same ran side by side."""
+        """A step's ns in each round: the median of its steps; none of a configuration that failed, or was stopped after too
+        few. By number and group: rounds of two configurations that have the same ran side by side."""
         found = self.configuration(name)
-        if found is None or found.state != MEASURED:
+        if found is None or not found.is_timed:
             return {}
         groups = {one.round: one.group for one in found.rounds}
         medians = self._medians.get(name, {}).get(column, {})
         return {(number, groups.get(number)): ns for number, ns in medians.items()}
+
+    def rounds_words(self, one: Configuration) -> str:
+        """How many rounds a configuration is of; `11 of 12` where it was stopped."""
+        planned = self.results.measure.get("rounds")
+        is_short = one.state != MEASURED and isinstance(planned, int) and len(one.rounds) < planned
+        return f"{len(one.rounds)} of {planned}" if is_short else str(len(one.rounds))
 
     def time(self, name: str, column: str = TOTAL) -> Estimate | None:
         """A step's ns, or those of a phase of it; None where it was not measured."""

@@ -9,7 +9,7 @@ from tetrace.report.grid import Column, Grid
 from tetrace.study.claims import Judged, noted_words
 from tetrace.study.figures import Value, value
 from tetrace.study.identical import identical_words
-from tetrace.study.results import FAILED, MEASURED
+from tetrace.study.results import FAILED, MEASURED, WAITING
 from tetrace.study.section import (
     NOTHING,
     Section,
@@ -31,7 +31,10 @@ GIB = 1 << 30
 
 def measured_section(material: Material) -> Section:
     """A table for each matrix, and how to read them."""
-    grids = tuple(measured_grid(material, name, members) for name, members in material.matrices())
+    waiting = [
+        name for name, ones in material.matrices() if all(one.state == WAITING and not one.rounds for one in ones)
+    ]
+    grids = tuple(measured_grid(material, name, ones) for name, ones in material.matrices() if name not in waiting)
     estimates = [one for one in (material.time(each.name) for each in material.configurations) if one]
     said = [
         "Times are medians over rounds of the medians of their steps, ms a step; speed-ups are medians over pairs of rounds."
@@ -42,6 +45,8 @@ def measured_section(material: Material) -> Section:
         said.append(words)
     if words := identical_words(material):
         said.append(words)
+    if waiting:
+        said.append(f"Nothing of {several(waiting)} is measured yet.")
     said += list(_peak_words(material))
     return Section("measured", "Measured", tuple(said), grids)
 
@@ -111,9 +116,9 @@ def _measured_row(material: Material, one: Configuration, brief: bool) -> tuple[
 
 
 def _rounds_cell(material: Material, one: Configuration) -> str:
-    """How many rounds a row is of, where rows differ in it."""
-    rows = {len(each.rounds) for each in material.configurations if each.state == MEASURED}
-    return str(len(one.rounds)) if len(rows) > 1 and one.rounds else ""
+    """How many rounds a row is of, where rows differ in it, or it was stopped."""
+    rows = {len(each.rounds) for each in material.configurations if each.is_timed}
+    return material.rounds_words(one) if one.rounds and (len(rows) > 1 or one.state != MEASURED) else ""
 
 
 def _rate(found: Value, digits: int) -> str:
@@ -175,18 +180,24 @@ def claims_section(judged: Sequence[Judged]) -> Section:
 
 def failed_section(material: Material) -> Section:
     """Configurations that were not measured, with their errors and the end of their output."""
-    found = [one for one in material.configurations if one.state != MEASURED]
+    found = [one for one in material.configurations if not one.is_timed]
     if not found:
         return Section("failed", "Not measured")
     heads = (
         Column("configuration", number=False, code=True), Column("state", number=False), Column("stage", number=False),
         Column("error", number=False),
     )  # fmt: skip
-    rows = []
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for one in found:
         state = f"{one.state}, as expected" if one.state == FAILED and one.expected else one.state
         error = f"{one.error.type}: {one.error.message}" if one.error else ""
-        rows.append((one.name, state, one.error.stage if one.error else "", cut(error)))
+        alike.setdefault((state, one.error.stage if one.error else "", cut(error)), []).append(one.name)
+    # What waits has nothing to say but that: one row for all of it.
+    rows = [
+        (name, *said)
+        for said, names in alike.items()
+        for name in ([cut(", ".join(names), 1200)] if said[0] == WAITING else names)
+    ]
     quoted = tuple((one.name, one.error.output) for one in found if one.error and one.error.output and not one.expected)
     return Section(
         "failed", "Not measured", (), (Grid("Configurations that were not measured", heads, tuple(rows)),), quoted

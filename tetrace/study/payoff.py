@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.attribute.kernel_rules import INSPECTION
-from tetrace.study.results import MEASURED
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -169,7 +168,7 @@ def _alike(material: Material, swept: Swept, members: Sequence[Configuration]) -
     return [
         one
         for one in material.configurations
-        if one.state == MEASURED and rest(one) == wanted and not material.apart(one.name, members[0].name)
+        if one.is_timed and rest(one) == wanted and not material.apart(one.name, members[0].name)
     ]
 
 

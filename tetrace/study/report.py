@@ -21,6 +21,7 @@ from tetrace.study.fastest import fastest_words, idle_words
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_section, failed_section, measured_section
 from tetrace.study.numerics import losses_section, numbers_section, shapes_section
+from tetrace.study.recorded import recorded_section
 from tetrace.study.repetition import repetition_section
 from tetrace.study.results import FAILED, MEASURED
 from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
@@ -29,7 +30,7 @@ from tetrace.study.sizes import payoff_section, sweeps_section
 from tetrace.study.spec import Study
 from tetrace.study.surroundings import clocks_section, environment_section, meaning_section, startup_section
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
-from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, recorded_section, why_section
+from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, why_section
 
 TABLE_FILES = ("configurations.csv", "effects.csv", "claims.csv", "explanations.csv")
 
@@ -63,7 +64,7 @@ class Report:
         return judge(self.material, claim, found)
 
     def _explained(self, one: Judged) -> Judged:
-        """A speed-up that is not what the note claims, with what makes the difference in both recordings."""
+        """A speed-up that is not what the note claims, with what makes the difference."""
         claim = one.claim
         against = claim.against or self.material.baseline(claim.of)
         if one.verdict != FAILS or not claim.figure.endswith("speedup") or not against:
@@ -72,8 +73,8 @@ class Report:
         if isinstance(found, str):
             return one
         phase = claim.figure.removesuffix("speedup").rstrip("_")
-        recorded = f"recorded: {quoted_words(found, 2, phase)}"
-        return replace(one, why=f"{one.why}; {recorded}" if one.why else recorded)
+        differs = f"what differs: {quoted_words(found, 2, phase)}"
+        return replace(one, why=f"{one.why}; {differs}" if one.why else differs)
 
     @cached_property
     def title(self) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tetrace.errors import InputError, UsageError
+from tetrace.study.statistics import FEWEST_FOR_ORDER
 from tetrace.study.steps import COLUMNS, STEPS_FILE, Step, table
 
 if TYPE_CHECKING:
@@ -136,6 +137,12 @@ class Configuration:
     recording: str | None = None
     recording_error: str | None = None
     recorded_as: tuple[str, ...] = ()
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its rounds count: it was measured to its end, or stopped after as many as order statistics need."""
+        is_stopped = self.state in (INTERRUPTED, WAITING)
+        return self.state == MEASURED or (is_stopped and len(self.rounds) >= FEWEST_FOR_ORDER)
 
 
 @dataclass(frozen=True)

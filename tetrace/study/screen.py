@@ -17,8 +17,8 @@ from tetrace.study.measured import measured_grid
 from tetrace.study.results import RESULTS_FILE
 from tetrace.study.section import cut
 from tetrace.study.sizes import crossing_words
+from tetrace.study.speedups import explained_words
 from tetrace.study.surroundings import notices
-from tetrace.study.why import explained_words
 
 if TYPE_CHECKING:
     from tetrace.study.report import Report

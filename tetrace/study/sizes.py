@@ -9,7 +9,7 @@ from tetrace.report.grid import Column, Grid
 from tetrace.study.figures import MS, Value
 from tetrace.study.payoff import Model, Payoff, payoffs
 from tetrace.study.section import NOTHING, Section, interval_cell, value_cell
-from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Swept
+from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Swept, trend_words
 from tetrace.units import three_digits
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ def sweeps_section(swept: Sequence[Swept]) -> Section:
     for one in swept:
         if one.lines:
             grids.append(_sweep_grid(one))
-            said += crossing_words(one)
+            said += [*crossing_words(one), *trend_words(one)]
+    empty = [one.title for one in swept if not one.lines]
+    if empty:
+        said.append(f"Not measured: {'; '.join(empty)}.")
     return Section("sweeps", "Over sizes", tuple(said), tuple(grids))
 
 

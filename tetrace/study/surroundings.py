@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tetrace.report.grid import Column, Grid
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
@@ -136,21 +136,72 @@ def environment_section(material: Material) -> Section:
         facts["options changed"] = ", ".join(f"{key} = {said}" for key, said in results.options_changed.items())
     heads = (Column("", number=False), Column("", number=False))
     grids = [Grid("Machine and versions", heads, tuple((key, cut(said)) for key, said in facts.items()))]
+    if options := tuple(_option_rows(material)):
+        columns = (Column("configurations", number=False), Column("options", number=False))
+        grids.insert(0, Grid("What they ran with", columns, options))
     if contexts := _contexts(material):
         columns = (Column("configurations", number=False), Column("measured with", number=False))
         grids.append(Grid("What surrounded them", columns, contexts))
     shared, own = _own_facts(material)
-    said = (cut(f"All configurations: {shared}."),) if shared else ()
+    said = tuple(filter(None, (cut(f"All configurations: {shared}.") if shared else "", _processor_words(material))))
     if own:
-        columns = (Column("configuration", number=False, code=True), Column("says", number=False))
+        columns = (Column("configurations", number=False), Column("says", number=False))
         grids.append(Grid("What configurations say of themselves", columns, own))
     quoted = (("Again", results.command),) if results.command else ()
     return Section("environment", "Environment", said, tuple(grids), quoted)
 
 
+def _processor_words(material: Material) -> str:
+    """That the host was not the one of a usual run; empty where the system placed the threads."""
+    cpus = material.results.measure.get("cpus")
+    if not isinstance(cpus, int) or cpus < 1:
+        return ""
+    where = "1 processor" if cpus == 1 else f"{cpus} processors"
+    return (
+        f"Every configuration was kept on {where}, all threads that launch together: what waits for the host may wait longer, "
+        "or less, than where the system places threads."
+    )
+
+
+def _option_rows(material: Material) -> Iterator[tuple[str, str]]:
+    """The options that all configurations ran with, those that only a matrix shares, and what values of its axes set beside
+    what they are called."""
+    ones = [one for one in material.configurations if one.options]
+    everywhere = _shared(ones)
+    if everywhere:
+        yield "all", _option_words(everywhere)
+    matrices = list(dict.fromkeys(one.matrix for one in ones))
+    for name in matrices:
+        members = [one for one in ones if one.matrix == name]
+        own = {key: value for key, value in _shared(members).items() if key not in everywhere}
+        if own:
+            yield name or "others", _option_words(own)
+        planned = next((one for one in material.study.matrices if one.name == name), None)
+        for axis, values in planned.axes.items() if planned else ():
+            for label, value in values.items():
+                fitting = [one for one in members if one.axes.get(axis) == label]
+                sets = {key: said for key, said in _shared(fitting).items() if key in value.options}
+                sets = {key: said for key, said in sets.items() if key not in own and key not in everywhere}
+                if any(key != axis or str(said) != label for key, said in sets.items()):
+                    where = f"{name}, " if len(matrices) > 1 else ""
+                    yield f"{where}{axis} {label}", _option_words(sets)
+
+
+def _shared(ones: Sequence[Configuration]) -> dict[str, Any]:
+    """Options that have the same value in all."""
+    first = dict(ones[0].options) if ones else {}
+    # 1 and true are equal, and not the same.
+    return {key: said for key, said in first.items() if all(repr(one.options.get(key)) == repr(said) for one in ones)}
+
+
+def _option_words(options: Mapping[str, Any]) -> str:
+    said = {key: str(one).lower() if isinstance(one, bool) else str(one) for key, one in options.items()}
+    return cut(", ".join(f"{key} = {one}" for key, one in said.items()), 1200)
+
+
 def _rounds_words(material: Material) -> str:
     """Of how many rounds the rows are, whatever the last run measured."""
-    many = sorted({len(one.rounds) for one in material.configurations if one.state == MEASURED})
+    many = sorted({len(one.rounds) for one in material.configurations if one.is_timed})
     if not many:
         return "no row was measured"
     return f"rows are of {many[0]} rounds" if len(many) == 1 else f"rows are of {many[0]} to {many[-1]} rounds"
@@ -182,12 +233,27 @@ def _of_context(value: object) -> str:
 
 
 def _own_facts(material: Material) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """What all configurations say of themselves, where there are several that say anything, and what only some do."""
+    """What all configurations say of themselves, where there are several that say anything, and what only some do, those
+    that say the same together."""
     by_name = {one.name: said for one in material.configurations if (said := _facts(one))}
     first = next(iter(by_name.values()), ())
     shared = [one for one in first if len(by_name) > 1 and all(one in said for said in by_name.values())]
-    left = {name: [one for one in said if one not in shared] for name, said in by_name.items()}
-    return "; ".join(shared), tuple((name, cut("; ".join(said))) for name, said in left.items() if said)
+    alike: dict[str, list[str]] = {}
+    for name, said in by_name.items():
+        if left := "; ".join(one for one in said if one not in shared):
+            alike.setdefault(left, []).append(name)
+    return "; ".join(shared), tuple((_members_words(material, names), cut(left)) for left, names in alike.items())
+
+
+def _members_words(material: Material, names: Sequence[str]) -> str:
+    """Some configurations in few words: all of a matrix by its name."""
+    matrices, left, said = material.matrices(), list(names), []
+    for matrix, members in matrices:
+        own = [one.name for one in members]
+        if len(matrices) > 1 and len(own) > 1 and set(own) <= set(names):
+            said.append(f"all {len(own)} of {matrix}")
+            left = [name for name in left if name not in own]
+    return ", ".join([*said, *([several(left)] if left else [])])
 
 
 def _facts(one: Configuration) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tetrace.study.figures import MS, Value, value
+from tetrace.study.identical import deviation
+from tetrace.study.section import times
 from tetrace.study.statistics import ORDER, Estimate
 
 if TYPE_CHECKING:
@@ -73,11 +76,12 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Swept:
-    """A sweep with its lines and crossings."""
+    """A sweep with its lines and crossings. `apart_by`: the |log ratio| that identical configurations differ by."""
 
     sweep: Sweep
     lines: tuple[Line, ...]
     crossings: tuple[Crossing, ...]
+    apart_by: float = 0.0
 
     @property
     def title(self) -> str:
@@ -86,7 +90,7 @@ class Swept:
 
 
 def sweep_of(material: Material, sweep: Sweep) -> Swept:
-    """A sweep as measured."""
+    """A sweep as measured; lines of which nothing was measured, and nothing failed, are left out."""
     members = [one for one in material.configurations if one.matrix == sweep.matrix]
     placed = [(x, one) for one in members if (x := _place(one, sweep.along)) is not None]
     bases = {(x, _others(one, sweep)): one for x, one in placed if one.axes.get(sweep.group, "") == sweep.baseline}
@@ -102,8 +106,10 @@ def sweep_of(material: Material, sweep: Sweep) -> Swept:
     made = tuple(
         Line(group, dict(others), tuple(sorted(points, key=lambda point: point.x)))
         for (group, others), points in lines.items()
+        if any(point.found.known or point.found.failed for point in points)
     )
-    return Swept(sweep, made, tuple(found for line in made for found in crossings(line)))
+    crossed = tuple(one for line in made for one in crossings(line))
+    return Swept(sweep, made, crossed, deviation(material) if sweep.figure.endswith("_ms") else 0.0)
 
 
 def _own_baseline(material: Material, one: Configuration, x: float, sweep: Sweep) -> Configuration | None:
@@ -159,6 +165,33 @@ def _between(a: Point, b: Point) -> float:
     if a.x <= 0:
         return a.x + share * (b.x - a.x)
     return math.exp(math.log(a.x) + share * (math.log(b.x) - math.log(a.x)))
+
+
+def trend_words(swept: Swept) -> list[str]:
+    """Whether the ratio to the baseline's line changes along a sweep, in a sentence for each line whose ratio has an interval
+    at two places or more. It does where two intervals are apart, each wider by what identical configurations differ by."""
+    said = []
+    for line in swept.lines:
+        known = [
+            (one.low, one.high, point.x, one)
+            for point in line.points
+            if (one := point.ratio) is not None and one.low is not None and one.high is not None
+        ]
+        if len(known) < 2:
+            continue
+        ratio, along = f"{line.name} over {swept.sweep.baseline}", swept.sweep.along
+        places = f"every measured {along} ({known[0][2]:,g} to {known[-1][2]:,g})"
+        lowest, highest = min(known, key=operator.itemgetter(1)), max(known, key=operator.itemgetter(0))
+        if highest[0] * math.exp(-swept.apart_by) <= lowest[1] * math.exp(swept.apart_by):
+            values = sorted(one.value for *_, one in known)
+            words = " to ".join(dict.fromkeys(f"{one:.3f}×" for one in (values[0], values[-1])))
+            said.append(f"{ratio} is the same at {places}, as far as can be told: {words}.")
+        else:
+            words = ", ".join(
+                f"{times(one)} at {x:,g}" for *_, x, one in sorted((lowest, highest), key=operator.itemgetter(2))
+            )
+            said.append(f"{ratio} changes along {along}: {words}.")
+    return said
 
 
 def crossing_value(material: Material, sweeps: Sequence[Swept], matrix: str, of: str, against: str) -> Value:

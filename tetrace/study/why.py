@@ -1,19 +1,17 @@
-"""Why configurations differ: each speed-up explained by both recordings, and what each of them ran."""
+"""Why configurations differ: each speed-up explained by both timed steps and what their recordings say of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.report.grid import Column, Grid
-from tetrace.study.explanation import Cause, Explanation, Group
-from tetrace.study.figures import backend_words, number, value
-from tetrace.study.identical import twins
-from tetrace.study.payoff import LAUNCH_BOUND
-from tetrace.study.section import NOTHING, Section, cut, several, times, without_empty
+from tetrace.study.causes import Cause, Group
+from tetrace.study.explanation import LEAST_FACTOR, MOST_FACTOR, NOT_TIMED, Explanation
+from tetrace.study.section import Section, cut, signs, times
+from tetrace.study.speedups import pairs, speedups, unexplained_words
 from tetrace.units import three_digits
 
 if TYPE_CHECKING:
@@ -21,107 +19,10 @@ if TYPE_CHECKING:
 
 # Causes of a group that its row names.
 _NAMED = 3
-# What a recorder adds to a step is about nothing below this share of the step.
-_ADDS_NOTHING = 0.01
-_RECORDED = ("fp8_coverage_pct", "quantization_pct", "launches", "idle_pct")
 EXPLANATION_COLUMNS = (
     "configuration", "against", "group", "kind", "phase", "name", "before_ns_exact", "after_ns_exact",
-    "difference_ns_exact", "difference_ms",
+    "difference_ns_exact", "difference_ms", "timed_before_ms", "timed_after_ms",
 )  # fmt: skip
-
-
-def pairs(material: Material) -> list[tuple[str, str]]:
-    """Configurations that were measured and are recorded, each with what a speed-up of it is against: its baseline, what a
-    claim compares it with, and the first row of a note's table."""
-    own = [one.name for one in material.recorded()]
-    asked = [(name, material.baseline(name)) for name in own]
-    claims = [claim for claim in material.study.claims if claim.figure.endswith("speedup")]
-    asked += [(claim.of, claim.against or material.baseline(claim.of)) for claim in claims]
-    for note in material.study.notes:
-        asked += [(row.configuration, note.rows[0].configuration) for row in note.rows[1:]]
-    known = set(own)
-    found: list[tuple[str, str]] = []
-    for of, against in asked:
-        if of in known and against in known and of != against and (against, of) not in found:
-            found.append((of, against))
-    return list(dict.fromkeys(found))
-
-
-@dataclass(frozen=True)
-class Unexplained:
-    """A speed-up that no recordings explain: of `of` against `against`, because of `why`. `twins` are configurations with
-    the same options, whose recordings do; else None."""
-
-    of: str
-    against: str
-    why: str
-    twins: tuple[str, str] | None
-
-
-def speedups(material: Material) -> list[tuple[str, str]]:
-    """Every speed-up that the report says: of each configuration over its baseline, and what claims and notes compare."""
-    asked = [(one.name, material.baseline(one.name)) for one in material.configurations]
-    asked += pairs(material)
-    asked += [
-        (claim.of, claim.against or material.baseline(claim.of))
-        for claim in material.study.claims
-        if claim.figure.endswith("speedup")
-    ]
-    found: list[tuple[str, str]] = []
-    for of, against in asked:
-        is_new = (of, against) not in found and (against, of) not in found
-        if is_new and of and against and of != against and material.speedup(of, against) is not None:
-            found.append((of, against))
-    return found
-
-
-def unexplained(material: Material) -> list[Unexplained]:
-    """The speed-ups that recordings do not explain."""
-    explained = {pair for pair in pairs(material) if not isinstance(material.explanation(*pair), str)}
-    same = twins(material)
-    found = []
-    for of, against in speedups(material):
-        if {(of, against), (against, of)} & explained:
-            continue
-        said = material.explanation(of, against)
-        candidates = ((a, b) for a in same[of] for b in same[against])
-        alike = next((pair for pair in candidates if {pair, pair[::-1]} & explained), None)
-        found.append(Unexplained(of, against, said if isinstance(said, str) else "", alike))
-    return found
-
-
-def explained_words(material: Material) -> str:
-    """`with every speed-up explained`, or how many of them; empty where there is none. A table that does not explain the
-    timed difference explains no speed-up."""
-    every = len(speedups(material))
-    missing = {(one.of, one.against): one.twins for one in unexplained(material)}
-    left = sum(not _explains(material, missing.get(pair, pair)) for pair in speedups(material))
-    if not every:
-        return ""
-    return "with every speed-up explained" if not left else f"with {every - left} of {every} speed-ups explained"
-
-
-def _explains(material: Material, pair: tuple[str, str] | None) -> bool:
-    """Whether the recordings of a pair, in either order, explain its timed difference."""
-    found = [material.explanation(*one) for one in (pair, pair[::-1])] if pair else []
-    return any(not isinstance(one, str) and one.explains for one in found)
-
-
-def _unexplained_words(material: Material) -> list[str]:
-    """What is explained elsewhere, and what is not, by reason."""
-    said: list[str] = []
-    by_reason: dict[str, list[Unexplained]] = {}
-    for one in unexplained(material):
-        if one.twins:
-            said.append(
-                f"{one.of} against {one.against} runs the same as {one.twins[0]} against {one.twins[1]}: see there."
-            )
-        else:
-            by_reason.setdefault(one.why.removeprefix(f"{one.of}: ").removeprefix(f"{one.against}: "), []).append(one)
-    for reason, members in by_reason.items():
-        names = several([f"{one.of} against {one.against}" for one in members], 6)
-        said.append(cut(f"Not explained: {names}: {reason}.", 1200))
-    return said
 
 
 def why_section(material: Material) -> Section:
@@ -130,8 +31,11 @@ def why_section(material: Material) -> Section:
     if not found and not speedups(material):
         return Section("why", "Where each speed-up comes from")
     said = [
-        "Differences of an average recorded step, from its baseline; the rows of a table add up to it exactly. "
-        "A recorder slows the host, so a step that waits for the host takes longer recorded than alone: both are said."
+        "Differences of a step as timed without a recorder, from its baseline; the rows of a table add up to both steps "
+        "exactly. What the GPU works is taken from the recordings. What it waits is what the timed step leaves for it: a "
+        "recorder, or somebody else on the machine, slows the host and so lengthens waiting. It is split between host ranges "
+        "as in the recording, since a host that is slowed is slowed in all that it does; that is assumed for the split, not "
+        "for the sum."
     ]
     grids, more, shown = [], [], []
     for name, base in found:
@@ -143,11 +47,10 @@ def why_section(material: Material) -> Section:
         more.append(causes_grid(one))
     if left := sum(not one.explains for one in shown):
         said.append(
-            f"{left} of {len(shown)} tables {'does' if left == 1 else 'do'} not explain the timed difference: the recorded "
-            "one is within noise, of too few steps, of the other sign, or off by more than the timed one. What is quoted of "
-            "such a table elsewhere is work of the GPU alone."
+            f"{left} of {len(shown)} tables {'does' if left == 1 else 'do'} not explain the timed difference: too few steps "
+            "were recorded, or work of the GPU may be off by more than a tenth of all that changed."
         )
-    said += _unexplained_words(material)
+    said += unexplained_words(material)
     return Section("why", "Where each speed-up comes from", tuple(said), tuple(grids), more=tuple(more))
 
 
@@ -158,57 +61,37 @@ def explanation_grid(material: Material, found: Explanation) -> Grid:
         Column("what", number=False), Column("most of it", number=False, code=False, keep=1),
     )  # fmt: skip
     shown, left = found.rows()
-    lines = [_group_row(found, group) for group in shown]
+    lines = [_row(found, [group], group.name, _most(group.causes)) for group in shown]
     if left:
-        lines.append(_left_row(found, left))
+        lines.append(_row(found, left, f"{len(left)} smaller causes", cut(", ".join(one.name for one in left), 200)))
     whole = _share(found, found.difference_ns).removeprefix("+")
-    total: tuple[str, ...] = (*map(_ms, found.step_ns), _signed(found.difference_ns), whole, "recorded step", "")
+    step = "timed step" if found.timed_ns else "recorded step"
+    total: tuple[str, ...] = (*map(_ms, found.explained_ns), _signed(found.difference_ns), whole, step, "")
     base, name = found.names
     title = f"{name} against {base}: {times(material.speedup(name, base))}{_does_not_explain(found)}"
     if not found.has_shares:
         heads, lines, total = heads[:3] + heads[4:], [row[:3] + row[4:] for row in lines], total[:3] + total[4:]
-    return Grid(title, heads, tuple(lines), total if found.difference_ns else (), both_numbers(material, found))
+    return Grid(title, heads, tuple(lines), total if found.difference_ns else (), how_it_adds_up(material, found))
 
 
 def _does_not_explain(found: Explanation) -> str:
-    """That a recorded difference is not what makes the timed one; empty where it may be."""
-    if found.explains:
-        return ""
-    why = {NOISE: ", within noise", TOO_FEW: ", of too few steps"}.get(found.verdict, "")
-    recorded = f"recorded {_plus(float(found.difference_ns))} ms{why}"
-    if found.timed_ns is None:
-        return f"; explains nothing: {recorded}".replace("-", "−")
-    timed = f"timed {_plus(found.timed_ns[1] - found.timed_ns[0])} ms"
-    return f"; does not explain the timed difference: {recorded}, {timed}".replace("-", "−")
+    """That a table does not explain the timed difference, and why; empty where it does."""
+    if found.doubt == NOT_TIMED:
+        return "; recorded difference, not timed without a recorder"
+    why = {
+        TOO_FEW: "too few steps were recorded",
+        NOISE: f"work of the GPU may be off by {_words(found.off_by_ns or 0)} of {_words(found.changes_ns)} ms that changed",
+    }
+    return f"; does not explain the timed difference: {why[found.doubt]}" if found.doubt else ""
 
 
-def _group_row(found: Explanation, group: Group) -> tuple[str, ...]:
-    return (
-        _ms(group.before_ns),
-        _ms(group.after_ns),
-        _signed(group.difference_ns),
-        _share(found, group.difference_ns),
-        group.name,
-        _most(group.causes),
-    )
-
-
-def _left_row(found: Explanation, left: Sequence[Group]) -> tuple[str, ...]:
-    before, after = (sum((getattr(group, name) for group in left), Fraction(0)) for name in ("before_ns", "after_ns"))
-    words = f"{len(left)} smaller causes"
-    names = ", ".join(group.name for group in left)
-    return (
-        _ms(before),
-        _ms(after),
-        _signed(after - before),
-        _share(found, after - before),
-        words,
-        cut(names, 200),
-    )
+def _row(found: Explanation, groups: Sequence[Group], name: str, most: str) -> tuple[str, ...]:
+    before, after = (sum((getattr(group, end) for group in groups), Fraction(0)) for end in ("before_ns", "after_ns"))
+    return _ms(before), _ms(after), _signed(after - before), _share(found, after - before), name, most
 
 
 def _most(causes: Sequence[Cause]) -> str:
-    named = [cause for cause in causes[:_NAMED] if cause.difference_ns]
+    named = [cause for cause in causes[:_NAMED] if cause.difference_ns and cause.name != cause.group]
     return "; ".join(f"{cut(cause.name, 80)} ({cause.phase}) {_signed(cause.difference_ns)}" for cause in named)
 
 
@@ -216,157 +99,99 @@ def causes_grid(found: Explanation) -> Grid:
     """Every cause of a difference: the page's table."""
     heads = (
         Column("what", number=False), Column("phase", number=False), Column("kernels or host range", number=False, code=True),
-        Column("before ms"), Column("after ms"), Column("difference"), Column("of it"), Column("count before"),
-        Column("count after"),
+        Column("before ms"), Column("after ms"), Column("difference"), Column("of it"), Column("recorded before ms"),
+        Column("recorded after ms"), Column("count before"), Column("count after"),
     )  # fmt: skip
     rows = tuple(
         (
             cause.group, cause.phase, cause.name, _ms(cause.before_ns), _ms(cause.after_ns), _signed(cause.difference_ns),
-            _share(found, cause.difference_ns), *(f"{float(one):,.1f}".removesuffix(".0") for one in cause.count),
+            _share(found, cause.difference_ns), *map(_ms, cause.recorded_ns),
+            *(f"{float(one):,.1f}".removesuffix(".0") for one in cause.count),
         )
         for cause in found.causes
-        if cause.before_ns or cause.after_ns
+        if cause.before_ns or cause.after_ns or any(cause.recorded_ns)
     )  # fmt: skip
     return Grid(f"{found.names[1]} against {found.names[0]}, every cause", heads, rows)
 
 
-def both_numbers(material: Material, found: Explanation) -> str:
-    """How the recorded difference relates to the one that was timed without a recorder."""
-    said = found.sentence
-    if found.verdict == TOO_FEW:
-        said += " Too few steps were recorded to tell it from noise."
+def how_it_adds_up(material: Material, found: Explanation) -> str:
+    """What of a timed difference is work of the GPU and what waiting, and how waiting is split."""
     if found.timed_ns is None:
-        return f"{said} Without a recorder it was not timed."
+        return f"{found.sentence} Without a recorder it was not timed."
     a, b = found.timed_ns
-    adds = [float(recorded) - time for recorded, time in zip(found.step_ns, (a, b), strict=True)]
-    return (
-        f"{said} Timed without a recorder a step takes {_words(a)} and {_words(b)} ms, {_plus(b - a)} ms: "
-        f"{_plus(float(found.work_ns[1] - found.work_ns[0]))} of it is work of the GPU as recorded, {_rest(material, found)}. "
-        f"Recording adds {_words(adds[0])} and {_words(adds[1])} ms."
-    ).replace("-", "−")
+    works = found.work_ns[1] - found.work_ns[0]
+    noise = "" if found.work_noise_ns is None else f" (±{_words(found.work_noise_ns)})"
+    parts = [
+        f"{_plus(works)}{noise} is work of the GPU",
+        f"{_plus(found.waiting_ns[1] - found.waiting_ns[0])} waiting",
+    ]
+    residue = found.charged.residue_ns
+    if any(residue):
+        parts.append(f"{_plus(residue[1] - residue[0])} what the recordings do not have")
+    few = " Too few steps were recorded to tell it from noise." if found.doubt == TOO_FEW else ""
+    said = [
+        f"A step takes {_words(a)} and {_words(b)} ms, {_plus(b - a)} ms: {', '.join(parts)}.{few}",
+        *_factor_words(found),
+        *(_residue_words(material, found, side) for side in (0, 1) if residue[side]),
+        f"The recorded steps take {_words(found.step_ns[0])} and {_words(found.step_ns[1])} ms.",
+    ]
+    return signs(" ".join(said))
 
 
-def _rest(material: Material, found: Explanation) -> str:
-    """What a timed difference is beside the recorded work: waiting, as far as the recordings leave room for it. A recorder
-    slows the host and so lengthens waiting; it cannot shorten it."""
-    assert found.timed_ns is not None
-    waits = [time - float(busy) for time, busy in zip(found.timed_ns, found.work_ns, strict=True)]
-    idle = [float(step - busy) for step, busy in zip(found.step_ns, found.busy_ns, strict=True)]
-    # What recording adds to a step beside the kernels that it launches itself.
-    adds = [recorded - alone for recorded, alone in zip(idle, waits, strict=True)]
-    rest = waits[1] - waits[0]
-    is_more_than_idle = abs(rest) > idle[rest > 0]
-    if all(one < LAUNCH_BOUND * float(step) for one, step in zip(idle, found.step_ns, strict=True)):
-        if is_more_than_idle:
-            return (
-                f"{_plus(rest)} is more than waiting can be where recorded steps idle {_words(idle[0])} and {_words(idle[1])} "
-                f"ms: kernels at another speed than recorded ({_clocks(material, found)})"
-            )
-        if any(one < _ADDS_NOTHING * time for one, time in zip(adds, found.timed_ns, strict=True)):
-            return (
-                f"{_plus(rest)} is not waiting, which a recorder lengthens: kernels at another speed than recorded "
-                f"({_clocks(material, found)})"
-            )
-    elif is_more_than_idle or min(adds) < -abs(rest) / 10:
-        return f"{_plus(rest)} is waiting or kernels at another speed, which the recordings do not tell"
-    return f"{_plus(rest)} waiting"
+def _factor_words(found: Explanation) -> Iterator[str]:
+    """How many times its recorded waiting each step waits, and what it means where that is far from 1."""
+    factors = found.charged.factors
+    known = [(name, one) for name, one in zip(found.names, factors, strict=True) if one is not None]
+    if not known:
+        return
+    yield f"Waiting is that of the recordings times {' and '.join(_factor(one) for one in factors)}."
+    slower = [name for name, one in known if 0 < one < LEAST_FACTOR]
+    if slower:
+        yield (
+            f"The host was slower while {' and '.join(slower)} {'was' if len(slower) == 1 else 'were'} recorded: the recorder "
+            "or somebody else slowed it."
+        )
+    if longer := [name for name, one in known if one > MOST_FACTOR]:
+        yield f"The host was slower while {' and '.join(longer)} {'was' if len(longer) == 1 else 'were'} timed."
 
 
-def _clocks(material: Material, found: Explanation) -> str:
-    """What changes the speed of kernels, as rounds of both noted it."""
-    members = [one for name in found.names if (one := material.configuration(name)) is not None]
-    rounds = [each for one in members for each in one.rounds]
+def _factor(one: Fraction | None) -> str:
+    return "none" if one is None else three_digits(float(one)) if one else "0"
+
+
+def _residue_words(material: Material, found: Explanation, side: int) -> str:
+    """What a timed step takes beside its work and its waiting, and why that may be."""
+    name, left = found.names[side], found.charged.residue_ns[side]
+    why = f"kernels were {'faster' if left < 0 else 'slower'} ({_clocks(material, name)})"
+    if left < 0:
+        return f"{name} takes {_words(-left)} ms less than its recording works: {why}."
+    return f"{name} takes {_words(left)} ms more than its recording works and waits: the host was slowed, or {why}."
+
+
+def _clocks(material: Material, name: str) -> str:
+    """What changes the speed of kernels, as rounds noted it."""
+    one = material.configuration(name)
+    rounds = one.rounds if one is not None else ()
     capped = sum("power cap" in each.throttled for each in rounds)
     return f"clocks: under the power cap in {capped} of {len(rounds)} rounds" if capped else "clocks"
 
 
-def recorded_section(material: Material) -> Section:
-    """What each recording shows: coverage, quantization, launches, waiting, backends; and what backends refused."""
-    heads = [
-        Column("configuration", number=False, code=True), Column("recorded ms"), Column("timed alone ms", keep=2),
-        Column("GPU works ms"), Column("FP8 coverage"), Column("quantization", keep=1), Column("launches"),
-        Column("idle", keep=1), Column("attention", number=False), Column("note", number=False),
-    ]  # fmt: skip
-    members = material.recorded()
-    if not members:
-        return Section("recorded", "What ran")
-    rows: list[tuple[str, ...]] = []
-    refusals: list[tuple[str, str, str]] = []
-    notices: dict[str, list[str]] = {}
-    for one in members:
-        rows.append(_recorded_row(material, one.name))
-        run = material.breakdown(one.name)
-        if run is not None:
-            refusals += [(one.name, backend, reason) for backend, reason in refused_backends(run)]
-            for line in run.attribution.trace.metadata.notices:
-                notices.setdefault(line, []).append(one.name)
-    shown, lines = without_empty(heads, rows)
-    grids = [Grid("Recordings: an average steady step", shown, lines)]
-    if refusals:
-        by_reason: dict[tuple[str, str], list[str]] = {}
-        for name, backend, reason in refusals:
-            by_reason.setdefault((backend, reason), []).append(name)
-        columns = (Column("backend", number=False), Column("refused because", number=False), Column("in", number=False))
-        grids.append(
-            Grid(
-                "Attention backends that Transformer Engine refused",
-                columns,
-                tuple((backend, cut(reason), several(names)) for (backend, reason), names in by_reason.items()),
-            )
-        )
-    said = "FP8 coverage is of GEMM time, quantization of GPU activity, idle of the recorded step."
-    return Section(
-        "recorded",
-        "What ran",
-        (said, *(cut(f"{several(names)}: {line}.") for line, names in notices.items())),
-        tuple(grids),
-    )
-
-
-def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
-    run, alone = material.run(name), material.time(name)
-    timed = NOTHING if alone is None else f"{alone.value / 1e6:,.3f}"
-    if isinstance(run, str):
-        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", cut(run))
-    totals = run.breakdown.totals
-    if not totals.activities:
-        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", "no GPU activity was captured")
-    steps = max(totals.steps, 1)
-    figures = [value(material, figure, name) for figure in _RECORDED]
-    backend = backend_words(material, name)
-    return (
-        name,
-        f"{totals.wall_ns / steps / 1e6:,.3f}",
-        timed,
-        f"{totals.busy_ns / steps / 1e6:,.3f}",
-        *(NOTHING if one.estimate is None else number(one.estimate.value, one.unit) for one in figures),
-        str(backend.word) if backend.known else "",
-        "",
-    )
-
-
-def refused_backends(run: Any) -> Iterator[tuple[str, str]]:
-    """Backends that Transformer Engine refused in a recording, each with its first reason."""
-    told: set[str] = set()
-    for refused in run.tables["attention_backends"]["refused"]:
-        for one in str(refused).split("; "):
-            backend, _, reason = one.partition(": ")
-            if reason and backend not in told:
-                told.add(backend)
-                yield backend, reason
-
-
 def explanation_rows(material: Material) -> Iterator[dict[str, Any]]:
-    """Every cause of every speed-up, exactly: rows of explanations.csv."""
+    """Every cause of every speed-up, exactly as recorded, with what it takes of the timed steps: rows of explanations.csv."""
     for name, base in pairs(material):
         found = material.explanation(name, base)
-        for cause in () if isinstance(found, str) else found.causes:
+        if isinstance(found, str):
+            continue
+        for cause in found.charged.causes:
+            before, after = cause.recorded_ns
+            timed = (cause.before_ns, cause.after_ns) if found.timed_ns else (None, None)
             yield dict(
                 zip(
                     EXPLANATION_COLUMNS,
                     (
-                        name, base, cause.group, cause.kind, cause.phase, cause.name, str(cause.before_ns),
-                        str(cause.after_ns), str(cause.difference_ns), float(cause.difference_ns) / 1e6,
+                        name, base, cause.group, cause.kind, cause.phase, cause.name, str(before), str(after),
+                        str(after - before), float(after - before) / 1e6,
+                        *(None if one is None else float(one) / 1e6 for one in timed),
                     ),
                     strict=True,
                 )
@@ -381,14 +206,14 @@ def _signed(ns: Fraction | float) -> str:
     return f"{float(ns) / 1e6:+,.3f}" if ns else "0"
 
 
-def _plus(ns: float) -> str:
-    return f"{'+' if ns >= 0 else '-'}{three_digits(abs(ns) / 1e6)}"
+def _plus(ns: Fraction | float) -> str:
+    return f"{'+' if ns >= 0 else '-'}{three_digits(abs(float(ns)) / 1e6)}"
 
 
-def _words(ns: float) -> str:
-    return three_digits(ns / 1e6)
+def _words(ns: Fraction | float) -> str:
+    return three_digits(float(ns) / 1e6)
 
 
 def _share(found: Explanation, part: Fraction) -> str:
-    """A part of the recorded difference; empty where shares of it say nothing."""
+    """A part of the difference; empty where shares of it say nothing."""
     return f"{float(100 * part / found.difference_ns):+.1f}%" if found.has_shares and found.difference_ns else ""

@@ -1,0 +1,197 @@
+"""What two recordings differ in: every kernel and every host range that the GPU waited for, with what each took in either.
+
+Rows of `tetrace diff` are put together where they are one cause to a reader: the same kernels, or the same host range of
+all layers; causes of a kind are a group.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from tetrace.attribute.kernel_rules import INSPECTION
+from tetrace.breakdown.account import BUSY, IDLE
+from tetrace.breakdown.compare import CAUSES_OF_CHANGE, PARTS, Comparison
+from tetrace.breakdown.launch import NO_RANGE, QUANTIZING_RANGE, STEP_RANGE
+
+if TYPE_CHECKING:
+    from tetrace.breakdown.changes import Change
+
+# What `tetrace record --fp8` adds to a run, and a run without it does not do.
+OWN_KERNELS = "tetrace's own FP8 statistics"
+_WAITING = {
+    "host_bound": "GPU waits for the host",
+    "launch_latency": "GPU waits for a launch",
+    "synchronization": "GPU waits, the host synchronizes",
+    "dependency": "GPU waits for another stream",
+    "graph": "GPU waits inside CUDA graphs",
+    "profiler": "GPU waits for the recorder",
+    "unexplained": "GPU waits, unexplained",
+}
+# `layers.3.mlp` and `layers.4.mlp` are one place in a model; `4.0.0b11` and `v2.8` are versions.
+_VERSION = re.compile(r"v\d+")
+_DOTTED = re.compile(r"(?<![\w.])[\w.]+(?![\w.])")
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+# Calls that tetrace's instrumentation names by what they do and the tensor's role: `layernorm_fwd input`, `quantize weight`.
+_QUANTIZING = re.compile(r"quantize|scale update|^\S+ (input|weight|grad_output)$")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What took another time, in a phase. `name` is the kernels, before → after where others replace them, or the host
+    range that the GPU waited for; `group` what it is counted under.
+
+    Times and counts are those of an average step: `before_ns` and `after_ns` of the steps that are explained, `recorded_ns`
+    of the recorded ones. `noise_ns` is that of the recorded difference, None where too few steps were recorded.
+    """
+
+    kind: str
+    group: str
+    phase: str
+    name: str
+    before_ns: Fraction
+    after_ns: Fraction
+    count: tuple[Fraction, Fraction]
+    recorded_ns: tuple[Fraction, Fraction]
+    noise_ns: float | None = None
+
+    @property
+    def difference_ns(self) -> Fraction:
+        """By how much it takes longer in the second run."""
+        return self.after_ns - self.before_ns
+
+    @property
+    def is_own(self) -> bool:
+        """Whether only the recorder launched it: a step that is timed alone does not run it."""
+        return self.group == OWN_KERNELS
+
+
+@dataclass(frozen=True)
+class Group:
+    """Causes of one kind, the largest first: a category of kernels, or why the GPU waited and what the host did then."""
+
+    name: str
+    causes: tuple[Cause, ...]
+
+    @property
+    def kind(self) -> str:
+        """Whether the GPU works in it, or waits."""
+        return self.causes[0].kind
+
+    @cached_property
+    def before_ns(self) -> Fraction:
+        """What they take together in the first run."""
+        return sum((cause.before_ns for cause in self.causes), Fraction(0))
+
+    @cached_property
+    def after_ns(self) -> Fraction:
+        """What they take together in the second run."""
+        return sum((cause.after_ns for cause in self.causes), Fraction(0))
+
+    @property
+    def difference_ns(self) -> Fraction:
+        """By how much they take longer in the second run."""
+        return self.after_ns - self.before_ns
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the difference is more than noise: that of all causes together, as if they went the same way."""
+        noise = [cause.noise_ns for cause in self.causes if cause.noise_ns is not None]
+        return len(noise) == len(self.causes) and abs(self.difference_ns) > sum(noise)
+
+
+def grouped(causes: Iterable[Cause]) -> tuple[Group, ...]:
+    """Causes by group, the largest first."""
+    found: dict[str, list[Cause]] = {}
+    for cause in causes:
+        found.setdefault(cause.group, []).append(cause)
+    groups = [Group(name, tuple(sorted(members, key=largest_first))) for name, members in found.items()]
+    return tuple(sorted(groups, key=lambda group: (-abs(group.difference_ns), group.name)))
+
+
+def largest_first(cause: Cause) -> tuple[Fraction, Fraction, str, str, str]:
+    """The key by which causes are sorted."""
+    return (-abs(cause.difference_ns), -max(cause.before_ns, cause.after_ns), cause.group, cause.name, cause.phase)
+
+
+def causes_of(comparison: Comparison) -> Iterable[Cause]:
+    """All causes of a recorded difference."""
+    found: dict[tuple[str, str, str, str], list[Change]] = {}
+    for key, row in _keys(comparison):
+        found.setdefault(key, []).append(row)
+    for key, rows in found.items():
+        before, after = (sum((row.per_step_ns[side] for row in rows), Fraction(0)) for side in (0, 1))
+        first, second = (
+            sum((Fraction(row.count[side], row.steps[side]) for row in rows), Fraction(0)) for side in (0, 1)
+        )
+        yield Cause(*key, before, after, (first, second), (before, after), _noise(rows))
+
+
+def work_noise_ns(comparison: Comparison) -> float | None:
+    """Noise of the difference of what the GPU works, without tetrace's own kernels; None where too few steps were recorded.
+
+    Categories and their noise are worked out together, at one level for all rows of a comparison (family-wise), so their
+    sum bounds that of the work.
+    """
+    rows = comparison.tables[PARTS].rows
+    return _noise([row for row in rows if row.labels[0] == BUSY and row.labels[1] != INSPECTION])
+
+
+def _noise(rows: Iterable[Change]) -> float | None:
+    noise = [row.difference_noise_ns for row in rows]
+    known = [one for one in noise if one is not None]
+    return sum(known) if known and len(known) == len(noise) else None
+
+
+def _keys(comparison: Comparison) -> Iterable[tuple[tuple[str, str, str, str], Change]]:
+    """Rows of busy time by kernel and of idle time by host range: together all of both steps."""
+    for row in comparison.tables[CAUSES_OF_CHANGE].rows:
+        kind, category, phase, name = row.labels
+        if kind == BUSY:
+            yield (kind, _category(category, name), phase, name), row
+    for row in comparison.tables["idle"].rows:
+        cause, phase, name, module = row.labels
+        yield (IDLE, f"{_WAITING[cause]}: {_doing(name, module)}", phase, any_layer(name)), row
+
+
+def _category(category: str, name: str) -> str:
+    if category == "other":
+        return f"kernel {name}"
+    if category == INSPECTION:
+        return OWN_KERNELS
+    return "GEMMs" if category == "gemm" else category
+
+
+def _doing(name: str, module: str) -> str:
+    """What the host did meanwhile, by the range it was in."""
+    if name.startswith(NO_RANGE):
+        return "outside of any range"
+    if name == STEP_RANGE:
+        return "between modules"
+    if name == module:
+        return "Python of modules"
+    if QUANTIZING_RANGE.search(name) or _QUANTIZING.search(name):
+        return "calls that quantize"
+    if "gemm" in name.lower():
+        return "GEMM calls"
+    if _ATTENTION.search(name):
+        return "attention calls"
+    return "optimizer" if module == "(optimizer)" else any_layer(name)
+
+
+def any_layer(name: str) -> str:
+    """A name with `*` for the numbers in paths of modules, whose components are names and whole numbers."""
+
+    def starred(found: re.Match[str]) -> str:
+        first, *rest = found.group().split(".")
+        begins = first.isidentifier() and not _VERSION.fullmatch(first)
+        begins = begins or (first.isdigit() and rest[:1] != [] and rest[0].isidentifier())
+        if not begins or not all(part.isdigit() or part.isidentifier() for part in rest):
+            return found.group()
+        return ".".join([first, *("*" if part.isdigit() else part for part in rest)])
+
+    return _DOTTED.sub(starred, name)

@@ -1,0 +1,91 @@
+"""What each recording of a study shows: coverage, quantization, launches, waiting, backends; and what backends refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tetrace.report.grid import Column, Grid
+from tetrace.study.figures import backend_words, number, value
+from tetrace.study.section import NOTHING, Section, cut, several, without_empty
+
+if TYPE_CHECKING:
+    from tetrace.study.material import Material
+
+_RECORDED = ("fp8_coverage_pct", "quantization_pct", "launches", "idle_pct")
+
+
+def recorded_section(material: Material) -> Section:
+    """What each recording shows: coverage, quantization, launches, waiting, backends; and what backends refused."""
+    heads = [
+        Column("configuration", number=False, code=True), Column("recorded ms"), Column("timed alone ms", keep=2),
+        Column("GPU works ms"), Column("FP8 coverage"), Column("quantization", keep=1), Column("launches"),
+        Column("idle", keep=1), Column("attention", number=False), Column("note", number=False),
+    ]  # fmt: skip
+    members = material.recorded()
+    if not members:
+        return Section("recorded", "What ran")
+    rows: list[tuple[str, ...]] = []
+    refusals: list[tuple[str, str, str]] = []
+    notices: dict[str, list[str]] = {}
+    for one in members:
+        rows.append(_recorded_row(material, one.name))
+        run = material.breakdown(one.name)
+        if run is not None:
+            refusals += [(one.name, backend, reason) for backend, reason in refused_backends(run)]
+            for line in run.attribution.trace.metadata.notices:
+                notices.setdefault(line, []).append(one.name)
+    shown, lines = without_empty(heads, rows)
+    grids = [Grid("Recordings: an average steady step", shown, lines)]
+    if refusals:
+        by_reason: dict[tuple[str, str], list[str]] = {}
+        for name, backend, reason in refusals:
+            by_reason.setdefault((backend, reason), []).append(name)
+        columns = (Column("backend", number=False), Column("refused because", number=False), Column("in", number=False))
+        grids.append(
+            Grid(
+                "Attention backends that Transformer Engine refused",
+                columns,
+                tuple((backend, cut(reason), several(names)) for (backend, reason), names in by_reason.items()),
+            )
+        )
+    said = "FP8 coverage is of GEMM time, quantization of GPU activity, idle of the recorded step."
+    return Section(
+        "recorded",
+        "What ran",
+        (said, *(cut(f"{several(names)}: {line}.") for line, names in notices.items())),
+        tuple(grids),
+    )
+
+
+def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
+    run, alone = material.run(name), material.time(name)
+    timed = NOTHING if alone is None else f"{alone.value / 1e6:,.3f}"
+    if isinstance(run, str):
+        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", cut(run))
+    totals = run.breakdown.totals
+    if not totals.activities:
+        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", "no GPU activity was captured")
+    steps = max(totals.steps, 1)
+    figures = [value(material, figure, name) for figure in _RECORDED]
+    backend = backend_words(material, name)
+    return (
+        name,
+        f"{totals.wall_ns / steps / 1e6:,.3f}",
+        timed,
+        f"{totals.busy_ns / steps / 1e6:,.3f}",
+        *(NOTHING if one.estimate is None else number(one.estimate.value, one.unit) for one in figures),
+        str(backend.word) if backend.known else "",
+        "",
+    )
+
+
+def refused_backends(run: Any) -> Iterator[tuple[str, str]]:
+    """Backends that Transformer Engine refused in a recording, each with its first reason."""
+    told: set[str] = set()
+    for refused in run.tables["attention_backends"]["refused"]:
+        for one in str(refused).split("; "):
+            backend, _, reason = one.partition(": ")
+            if reason and backend not in told:
+                told.add(backend)
+                yield backend, reason

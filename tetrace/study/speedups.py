@@ -1,0 +1,106 @@
+"""Every speed-up that a report says, and which of them recordings explain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tetrace.study.identical import twins
+from tetrace.study.section import cut, several
+
+if TYPE_CHECKING:
+    from tetrace.study.material import Material
+
+
+def pairs(material: Material) -> list[tuple[str, str]]:
+    """Configurations that were measured and are recorded, each with what a speed-up of it is against: its baseline, what a
+    claim compares it with, and the first row of a note's table."""
+    own = [one.name for one in material.recorded()]
+    asked = [(name, material.baseline(name)) for name in own]
+    claims = [claim for claim in material.study.claims if claim.figure.endswith("speedup")]
+    asked += [(claim.of, claim.against or material.baseline(claim.of)) for claim in claims]
+    for note in material.study.notes:
+        asked += [(row.configuration, note.rows[0].configuration) for row in note.rows[1:]]
+    known = set(own)
+    found: list[tuple[str, str]] = []
+    for of, against in asked:
+        if of in known and against in known and of != against and (against, of) not in found:
+            found.append((of, against))
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Unexplained:
+    """A speed-up that no recordings explain: of `of` against `against`, because of `why`. `twins` are configurations with
+    the same options, whose recordings do; else None."""
+
+    of: str
+    against: str
+    why: str
+    twins: tuple[str, str] | None
+
+
+def speedups(material: Material) -> list[tuple[str, str]]:
+    """Every speed-up that the report says: of each configuration over its baseline, and what claims and notes compare."""
+    asked = [(one.name, material.baseline(one.name)) for one in material.configurations]
+    asked += pairs(material)
+    asked += [
+        (claim.of, claim.against or material.baseline(claim.of))
+        for claim in material.study.claims
+        if claim.figure.endswith("speedup")
+    ]
+    found: list[tuple[str, str]] = []
+    for of, against in asked:
+        is_new = (of, against) not in found and (against, of) not in found
+        if is_new and of and against and of != against and material.speedup(of, against) is not None:
+            found.append((of, against))
+    return found
+
+
+def unexplained(material: Material) -> list[Unexplained]:
+    """The speed-ups that recordings do not explain."""
+    explained = {pair for pair in pairs(material) if not isinstance(material.explanation(*pair), str)}
+    same = twins(material)
+    found = []
+    for of, against in speedups(material):
+        if {(of, against), (against, of)} & explained:
+            continue
+        said = material.explanation(of, against)
+        candidates = ((a, b) for a in same[of] for b in same[against])
+        alike = next((pair for pair in candidates if {pair, pair[::-1]} & explained), None)
+        found.append(Unexplained(of, against, said if isinstance(said, str) else "", alike))
+    return found
+
+
+def explained_words(material: Material) -> str:
+    """`with every speed-up explained`, or how many of them; empty where there is none. A table that does not explain the
+    timed difference explains no speed-up."""
+    every = len(speedups(material))
+    missing = {(one.of, one.against): one.twins for one in unexplained(material)}
+    left = sum(not _explains(material, missing.get(pair, pair)) for pair in speedups(material))
+    if not every:
+        return ""
+    return "with every speed-up explained" if not left else f"with {every - left} of {every} speed-ups explained"
+
+
+def _explains(material: Material, pair: tuple[str, str] | None) -> bool:
+    """Whether the recordings of a pair, in either order, explain its timed difference."""
+    found = [material.explanation(*one) for one in (pair, pair[::-1])] if pair else []
+    return any(not isinstance(one, str) and one.explains for one in found)
+
+
+def unexplained_words(material: Material) -> list[str]:
+    """What is explained elsewhere, and what is not, by reason."""
+    said: list[str] = []
+    by_reason: dict[str, list[Unexplained]] = {}
+    for one in unexplained(material):
+        if one.twins:
+            said.append(
+                f"{one.of} against {one.against} runs the same as {one.twins[0]} against {one.twins[1]}: see there."
+            )
+        else:
+            by_reason.setdefault(one.why.removeprefix(f"{one.of}: ").removeprefix(f"{one.against}: "), []).append(one)
+    for reason, members in by_reason.items():
+        names = several([f"{one.of} against {one.against}" for one in members], 6)
+        said.append(cut(f"Not explained: {names}: {reason}.", 1200))
+    return said
