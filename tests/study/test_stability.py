@@ -10,7 +10,7 @@ import pytest
 from tests.fp8.made import Made as Fp8
 from tests.study.made import Made, study
 from tetrace.study.material import Material
-from tetrace.study.numerics import losses_section, numbers_section, origin_words, shapes_section
+from tetrace.study.numerics import losses_section, numbers_section, numbers_words, origin_words, shapes_section
 from tetrace.study.results import Losses
 from tetrace.study.section import Section
 from tetrace.study.stability import Numbers, numbers, refused
@@ -155,6 +155,24 @@ def test_configurations_that_lose_gradients_are_named_together(tmp_path):
         ("50304-e4m3, 50264-e4m3", "2 of 2 gradients in step 0, 1 in step 1", "2, 1", *first),
         ("50264-block", "2 of 2 gradients in step 0, 2 in step 1, 1 in step 2", "2, 2, 1", *first),
     )
+
+
+def test_the_answer_begins_with_what_became_of_the_numbers(tmp_path):
+    of = study(tmp_path / "study", TOML)
+    made = Made(of).measured("50304-none", total=[1.0] * 7, fields={"losses": Losses.of([11.0, 10.0])})
+    for name, run, losses in (
+        ("50304-e4m3", lost(1), [11.0, 11.0]),
+        ("50264-e4m3", lost(2).tensor(0, "fc2.input", [1.0, 500.0, 2.0, 3.0], scale=1.0), [11.0, float("nan")]),
+    ):
+        path = tmp_path / f"{name}.tetrace"
+        store.write(run.trace(), path)
+        made = made.measured(name, total=[1.0] * 7, fields={"losses": Losses.of(losses)}, recording=path)
+    assert numbers_words(Material(made.write(tmp_path / "results"), of)) == (
+        "The loss of 1 of 3 configurations stops being finite: 50264-e4m3; 2 of 2 lose gradients wholly before their first "
+        "scale, lm_head.grad_output first; at most 25.0% of a tensor is clipped (fc2.input of 50264-e4m3, step 0)"
+    )
+    quiet = study(tmp_path / "quiet", TOML.replace("--fp8", "--force"))
+    assert numbers_words(Material(made.write(tmp_path / "again"), quiet)) == ""
 
 
 def test_one_reason_of_many_configurations_is_one_row(tmp_path):

@@ -148,6 +148,14 @@ def test_what_the_recorder_launched_is_no_part_of_a_timed_step(material):
     check(with_own)
 
 
+def test_what_the_gpu_waited_for_the_recorder_is_no_part_of_a_timed_step():
+    waits = cause(IDLE, f"GPU waits for the host: {OWN_KERNELS}", "FP8 inspection", 1, 5)
+    found, without = explained((2, 3), (8, 20), (6, 8), more=(waits,)), explained((2, 3), (8, 20), (6, 8))
+    assert table(found) == table(without)
+    assert found.charged.factors == without.charged.factors
+    check(found)
+
+
 @pytest.mark.parametrize("change", [{"step_ns": (ns(10), ns(24))}, {"recorded": ()}])
 def test_causes_that_do_not_add_up_are_an_error(change):
     found = explained((2, 3), (8, 20), (6, 8))

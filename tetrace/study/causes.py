@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # What `tetrace record --fp8` adds to a run, and a run without it does not do.
 OWN_KERNELS = "tetrace's own FP8 statistics"
+_INSPECTION_RANGE = "FP8 inspection"
 _WAITING = {
     "host_bound": "GPU waits for the host",
     "launch_latency": "GPU waits for a launch",
@@ -66,8 +67,8 @@ class Cause:
 
     @property
     def is_own(self) -> bool:
-        """Whether only the recorder launched it: a step that is timed alone does not run it."""
-        return self.group == OWN_KERNELS
+        """Whether it is the recorder's: a step that is timed alone does not run it, or wait for it."""
+        return self.group.endswith(OWN_KERNELS)
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ def _category(category: str, name: str) -> str:
 
 def _doing(name: str, module: str) -> str:
     """What the host did meanwhile, by the range it was in."""
+    if name == _INSPECTION_RANGE:
+        return OWN_KERNELS
     if name.startswith(NO_RANGE):
         return "outside of any range"
     if name == STEP_RANGE:

@@ -53,7 +53,7 @@ def _waits(recorded: Sequence[Cause], side: int, timed_ns: Fraction) -> tuple[Fr
     cannot tell.
     """
     work = sum((one.recorded_ns[side] for one in recorded if one.kind == BUSY and not one.is_own), Fraction(0))
-    idle = sum((one.recorded_ns[side] for one in recorded if one.kind == IDLE), Fraction(0))
+    idle = sum((one.recorded_ns[side] for one in recorded if one.kind == IDLE and not one.is_own), Fraction(0))
     left = timed_ns - work
     if left < 0:
         return (Fraction(0) if idle else None), left

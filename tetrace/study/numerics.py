@@ -120,6 +120,35 @@ def numbers_section(material: Material) -> Section:
     return Section("numbers", "FP8 numbers", _lost_words(known), tuple(grids), more=tuple(more))
 
 
+def numbers_words(material: Material) -> str:
+    """What losses and FP8 statistics come to, in a sentence; empty where the study does not ask for them."""
+    if "--fp8" not in material.study.recording.arguments:
+        return ""
+    trained = [one for one in material.configurations if one.losses.first is not None]
+    if not trained:
+        return ""
+    bad = [one.name for one in trained if one.losses.first_nonfinite_step is not None]
+    said = [
+        f"the loss of {len(bad)} of {len(trained)} configurations stops being finite: {several(bad, _ALIKE)}"
+        if bad
+        else f"the loss of each of {len(trained)} configurations stays finite"
+    ]
+    found = [numbers(material, one.name) for one in material.recorded() if material.uses_fp8(one.name)]
+    known = [one for one in found if isinstance(one, Numbers)]
+    wholly = [one.lost for one in known if one.lost and one.lost.wholly]
+    if wholly:
+        names = several(list(dict.fromkeys(lost.name for lost in wholly)), _ALIKE)
+        said.append(f"{len(wholly)} of {len(known)} lose gradients wholly before their first scale, {names} first")
+    clipped = [(one.saturated, one.name) for one in known if one.saturated]
+    if clipped:
+        most, name = max(clipped, key=lambda each: each[0].share)
+        said.append(
+            f"at most {share_words(most.share)} of a tensor is clipped ({most.tensor} of {name}, step {most.step})"
+        )
+    words = "; ".join(said)
+    return words[0].upper() + words[1:]
+
+
 def _numbers_row(said: Numbers) -> tuple[str, ...]:
     most = said.saturated
     saturated = f"{share_words(most.share)} of {most.tensor}, step {most.step}" if most else "none"

@@ -20,7 +20,7 @@ from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, eff
 from tetrace.study.fastest import fastest_words, idle_words
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_section, failed_section, measured_section
-from tetrace.study.numerics import losses_section, numbers_section, shapes_section
+from tetrace.study.numerics import losses_section, numbers_section, numbers_words, shapes_section
 from tetrace.study.recorded import recorded_section
 from tetrace.study.repetition import repetition_section
 from tetrace.study.results import FAILED, MEASURED
@@ -87,8 +87,10 @@ class Report:
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """Sentences that answer the study's question: what the options do that do most, and whether the GPU idles."""
-        return tuple(f"{said}." for said in (*effect_words(self.material), idle_words(self.material)) if said)
+        """Sentences that answer the study's question: what became of the numbers, what the options do that do most, and
+        whether the GPU idles."""
+        found = (numbers_words(self.material), *effect_words(self.material), idle_words(self.material))
+        return tuple(f"{said}." for said in found if said)
 
     @cached_property
     def verdict(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ class Refused:
     source: str
 
 
+@functools.lru_cache(maxsize=256)
 def numbers(material: Material, name: str) -> Numbers | str:
     """The FP8 statistics of a configuration's recording; the reason where there are none."""
     from tetrace.fp8.flags import Recorded
