@@ -65,6 +65,7 @@ def build(*, does: str, wait: float) -> Workload:
         nonlocal calls
         calls += 1
         if calls == 1:
+            facts["begins_on"] = str(len(os.sched_getaffinity(0)))
             first_step()
         elif "processors" not in facts:
             facts["processors"] = str(len(os.sched_getaffinity(0)))
@@ -162,6 +163,8 @@ def test_what_follows_a_first_step_is_as_ever(done: Done) -> None:
     one = done.found["other"]
     assert one["losses"]["by_step"] == [2.0 * step for step in range(1, 1 + 1 + 2 + 2 * (2 + 2))]
     assert one["facts"]["processors"] == "1", "from its second step on"
+    begins_on = {each["facts"]["begins_on"] for each in done.found.values() if "begins_on" in each.get("facts", {})}
+    assert len(begins_on) == 1, "first steps are alike"
     assert one["first_step_ns"] > one["warmup_ns"] > 0
     turns = small_study.turns({"configurations": list(done.found.values())}, ["one", "other"])
     assert [(name, number) for name, number, *_ in turns] == [("one", 0), ("other", 0), ("other", 1), ("one", 1)]

@@ -159,3 +159,5 @@ def test_what_was_recorded_when_the_study_stopped_is_saved(tmp_path: Path) -> No
     assert found["works"]["recording"] == "works.tetrace"
     assert found["talks"]["recording"] is None
     assert "works: recorded" in words
+    assert small_study.alive(tmp_path) == []
+    assert not list((study / "results").rglob("*.recording"))

@@ -28,7 +28,7 @@ def fastest_words(material: Material) -> str:
     others = {one: material.speedup(name, one) for _, one in sorted(known) if one != name}
     apart = [one for one, found in others.items() if found is not None and found.way == APART]
     alike = [one for one, found in others.items() if one not in apart and _may_be_as_fast(found)]
-    if base and base not in alike and (speedup := material.speedup(name, base)):
+    if base and base not in alike and base not in apart and (speedup := material.speedup(name, base)):
         words += f", {times(speedup)} of {base}"
     if alike:
         words += f", not told apart from {several(alike)}"
@@ -57,8 +57,10 @@ def _gains_most(material: Material, members: Sequence[Configuration]) -> str:
     ]
     said = f"the speed-up of {several(alike)}" if alike else ""
     if not told:
-        words = f"No configuration is told to be faster than its baseline: at best {words}, not told apart from it"
-        return f"{words}, nor from {said}" if said else words
+        words = f"No configuration is told to be faster than its baseline: at best {words}"
+        if best.high is None or best.high >= 1:
+            return f"{words}, not told apart from it" + (f", nor from {said}" if said else "")
+        return f"{words}, not told apart from {said}" if said else words
     more = f", not told apart from {said}" if said else ""
     return f"Largest speed-up over its own baseline: {words}{more}"
 

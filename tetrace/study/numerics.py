@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tetrace.fp8.flags import share_words
 from tetrace.fp8.nonfinite import counts
 from tetrace.report.grid import Column, Grid
+from tetrace.study.results import MEASURED
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
 from tetrace.study.stability import Numbers, Refused, numbers, refused
 
@@ -124,7 +125,12 @@ def numbers_words(material: Material) -> str:
     """What losses and FP8 statistics come to, in a sentence; empty where the study does not ask for them."""
     if "--fp8" not in material.study.recording.arguments:
         return ""
-    trained = [one for one in material.configurations if one.losses.first is not None]
+    # Of one that failed or was stopped nothing is known of the end.
+    trained = [
+        one
+        for one in material.configurations
+        if one.losses.first_nonfinite_step is not None or (one.state == MEASURED and one.losses.first is not None)
+    ]
     if not trained:
         return ""
     bad = [one.name for one in trained if one.losses.first_nonfinite_step is not None]

@@ -43,6 +43,8 @@ class Place:
         self._least_ns = 0.0
 
     def __enter__(self) -> Self:
+        # Also what is built before the first turn is kept off them.
+        self.settle()
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -96,7 +96,8 @@ def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
                 _turn(run, [each], {"do": "record", "steps": steps, "cpus": run.place.settle()})
             if each.failure is None:
                 recorded.append((planned, each))
-            elif each.failure.out_of_memory and len(alive) > 1:
+            # All of a chunk were alive meanwhile, whoever is left by now.
+            elif each.failure.out_of_memory and len(chunk) > 1:
                 each.end()
                 crowded.append(planned)
             else:
@@ -106,7 +107,13 @@ def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
             if each.failure is not None:
                 _remove_unfinished(run, planned)
                 del alive[planned.name]
+    except KeyboardInterrupt:
+        if recorded:
+            run.watcher.say("saving what was recorded; Ctrl-C leaves that out")
+        raise
     finally:
+        kept = {planned.name for planned, _ in recorded}
+        _end(run, [planned for planned in chunk if planned.name not in kept], alive)
         try:
             # A study that is stopped has what was recorded by then.
             for planned, each in recorded:
@@ -121,11 +128,11 @@ def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
 
 
 def _end(run: Run, chunk: Sequence[Planned], alive: dict[str, Process]) -> None:
-    """End what is still alive."""
+    """End those that are still alive."""
     for planned in chunk:
         run.plan.running.pop(planned.name, None)
         if planned.name in alive:
-            alive[planned.name].end()
+            alive.pop(planned.name).end()
             _remove_unfinished(run, planned)
 
 

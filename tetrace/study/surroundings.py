@@ -156,7 +156,7 @@ def _processor_words(material: Material) -> str:
     cpus = material.results.measure.get("cpus")
     if not isinstance(cpus, int) or cpus < 1:
         return ""
-    where = "1 processor" if cpus == 1 else f"{cpus} processors"
+    where = "one processor at a time" if cpus == 1 else f"{cpus} processors at a time"
     return (
         f"Every configuration was kept on {where}, all threads that launch together: what waits for the host may wait longer, "
         "or less, than where the system places threads."

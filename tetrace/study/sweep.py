@@ -180,12 +180,14 @@ def trend_words(swept: Swept) -> list[str]:
         if len(known) < 2:
             continue
         ratio, along = f"{line.name} over {swept.sweep.baseline}", swept.sweep.along
-        places = f"every measured {along} ({known[0][2]:,g} to {known[-1][2]:,g})"
+        measured = sum(point.ratio is not None for point in line.points)
+        every = "every" if len(known) == measured else f"{len(known)} of {measured}"
+        places = f"{every} measured {along} ({known[0][2]:,g} to {known[-1][2]:,g})"
         lowest, highest = min(known, key=operator.itemgetter(1)), max(known, key=operator.itemgetter(0))
         if highest[0] * math.exp(-swept.apart_by) <= lowest[1] * math.exp(swept.apart_by):
             values = sorted(one.value for *_, one in known)
             words = " to ".join(dict.fromkeys(f"{one:.3f}×" for one in (values[0], values[-1])))
-            said.append(f"{ratio} is the same at {places}, as far as can be told: {words}.")
+            said.append(f"{ratio} is not told to change along {along}, at {places}: {words}.")
         else:
             words = ", ".join(
                 f"{times(one)} at {x:,g}" for *_, x, one in sorted((lowest, highest), key=operator.itemgetter(2))

@@ -188,9 +188,9 @@ class Worker:
         }
 
     def _record_first(self) -> dict[str, Any]:
-        """The first step for `tetrace record`: it compiles, and loads kernels."""
+        """The first step for `tetrace record`: it compiles, and loads kernels. Until its turn comes it is this step."""
         self._enter("first step")
-        self._recorded_step()
+        self._workload.step(_no_mark)
         self._synchronize()
         return {}
 
@@ -200,13 +200,13 @@ class Worker:
         # What follows is the recorder's: it must not disturb the next one.
         with processors.kept_on(cpus):
             for _ in range(steps):
-                self._recorded_step()
+                tetrace.step()
+                self._workload.step(
+                    _no_mark
+                )  # the loss is not kept: a copy of it would be a kernel more than in a round
             self._synchronize()
+            tetrace.step()
         return {}
-
-    def _recorded_step(self) -> None:
-        self._workload.step(_no_mark)  # the loss is not kept: a copy of it would be a kernel more than in a round
-        tetrace.step()
 
     def _run(self, steps: int, mark: Mark) -> None:
         for _ in range(steps):
