@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -30,8 +30,8 @@ axes.copy = [0, 1, 2, 3]
 class Recorded:
     """A process that is recorded. Those in `crowded` run out of memory unless they are alone."""
 
-    alive: list[str] = []
-    together: list[list[str]] = []
+    alive: ClassVar[list[str]] = []
+    together: ClassVar[list[list[str]]] = []
     crowded: tuple[str, ...] = ()
 
     def __init__(self, name: str, output: Path) -> None:
@@ -78,7 +78,9 @@ def recorded(
     def start(planned: Planned, _room: Path, before: tuple[str, ...]) -> Recorded:
         return Recorded(planned.name, run.ledger.folder / planned.file_name)
 
-    Recorded.alive, Recorded.together, Recorded.crowded = [], [], crowded
+    Recorded.alive.clear()
+    Recorded.together = []
+    Recorded.crowded = crowded
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(process, "attend", lambda *_arguments: None)
     monkeypatch.setattr(run, "start", start)

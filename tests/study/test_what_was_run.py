@@ -157,7 +157,9 @@ def test_options_of_a_single_matrix(tmp_path):
     assert grid(found, "What they ran with") == (("all", "layers = 4, learning_rate = 0.0001, flag = true"),)
 
 
-@pytest.mark.parametrize(("cpus", "words"), [(1, "kept on one processor at a time,"), (2, "kept on 2 processors at a time,"), (0, "")])
+@pytest.mark.parametrize(
+    ("cpus", "words"), [(1, "kept on one processor at a time,"), (2, "kept on 2 processors at a time,"), (0, "")]
+)
 def test_where_configurations_ran(tmp_path, cpus, words):
     found = material(tmp_path, OWN_BASELINES, {NAMES[0]: rounds(1.0)}, measure={"rounds": 8, "cpus": cpus})
     said = [one for one in environment_section(found).said if "processor" in one]
