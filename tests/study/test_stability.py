@@ -11,6 +11,7 @@ from tests.fp8.made import Made as Fp8
 from tests.study.made import Made, study
 from tetrace.study.material import Material
 from tetrace.study.numerics import losses_section, numbers_section, numbers_words, origin_words, shapes_section
+from tetrace.study.recorded import recorded_section
 from tetrace.study.results import Losses
 from tetrace.study.section import Section
 from tetrace.study.stability import Numbers, numbers, refused
@@ -278,3 +279,14 @@ def test_other_failures_are_no_shapes(material, tmp_path):
     found = Material(made.write(tmp_path), material.study)
     assert refused(found, found.configuration("50264-e4m3")) == []
     assert shapes_section(found).empty
+
+
+def test_our_own_statistics_are_in_what_the_gpu_works_and_that_is_said(tmp_path):
+    said = []
+    for name, toml in (("with", TOML), ("without", TOML.replace("--fp8", "--force"))):
+        path = tmp_path / f"{name}.tetrace"
+        store.write(lost(1).trace(), path)
+        of = study(tmp_path / name, toml)
+        made = Made(of).measured("50304-e4m3", total=[1.0] * 7, recording=path)
+        said.append(recorded_section(Material(made.write(tmp_path / f"{name}-results"), of)).said[0])
+    assert ["tetrace's own FP8 statistics" in words for words in said] == [True, False]

@@ -50,6 +50,8 @@ def recorded_section(material: Material) -> Section:
             )
         )
     said = "FP8 coverage is of GEMM time, quantization of GPU activity, idle of the recorded step."
+    if "--fp8" in material.study.recording.arguments:
+        said += " What the GPU works, and its activity, have tetrace's own FP8 statistics in them."
     return Section(
         "recorded",
         "What ran",
