@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.study.made import RECORDINGS, Made, study
-from tests.study.test_study_report import table
+from tests.study.stack import table
 from tetrace.study.effects import axes, effect_words, effects_section
 from tetrace.study.fastest import idle_words
 from tetrace.study.material import Material

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import pytest
 
 from tests.breakdown.scaled import repeated
 from tests.study.made import Made, study
-from tests.traces import Recording
-from tetrace.errors import InputError
+from tests.study.stack import CLOCKS, FIELDS, TOML, rounds, stack, table
 from tetrace.report.terminal import cut_end
 from tetrace.study import results, spec
 from tetrace.study.material import Material
@@ -25,109 +23,12 @@ from tetrace.study.speedups import pairs
 from tetrace.study.surroundings import MEANINGS
 from tetrace.trace import store
 
-TOML = """
-title = "Layer stack"
-question = "What does FP8 gain?"
-[options]
-layers = 4
-[[matrix]]
-name = "main"
-axes.recipe.none = {}
-axes.recipe.delayed = {recipe = "delayed"}
-axes.recipe.graphs = {recipe = "delayed", graphs = true}
-axes.recipe.block = {recipe = "block"}
-baseline = "none"
-[[note]]
-title = "A note"
-hardware = "H100"
-[[note.row]]
-configuration = "none"
-label = "BF16"
-forward_ms = 4.4
-total_ms = 10.0
-peak_gb = 3.00
-[[note.row]]
-configuration = "delayed"
-label = "FP8"
-forward_ms = 8.0
-total_ms = 17.5
-peak_gb = 3.5
-speedup = 0.57
-[[note.row]]
-configuration = "graphs"
-label = "FP8 in graphs"
-total_ms = 5.0
-[[note.row]]
-configuration = "block"
-label = "FP8 by blocks"
-total_ms = 12.0
-state = "measured"
-[[claim]]
-says = "FP8 is faster"
-figure = "speedup"
-of = "delayed"
-noted = 1.2
-at_least = 1.1
-why = "the step waits for the host"
-[[claim]]
-says = "FP8's forward is faster"
-figure = "forward_speedup"
-of = "delayed"
-at_least = 1.1
-[[claim]]
-says = "Graphs pay"
-figure = "speedup"
-of = "graphs"
-at_least = 2.0
-[[claim]]
-says = "Every GEMM is in FP8"
-figure = "fp8_coverage_pct"
-of = "delayed"
-at_least = 95
-[[claim]]
-says = "It is stable"
-figure = "none"
-"""
-# Rounds drift together: pairs of rounds do not.
-DRIFT = (1.0, 1.01, 0.99, 1.02, 1.0, 1.03, 0.98)
-FIELDS = {"tokens": 4096, "flops": 3 * 10**12, "peak_allocated_bytes": 3 * 10**9, "first_step_ns": 2 * 10**9}
-CLOCKS = {"sm_mhz": 1980.0, "power_w": 512.4, "temperature_c": 51.0}
-
-
-def rounds(ms: float) -> list[float]:
-    return [ms * factor for factor in DRIFT]
-
-
-def stack(folder: Path, recordings: bool = True, **facts: Any) -> tuple[Path, Any]:
-    """The layer stack's study with its four real recordings, or without any."""
-    of = study(folder, TOML)
-    made = Made(of, peaks={"bf16_flops": 800e12, "fp8_flops": 1400e12}, **facts)
-    for name, recording, forward, backward in (
-        ("none", "bf16", 4.0, 6.0),
-        ("delayed", "fp8-delayed", 8.0, 9.0),
-        ("graphs", "fp8-delayed-graphs", 1.0, 2.0),
-    ):
-        made.measured(
-            name, recording=recording if recordings else "", forward=rounds(forward), backward=rounds(backward),
-            fields=FIELDS, rounds=CLOCKS,
-        )  # fmt: skip
-    made.failed("block", "ValueError", "no such scale", "line one\nline two")
-    return made.write(folder / "results"), of
-
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder, of = stack(tmp_path_factory.mktemp("report") / "stack")
     write(folder, of)
     return folder, of
-
-
-def table(text: str, title: str) -> list[list[str]]:
-    """The cells of the pipe table under a heading, with its head."""
-    below = text.split(f"\n### {title}\n", 1)[1]
-    lines = [line for line in below.split("\n\n")[0].splitlines() if line.startswith("|")]
-    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
-    return [[cell.strip().strip("`*") for cell in row] for row in cells if not row[0].strip().startswith((":--", "--"))]
 
 
 def test_a_first_step_beside_others_says_so(written, tmp_path):
@@ -341,91 +242,6 @@ def test_a_screen_of_other_results_is_not_shown(written, tmp_path):
         (tmp_path / "report.json").write_text("{", encoding="utf-8")
 
 
-def test_without_recordings_it_says_not_recorded(tmp_path):
-    folder, of = stack(tmp_path, recordings=False)
-    write(folder, of)
-    text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    assert "Not explained: delayed against none, graphs against none: not recorded." in text
-    rows = table(text, "Recordings: an average steady step")
-    assert rows == [
-        ["configuration", "timed alone ms", "note"],
-        ["none", "10.000", "not recorded"],
-        ["delayed", "17.000", "not recorded"],
-        ["graphs", "3.000", "not recorded"],
-    ]
-    ratios = table(text, "A note: times faster than BF16, noted and here")
-    assert ratios[2][7] == "none: not recorded"
-
-
-def test_a_recording_that_is_gone_or_broken_says_so(tmp_path):
-    folder, of = stack(tmp_path)
-    (folder / "none.tetrace").unlink()
-    (folder / "graphs.tetrace").unlink()
-    (folder / "graphs.tetrace").mkdir()
-    write(folder, of)
-    text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    assert "not recorded: none.tetrace is not in this folder" in text
-    assert re.search(r"`graphs`.*not recorded: .*graphs.tetrace", text)
-
-
-def test_a_recording_is_a_name_in_this_folder(tmp_path):
-    """Results that somebody else made cannot name a file elsewhere."""
-    folder, of = stack(tmp_path)
-    said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    said["configurations"][0]["recording"] = "../../../../etc/none.tetrace"
-    (folder / "study.json").write_text(json.dumps(said), encoding="utf-8")
-    assert Material(folder, of).breakdown("none") is not None
-
-
-def test_what_to_know_before_any_number(tmp_path):
-    of = study(tmp_path, TOML)
-    slowed = {**CLOCKS, "throttled": ("power cap",)}
-    made = Made(of, ended=None, quick=True, options_changed={"layers": 2})
-    fields = {"options": {"layers": 2}}
-    made.measured("none", total=[1.0, 1.1, 1.2], rounds=slowed, fields=fields).state(
-        "delayed", results.WAITING, key="k"
-    )
-    folder = made.write(tmp_path / "results")
-    write(folder, of)
-    text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    assert [line for line in text.splitlines() if line.startswith("> **Note:**")] == [
-        "> **Note:** not ended: 1 of 2 configurations are not done yet; the same command goes on",
-        "> **Note:** a quick run: fewer rounds, so wider intervals, and not every configuration",
-        "> **Note:** with other options than the study's: layers = 2",
-        "> **Note:** in 3 of 3 rounds something slowed the GPU: power cap",
-    ]
-    assert "Student's t over 3 rounds (95%)" in text
-    assert table(text, "While rounds ran")[1] == ["none", "3", "1,980", "512", "51", "3", "power cap"]
-
-
-def test_a_study_that_was_stopped_says_what_is_left(tmp_path):
-    of = study(tmp_path, TOML)
-    made = Made(of, ended=None).measured("none", total=[1.0], fields={"recording": "none.tetrace"})
-    made.measured("delayed", total=[1.0])
-    folder = made.state("block", results.TIMED_OUT).write(tmp_path / "results")
-    write(folder, of)
-    text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    assert "> **Note:** not ended: 1 of 2 recordings are not made yet; the same command goes on" in text
-
-
-def test_nothing_measured_is_a_report_too(tmp_path):
-    of = study(tmp_path, TOML)
-    folder = Made(of, ended=None).state("none", results.WAITING, key="k").write(tmp_path / "results")
-    write(folder, of)
-    assert "**Nothing was measured; 5 claims cannot be told; 1 of 1 configurations were not measured" in (
-        folder / "REPORT.md"
-    ).read_text(encoding="utf-8")
-    assert "Nothing was measured" in first_screen(folder, of, 80)
-
-
-def test_no_results_is_an_error_with_the_way_out(tmp_path):
-    of = study(tmp_path, TOML)
-    with pytest.raises(InputError, match=r"study\.json: cannot be read"):
-        write(tmp_path, of)
-    with pytest.raises(InputError, match=r"study\.json: cannot be read"):
-        first_screen(tmp_path, of, 80)
-
-
 HOSTILE = "<script>alert(1)</script> | \"q' \x1b[31mred \u202egnirts `a` ```` *b* [c](d) &lt;"
 
 
@@ -493,43 +309,6 @@ def test_words_mean_what_the_documentation_says():
         assert " ".join(meaning.split()) in flat, word
 
 
-def test_what_the_noise_hides_is_not_called_fastest_of_all(tmp_path):
-    """Delayed has the best median, in some pairs of rounds without being faster than none."""
-    of = study(tmp_path, TOML)
-    made = Made(of).measured("none", total=[1.0, 1.1, 1.0, 1.2, 1.0, 1.1, 1.0])
-    made.measured("delayed", total=[0.9, 1.2, 0.9, 1.3, 0.9, 1.2, 0.9]).measured("graphs", total=[2.0] * 7)
-    folder = made.write(tmp_path / "results")
-    write(folder, of)
-    text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    assert "**Fastest: delayed, 0.900 ms a step, not told apart from none; " in text
-
-
-def test_a_recording_without_a_gpu_shows_no_zero(tmp_path):
-    cpu = Recording().range("step_0", 0, 9).range("step_1", 10, 19).trace()
-    without = {name: table for name, table in cpu.tables.items() if name != "activities"}
-    store.write(replace(cpu, tables=without), tmp_path / "none.tetrace")
-    of = study(tmp_path / "study", TOML)
-    folder = Made(of).measured("none", total=[1.0] * 7, recording=tmp_path / "none.tetrace").write(tmp_path / "results")
-    write(folder, of)
-    row = table((folder / "REPORT.md").read_text(encoding="utf-8"), "Recordings: an average steady step")[1]
-    assert row == ["none", "1.000", "no GPU activity was captured"]
-
-
-def test_what_nobody_asked_for_is_left_out(tmp_path):
-    """A run with --only: the others have no key, and nothing is missing."""
-    of = study(tmp_path, TOML)
-    made = Made(of).measured("none", total=[1.0] * 7)
-    for name in ("delayed", "graphs", "block"):
-        made.state(name, results.WAITING)
-    folder = made.write(tmp_path / "results")
-    write(folder, of)
-    text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    assert "> **Note:** 3 other configurations of the study were not asked for\n" in text
-    assert "**Fastest: none, 1.000 ms a step; 5 claims cannot be told.**" in text
-    assert [row[0] for row in table(text, "Configurations: ms a step")] == ["configuration", "none"]
-    assert table(text, "Claims")[1][-1] == "delayed was not asked for in this run; the step waits for the host"
-
-
 def test_pairs_that_claims_and_notes_compare_are_explained_once(tmp_path):
     """Each against its baseline, then what a claim and a note compare; not the other way round again."""
     toml = (
@@ -562,58 +341,6 @@ at_least = 1.0
         ("graphs", "none"),
         ("graphs", "delayed"),
     ]
-
-
-OWN_BASELINES = """
-title = "Sizes"
-[[matrix]]
-name = "main"
-axes.size = ["small", "large"]
-axes.recipe = ["none", "fp8"]
-baseline = {recipe = "none"}
-"""
-
-
-@pytest.mark.parametrize(
-    ("ms", "words"),
-    [
-        (
-            (1.0, 1.25, 10.0, 8.0),
-            "Largest speed-up over its own baseline: large-fp8, 1.250× (1.250 to 1.250) of large-none.",
-        ),
-        (
-            (1.0, 0.5, 8.0, 4.0),
-            "Largest speed-up over its own baseline: small-fp8, 2.000× (2.000 to 2.000) of small-none, not told apart from the "
-            "speed-up of large-fp8.",
-        ),
-        (
-            (1.0, 1.25, 8.0, 16.0),
-            "Nothing is faster than its baseline: at best small-fp8, 0.800× (0.800 to 0.800) of small-none.",
-        ),
-        (
-            (1.0, None, 10.0, None),
-            "No configuration was measured beside its baseline; 2 of 4 configurations failed.",
-        ),
-    ],
-)
-def test_different_work_has_no_fastest(tmp_path, ms, words):
-    """A small step is short, whatever it runs: what is named is what gains most over its own baseline."""
-    of = study(tmp_path, OWN_BASELINES)
-    made = Made(of)
-    for name, one in zip(("small-none", "small-fp8", "large-none", "large-fp8"), ms, strict=True):
-        tokens = {"tokens": 1024 if "small" in name else 8192}
-        made = made.measured(name, total=rounds(one), fields=tokens) if one else made.failed(name, "E", "m")
-    assert Report(Material(made.write(tmp_path / "results"), of)).short_verdict == words
-
-
-def test_other_tokens_with_one_baseline_are_different_work(tmp_path):
-    of = study(tmp_path, TOML)
-    made = Made(of).measured("none", total=rounds(10.0), fields={"tokens": 100})
-    made.measured("delayed", total=rounds(1.0), fields={"tokens": 5}).measured(
-        "graphs", total=rounds(0.9), fields={"tokens": 5}
-    )
-    material = Material(made.write(tmp_path / "results"), of)
-    assert Report(material).verdict.startswith("Largest speed-up over its own baseline: graphs, 11.111×")
 
 
 def test_only_explained_speedups_are_called_so(tmp_path):
@@ -680,16 +407,3 @@ def test_a_phase_that_was_not_timed_is_not_drawn_as_nothing(tmp_path):
     (chart,) = [block for section in data["sections"] for block in section["blocks"] if block["type"] == "chart"]
     bars = {bar["name"]: bar["x"] for bar in chart["spec"]["data"] if bar["type"] == "bar"}
     assert bars == {"forward": [1.0, 3.0], "backward": [2.0, None]}
-
-
-@pytest.mark.parametrize("toml", [TOML, OWN_BASELINES], ids=["one baseline", "own baselines"])
-def test_one_round_names_nothing_fastest_of_all(tmp_path, toml):
-    of = study(tmp_path, toml)
-    made = Made(of)
-    for planned, ms in zip(of.configurations, (4.0, 2.0, 4.0, 1.0), strict=True):
-        made.measured(planned.name, total=[ms])
-    verdict = Report(Material(made.write(tmp_path / "results"), of)).verdict
-    first, second = ("block, 1.000 ms", "delayed") if toml is TOML else ("large-fp8, 4.000×", "small-fp8")
-    assert first in verdict
-    assert "not told apart from" in verdict
-    assert second in verdict.split("not told apart from")[1]

@@ -3,8 +3,8 @@
 A step that launches small kernels takes as long as its host, and a host is not equally fast everywhere: a processor of a
 rented machine may share its core with somebody else's work, for seconds at a time, and then takes nearly twice as long for
 everything; and to wake the thread of the backward on another processor costs more than to switch to it on the same one.
-So all configurations are kept on the same processors, before each turn these are asked whether they are disturbed, and if
-so others take their place. Whatever else works for the study, such as a recorder that saves, is kept off them, and off
+So all configurations are kept on the same processors; before each turn these are looked at, and where they are disturbed
+others take their place. Whatever else works for the study, such as a recorder that saves, is kept off them, and off
 what shares their cores.
 """
 

@@ -1,0 +1,76 @@
+"""The first words of a report: what is fastest, or gains most, as far as rounds can tell."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.study.made import Made, study
+from tests.study.stack import OWN_BASELINES, TOML, rounds
+from tetrace.study.material import Material
+from tetrace.study.report import Report, write
+
+
+def test_what_the_noise_hides_is_not_called_fastest_of_all(tmp_path):
+    """Delayed has the best median, in some pairs of rounds without being faster than none."""
+    of = study(tmp_path, TOML)
+    made = Made(of).measured("none", total=[1.0, 1.1, 1.0, 1.2, 1.0, 1.1, 1.0])
+    made.measured("delayed", total=[0.9, 1.2, 0.9, 1.3, 0.9, 1.2, 0.9]).measured("graphs", total=[2.0] * 7)
+    folder = made.write(tmp_path / "results")
+    write(folder, of)
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "**Fastest: delayed, 0.900 ms a step, not told apart from none; " in text
+
+
+@pytest.mark.parametrize(
+    ("ms", "words"),
+    [
+        (
+            (1.0, 1.25, 10.0, 8.0),
+            "Largest speed-up over its own baseline: large-fp8, 1.250× (1.250 to 1.250) of large-none.",
+        ),
+        (
+            (1.0, 0.5, 8.0, 4.0),
+            "Largest speed-up over its own baseline: small-fp8, 2.000× (2.000 to 2.000) of small-none, not told apart from the "
+            "speed-up of large-fp8.",
+        ),
+        (
+            (1.0, 1.25, 8.0, 16.0),
+            "Nothing is faster than its baseline: at best small-fp8, 0.800× (0.800 to 0.800) of small-none.",
+        ),
+        (
+            (1.0, None, 10.0, None),
+            "No configuration was measured beside its baseline; 2 of 4 configurations failed.",
+        ),
+    ],
+)
+def test_different_work_has_no_fastest(tmp_path, ms, words):
+    """A small step is short, whatever it runs: what is named is what gains most over its own baseline."""
+    of = study(tmp_path, OWN_BASELINES)
+    made = Made(of)
+    for name, one in zip(("small-none", "small-fp8", "large-none", "large-fp8"), ms, strict=True):
+        tokens = {"tokens": 1024 if "small" in name else 8192}
+        made = made.measured(name, total=rounds(one), fields=tokens) if one else made.failed(name, "E", "m")
+    assert Report(Material(made.write(tmp_path / "results"), of)).short_verdict == words
+
+
+def test_other_tokens_with_one_baseline_are_different_work(tmp_path):
+    of = study(tmp_path, TOML)
+    made = Made(of).measured("none", total=rounds(10.0), fields={"tokens": 100})
+    made.measured("delayed", total=rounds(1.0), fields={"tokens": 5}).measured(
+        "graphs", total=rounds(0.9), fields={"tokens": 5}
+    )
+    material = Material(made.write(tmp_path / "results"), of)
+    assert Report(material).verdict.startswith("Largest speed-up over its own baseline: graphs, 11.111×")
+
+
+@pytest.mark.parametrize("toml", [TOML, OWN_BASELINES], ids=["one baseline", "own baselines"])
+def test_one_round_names_nothing_fastest_of_all(tmp_path, toml):
+    of = study(tmp_path, toml)
+    made = Made(of)
+    for planned, ms in zip(of.configurations, (4.0, 2.0, 4.0, 1.0), strict=True):
+        made.measured(planned.name, total=[ms])
+    verdict = Report(Material(made.write(tmp_path / "results"), of)).verdict
+    first, second = ("block, 1.000 ms", "delayed") if toml is TOML else ("large-fp8, 4.000×", "small-fp8")
+    assert first in verdict
+    assert "not told apart from" in verdict
+    assert second in verdict.split("not told apart from")[1]
