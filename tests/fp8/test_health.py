@@ -159,13 +159,15 @@ class TestGradientsLost:
     """Gradients that become zero while their scale is still 1."""
 
     @staticmethod
-    def chain(first: np.ndarray = GRADIENT, format: str = "E4M3") -> Made:  # noqa: A002
+    def chain(first: np.ndarray = GRADIENT, number_format: str = "E4M3") -> Made:
         """Three gradients, c's first: each has a scale one step later than the one before it, since it was zero until then."""
         run, scale = Made(), 448 / 2.4e-4
         for step in range(5):
             for place, name in enumerate(("c.grad_output", "b.grad_output", "a.fc1.grad_output")):
                 values = first if step >= place else np.zeros(64)
-                run.tensor(step, name, values, scale=scale if step > place else 1.0, format=format, phase="backward")
+                run.tensor(
+                    step, name, values, scale=scale if step > place else 1.0, format=number_format, phase="backward"
+                )
             run.tensor(step, "a.input", [2.0, 1.0], scale=224.0 if step else 1.0)
         return run
 
