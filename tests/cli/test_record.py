@@ -187,9 +187,18 @@ def test_a_stopped_recorder_stops_its_script() -> None:
 
 def terminal(code: str, typed: Callable[[bytes], bytes | None]) -> tuple[int, str]:
     """Run a script on a terminal of its own; `typed` is given what came so far and says what to type."""
-    pid, terminal_fd = pty.fork()
-    if pid == 0:
-        os.execvp(TETRACE[0], [*TETRACE, *python(f"import os, signal, sys, time\n{code}")])
+    terminal_fd, its_end = pty.openpty()
+    # A new session has no terminal until it takes one, which only its leader can do. Not `pty.fork()`: a process of
+    # tests can have claimed so much memory that no copy of it is granted.
+    take = "import fcntl, os, sys, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\nos.execvp(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", take, *TETRACE, *python(f"import os, signal, sys, time\n{code}")],
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,
+    )
+    os.close(its_end)
     out, sent = b"", set()
     with contextlib.suppress(OSError):
         while part := os.read(terminal_fd, 9999):
@@ -199,7 +208,7 @@ def terminal(code: str, typed: Callable[[bytes], bytes | None]) -> tuple[int, st
                 sent.add(keys)
                 os.write(terminal_fd, keys)
     os.close(terminal_fd)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out.decode()
+    return process.wait(), out.decode()
 
 
 def test_a_terminal_is_still_one_and_can_be_read() -> None:
