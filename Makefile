@@ -13,9 +13,6 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 
-# Their tests fork, which a process refuses that has claimed much memory before.
-FORKING := tests/instrument/test_fp8_failures.py tests/instrument/test_timing.py tests/record/test_folder.py tests/test_ring_endings.py
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo browser test test-gpu lint sdist wheel package docs clean
 
@@ -39,10 +36,7 @@ browser: setup ## a Chromium for the tests of HTML reports, where there is none
 		echo "no Chromium could be installed: the tests that need one are skipped"
 
 test: setup ## run the tests; those that need a GPU only where there is one
-	# On their own: damaged files claim more memory than there is, and no later test of that process could fork.
-	$(BIN)/python -m pytest -q $(FORKING)
-	$(BIN)/python -m pytest -q tests/sources
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(addprefix --ignore ,$(FORKING) tests/sources)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-gpu: setup ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -q -m gpu

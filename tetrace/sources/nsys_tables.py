@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-# All rows in one batch: it becomes numpy's without a copy, and pages that are new to a process are what costs.
-_ONE_BATCH = 1 << 30
+# Of the file, for one row at the least: its cell's place, length and rowid, and a column.
+_BYTES_OF_A_ROW = 5
 # A batch holds at most 2 GiB of text; this many rows always fit.
 _SMALL_BATCHES = 1 << 12
 
@@ -130,7 +130,7 @@ class SqliteTables:
         columns = [_quoted(name) for name in integers]
         columns += [f"COALESCE({_quoted(name)}, '') AS {_quoted(name)}" for name in texts]
         try:
-            found = self._query(columns, table, where, _ONE_BATCH)
+            found = self._query(columns, table, where, self._most_rows(table))
         except (adbc.Error, pa.ArrowException, OSError, UnicodeDecodeError):
             return None
         types = found[0].schema.types if found else []
@@ -138,6 +138,22 @@ class SqliteTables:
         numbers, words = types[: len(integers)], types[len(integers) :]
         is_word = [pa.types.is_string(one) or pa.types.is_binary(one) for one in words]
         return found if all(map(pa.types.is_int64, numbers)) and all(is_word) else None
+
+    def _most_rows(self, table: str) -> int:
+        """As many rows as `table` may have, found without reading them.
+
+        In one batch they become numpy's without a copy, and pages that are new to a process are what costs. But the driver
+        claims memory for all rows that a batch may have, and a process that has claimed hundreds of GB cannot fork.
+        """
+        most = max(self.path.stat().st_size // _BYTES_OF_A_ROW, 1)
+        with contextlib.suppress(InputError), self._open() as connection:
+            first, last = (
+                connection.execute(f"SELECT {which}(_rowid_) FROM {_quoted(table)}").fetchone()[0]
+                for which in ("MIN", "MAX")
+            )
+            if isinstance(first, int) and isinstance(last, int):
+                most = min(most, last - first + 1)
+        return most
 
     def _cast(self, table: str, integers: Mapping[str, int], texts: Sequence[str], where: str) -> list[pa.RecordBatch]:
         """Rows in batches, every column of one type that no row escapes, which takes SQLite longer."""
