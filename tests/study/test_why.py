@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any
 
 import pytest
 
+from tests.study.explanations import GEMMS, HOST, PYTHON, cause, explained, ns, paced, table
 from tests.study.made import Made, study
 from tetrace.breakdown.account import BUSY, IDLE
-from tetrace.breakdown.changes import CHANGED, NOISE, TOO_FEW
-from tetrace.errors import ConservationError
+from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.study.beside_note import quoted_words
-from tetrace.study.causes import OWN_KERNELS, Cause, any_layer
-from tetrace.study.charged import FASTER, LONGER
+from tetrace.study.causes import OWN_KERNELS, any_layer
 from tetrace.study.explanation import NOT_TIMED, WAITING, Explanation, check, quotable
 from tetrace.study.material import Material
 from tetrace.study.why import causes_grid, explanation_grid, how_it_adds_up
@@ -26,9 +23,6 @@ name = "main"
 axes.one = ["a", "b"]
 baseline = "a"
 """
-HOST, GEMMS = "GPU waits for the host: GEMM calls", "GEMMs"
-PYTHON = "GPU waits for the host: Python of modules"
-ONCE = (Fraction(1), Fraction(1))
 
 
 @pytest.fixture(scope="module")
@@ -38,100 +32,6 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     of = study(folder, TOML)
     made = Made(of).measured("a", total=[1.0] * 2).measured("b", total=[1.0], rounds={"throttled": ("power cap",)})
     return Material(made.write(folder / "results"), of)
-
-
-def ns(ms: float) -> Fraction:
-    return Fraction(round(ms * 1000)) * 1000
-
-
-def cause(
-    kind: str, group: str, name: str, before: float, after: float, phase: str = "forward", noise: float | None = 0.01
-) -> Cause:
-    """One of recorded steps, in ms."""
-    pair = (ns(before), ns(after))
-    return Cause(kind, group, phase, name, *pair, ONCE, pair, None if noise is None else noise * 1e6)
-
-
-def explained(
-    busy: tuple[float, float], idle: tuple[float, float], timed: tuple[float, float] | None, noise: float | None = 0.01,
-    more: tuple[Cause, ...] = (), **fields: Any,
-) -> Explanation:  # fmt: skip
-    """Of steps in which the GPU works in one kernel and waits in one call, recorded ms before and after; and `more`."""
-    causes = (
-        cause(BUSY, GEMMS, "nvjet", *busy, noise=noise),
-        cause(IDLE, HOST, "gemm", *idle, phase="backward", noise=noise),
-        *more,
-    )
-    step = tuple(sum((one.recorded_ns[side] for one in causes), Fraction(0)) for side in (0, 1))
-    alone = None if timed is None else (timed[0] * 1e6, timed[1] * 1e6)
-    known = None if noise is None else noise * 1e6
-    return replace(Explanation(("a", "b"), "Said.", CHANGED, (step[0], step[1]), causes, known, alone), **fields)
-
-
-def table(found: Explanation) -> dict[str, tuple[float, float]]:
-    """Groups of a difference, ms before and after."""
-    return {one.name: (float(one.before_ns) / 1e6, float(one.after_ns) / 1e6) for one in found.groups}
-
-
-@pytest.mark.parametrize(
-    ("found", "rows", "factors"),
-    [
-        # The host was slowed while it was recorded, by another factor each time: the timed steps say how long it is.
-        (explained((2, 3), (8, 20), (6, 8)), {GEMMS: (2, 3), HOST: (4, 5)}, (0.5, 0.25)),
-        # While it was timed.
-        (explained((2, 3), (2, 5), (5, 8)), {GEMMS: (2, 3), HOST: (3, 5)}, (1.5, 1)),
-        # A graph does not wait, and what it saves is waiting.
-        (explained((2, 2), (8, 0.1), (8, 2.1)), {GEMMS: (2, 2), HOST: (6, 0.1)}, (0.75, 1)),
-        # Kernels ran faster than recorded: no waiting on that side, on either.
-        (explained((18, 16.5), (1, 2), (17.5, 17.5)), {GEMMS: (18, 16.5), FASTER: (-0.5, 0), HOST: (0, 1)}, (0, 0.5)),
-        (explained((18, 16.5), (1, 2), (17.5, 16)), {GEMMS: (18, 16.5), FASTER: (-0.5, -0.5)}, (0, 0)),
-        # A step that hardly waits, as recorded, cannot tell a slowed host from slow kernels; nor can one that never waits.
-        (
-            explained((18, 16.5), (0.125, 1), (18.125, 18)),
-            {GEMMS: (18, 16.5), LONGER: (0, 0.5), HOST: (0.125, 1)},
-            (1, 1),
-        ),
-        (
-            explained((18, 16.5), (0, 1), (18.25, 17)),
-            {GEMMS: (18, 16.5), LONGER: (0.25, 0), HOST: (0, 0.5)},
-            (None, 0.5),
-        ),
-        (
-            explained((18, 16.5), (0, 0), (17, 17)),
-            {GEMMS: (18, 16.5), FASTER: (-1, 0), LONGER: (0, 0.5)},
-            (None, None),
-        ),
-        # Not timed: as recorded.
-        (explained((2, 3), (8, 20), None), {GEMMS: (2, 3), HOST: (8, 20)}, (1, 1)),
-    ],
-)
-def test_work_is_as_recorded_and_waiting_is_what_the_timed_step_leaves(found, rows, factors):
-    assert table(found) == rows
-    assert found.charged.factors == factors
-    check(found)
-
-
-def test_waiting_is_shared_out_as_recorded_exactly():
-    """Times that are no whole numbers, and thirds: three rows and two factors still are both timed steps."""
-    more = (
-        cause(IDLE, PYTHON, "layers.*", 1, 7),
-        cause(IDLE, PYTHON, "model", 0, 3.333),
-        cause(BUSY, "attention", "flash", 0.7, 0),
-    )
-    found = explained((2, 3), (8, 20), (6.1234567, 7.7654321), more=more)
-    timed = tuple(map(Fraction, found.timed_ns))
-    assert found.explained_ns == timed
-    assert [sum(getattr(one, end) for one in found.causes) for end in ("before_ns", "after_ns")] == list(timed)
-    assert sum(group.difference_ns for group in found.groups) == timed[1] - timed[0] == found.difference_ns
-    work = (ns(2.7), ns(3))
-    waits = [one for one in found.causes if one.kind == IDLE]
-    for side, idle in enumerate((ns(9), ns(30.333))):
-        factor = (timed[side] - work[side]) / idle
-        assert found.charged.factors[side] == factor
-        assert {
-            (one.before_ns, one.after_ns)[side] / one.recorded_ns[side] for one in waits if one.recorded_ns[side]
-        } == {factor}
-    assert found.waiting_ns == tuple(one - of for one, of in zip(timed, work, strict=True))
 
 
 def test_what_the_recorder_launched_is_no_part_of_a_timed_step(material):
@@ -148,27 +48,17 @@ def test_what_the_recorder_launched_is_no_part_of_a_timed_step(material):
     check(with_own)
 
 
-def test_what_the_gpu_waited_for_the_recorder_is_no_part_of_a_timed_step():
-    waits = cause(IDLE, f"GPU waits for the host: {OWN_KERNELS}", "FP8 inspection", 1, 5)
-    found, without = explained((2, 3), (8, 20), (6, 8), more=(waits,)), explained((2, 3), (8, 20), (6, 8))
-    assert table(found) == table(without)
-    assert found.charged.factors == without.charged.factors
-    check(found)
-
-
-@pytest.mark.parametrize("change", [{"step_ns": (ns(10), ns(24))}, {"recorded": ()}])
-def test_causes_that_do_not_add_up_are_an_error(change):
-    found = explained((2, 3), (8, 20), (6, 8))
-    with pytest.raises(ConservationError, match="a and b: recorded causes sum to"):
-        check(replace(found, **change))
-
-
-def test_timed_causes_that_do_not_add_up_are_an_error(monkeypatch):
-    found = explained((2, 3), (8, 20), (6, 8))
-    lost = replace(found.charged, causes=tuple(replace(one, after_ns=one.after_ns / 3) for one in found.charged.causes))
-    monkeypatch.setattr("tetrace.study.explanation.charge", lambda recorded, timed: lost)
-    with pytest.raises(ConservationError, match=r"timed causes sum to .* of 8000000\.000 ns"):
-        check(explained((2, 3), (8, 20), (6, 8)))
+def test_what_the_clock_makes_longer_may_be_charged_to_the_wrong_kernels(material):
+    found = paced(18.5, 15)
+    assert found.charged.by_clock_ns == (ns(0.5), ns(-1))
+    assert found.off_by_ns == pytest.approx(1e6 * (0.01 + 0.5 * 0.25 + 1 * 0.5))
+    said = how_it_adds_up(material, found)
+    assert (
+        "The GPU works all of a, which takes 0.50 ms more than recorded (clocks): kernels are longer by that as they were in "
+        "recorded steps of other lengths (±0.12)."
+    ) in said
+    assert "b, which takes 1.00 ms less than recorded" in said
+    assert "The GPU works all of" not in how_it_adds_up(material, paced(18, 16))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tetrace.breakdown.account import BUSY, FUSED, IDLE, Account, Line, account
 from tetrace.breakdown.changes import ALL_BUSY, ALL_IDLE, BOTH_KINDS, Change, Changes
 from tetrace.breakdown.matching import Match, match_kernels
 from tetrace.breakdown.noise import Noise, Series, noise
+from tetrace.breakdown.pace import Pace, pace
 from tetrace.errors import ConservationError, UsageError
 
 if TYPE_CHECKING:
@@ -41,13 +42,15 @@ _CUT_BY_FLOOR = ("launch_latency", "unexplained")
 class Comparison:
     """One run against another. `a` is what is compared with, `b` what is compared; `tables` by name.
 
-    `step` is the change of the whole step. `noise` is None where a run has too few steps to tell.
+    `step` is the change of the whole step. `noise` is None where a run has too few steps to tell. `paces` are those of runs
+    whose noise is that of steps of one length; None for the others.
     """
 
     names: tuple[str, str]
     breakdowns: tuple[Breakdown, Breakdown]
     step: Change
     tables: dict[str, Changes]
+    paces: tuple[Pace | None, Pace | None] = (None, None)
 
     @property
     def difference_ns(self) -> Fraction:
@@ -69,16 +72,20 @@ class Comparison:
 _LAUNCHES = "launches"
 
 
-def compare(a: Breakdown, b: Breakdown, names: tuple[str, str] = ("", "")) -> Comparison:
+def compare(a: Breakdown, b: Breakdown, names: tuple[str, str] = ("", ""), *, one_length: bool = False) -> Comparison:
     """What changed from `a` to `b`. `names` are what to call them; empty: the names of their files.
 
-    Raises `UsageError` where a run has no GPU activity.
+    With `one_length` noise is that of steps as long as the average one, in runs where the GPU's clock sets their length
+    (`pace.py`): for whoever knows by other means how long steps are, since the whole step has no noise then. Raises
+    `UsageError` where a run has no GPU activity.
     """
-    return compare_all([a, b], names)[0]
+    return compare_all([a, b], names, one_length=one_length)[0]
 
 
-def compare_all(runs: Sequence[Breakdown], names: Sequence[str] = ()) -> tuple[Comparison, ...]:
-    """Every run but the first against the first."""
+def compare_all(
+    runs: Sequence[Breakdown], names: Sequence[str] = (), *, one_length: bool = False
+) -> tuple[Comparison, ...]:
+    """Every run but the first against the first; `one_length` as above."""
     said = [name or run.attribution.trace.metadata.source for name, run in zip(_padded(names, runs), runs, strict=True)]
     for name, run in zip(said, runs, strict=True):
         if not run.totals.activities:
@@ -91,7 +98,7 @@ def compare_all(runs: Sequence[Breakdown], names: Sequence[str] = ()) -> tuple[C
         accounts = dict(zip(own, pool.map(account, own.values()), strict=True))
     first, *others = (accounts[id(run)] for run in runs)
     return tuple(
-        _compared(first, other, (said[0], name), (runs[0], run))
+        _compared(first, other, (said[0], name), (runs[0], run), one_length)
         for other, name, run in zip(others, said[1:], runs[1:], strict=True)
     )
 
@@ -100,16 +107,19 @@ def _padded(names: Sequence[str], runs: Sequence[Breakdown]) -> list[str]:
     return [*names, *[""] * (len(runs) - len(names))]
 
 
-def _compared(a: Account, b: Account, names: tuple[str, str], runs: tuple[Breakdown, Breakdown]) -> Comparison:
+def _compared(
+    a: Account, b: Account, names: tuple[str, str], runs: tuple[Breakdown, Breakdown], one_length: bool
+) -> Comparison:
     matches = match_kernels(a, b)
     groups = [_Groups.of(view, (a, b), matches) for view in VIEWS]
-    rows = _changes((a, b), groups)
+    paces = (pace(a), pace(b)) if one_length else (None, None)
+    rows = _changes((a, b), groups, paces)
     tables = {}
     for view, group in zip(VIEWS, groups, strict=True):
         own, rows = rows[: len(group.labels)], rows[len(group.labels) :]
         tables[view.name] = Changes(view.name, view.title, view.keys, view.whole, own)
     (step,) = tables.pop(STEP).rows
-    comparison = Comparison(names, runs, step, tables)
+    comparison = Comparison(names, runs, step, tables, paces)
     _check(comparison)
     return comparison
 
@@ -148,10 +158,12 @@ class _Groups:
         return _Groups(list(places), (rows_of[0], rows_of[1]), view.by_cause)
 
 
-def _changes(accounts: tuple[Account, Account], groups: list[_Groups]) -> tuple[Change, ...]:
+def _changes(
+    accounts: tuple[Account, Account], groups: list[_Groups], paces: tuple[Pace | None, Pace | None]
+) -> tuple[Change, ...]:
     """The rows of all tables, one table after the other: noise is worked out for all of them at once."""
     labels = [label for group in groups for label in group.labels]
-    sides = [_Side.of(one, groups, i) for i, one in enumerate(accounts)]
+    sides = [_Side.of(accounts[i], groups, i, paces[i]) for i in (0, 1)]
     a, b = sides
     known = noise(a.series, b.series) if all(one.breakdown.selection.per_step for one in accounts) else None
     half = _with_the_floors(known, a, b) if known else None
@@ -183,8 +195,8 @@ def _with_the_floors(known: Noise, a: _Side, b: _Side) -> Noise:
 
 @dataclass(frozen=True)
 class _Side:
-    """One run by the rows of all tables. `series` has a last row more, the launch latency; `cut_by_floor` says how many
-    idle stretches of a step in each row depend on its median."""
+    """One run by the rows of all tables. `series` has a last row more, the launch latency, and steps of one length where
+    they have a pace; `cut_by_floor` says how many idle stretches of a step in each row depend on its median."""
 
     steps: int
     total_ns: list[int]
@@ -195,7 +207,7 @@ class _Side:
     cut_by_floor: npt.NDArray[np.float64]
 
     @staticmethod
-    def of(one: Account, groups: list[_Groups], side: int) -> _Side:
+    def of(one: Account, groups: list[_Groups], side: int, own_pace: Pace | None) -> _Side:
         rows = sum(len(group.labels) for group in groups)
         total, work, count, cut = (np.zeros(rows, np.int64) for _ in range(4))
         by_floor = np.array([line.category in _CUT_BY_FLOOR for line in one.lines], np.bool_) * one.count
@@ -210,6 +222,10 @@ class _Side:
             if group.by_cause:
                 cut[here] = sums(*_kept(of_line, size, by_floor))
             medians += _medians(one, size, of_line, series[here])
+            if own_pace is not None:
+                row = of_line[one.line]
+                kept = row >= 0
+                np.add.at(series[here], (row[kept], one.period[one.frame[kept]]), own_pace.to_average_ns[kept])
             first += size
         lanes = np.bincount(one.period, minlength=periods).astype(np.float64)
         np.add.at(series[-1], one.period, one.latency_ns)

@@ -47,7 +47,9 @@ class Cause:
     range that the GPU waited for; `group` what it is counted under.
 
     Times and counts are those of an average step: `before_ns` and `after_ns` of the steps that are explained, `recorded_ns`
-    of the recorded ones. `noise_ns` is that of the recorded difference, None where too few steps were recorded.
+    of the recorded ones. `noise_ns` is that of the recorded difference, None where too few steps were recorded. `rates` are
+    by how much it is longer for each ns that either step is longer, where the GPU's clock sets its length: all causes' add up
+    to 1. Else 0.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class Cause:
     count: tuple[Fraction, Fraction]
     recorded_ns: tuple[Fraction, Fraction]
     noise_ns: float | None = None
+    rates: tuple[Fraction, Fraction] = (Fraction(0), Fraction(0))
 
     @property
     def difference_ns(self) -> Fraction:
@@ -121,6 +124,7 @@ def largest_first(cause: Cause) -> tuple[Fraction, Fraction, str, str, str]:
 
 def causes_of(comparison: Comparison) -> Iterable[Cause]:
     """All causes of a recorded difference."""
+    per_ns = [_rates(comparison, side) for side in (0, 1)]
     found: dict[tuple[str, str, str, str], list[Change]] = {}
     for key, row in _keys(comparison):
         found.setdefault(key, []).append(row)
@@ -129,7 +133,21 @@ def causes_of(comparison: Comparison) -> Iterable[Cause]:
         first, second = (
             sum((Fraction(row.count[side], row.steps[side]) for row in rows), Fraction(0)) for side in (0, 1)
         )
-        yield Cause(*key, before, after, (first, second), (before, after), _noise(rows))
+        of = rows[0].labels[1] if key[0] == BUSY else ""
+        rates = before * per_ns[0].get(of, 0), after * per_ns[1].get(of, 0)
+        yield Cause(*key, before, after, (first, second), (before, after), _noise(rows), rates)
+
+
+def _rates(comparison: Comparison, side: int) -> dict[str, Fraction]:
+    """By category: by how much a ns of its kernels is longer for each ns that a step of one side is longer; none where the
+    GPU's clock does not set the step's length. Over all kernels they add up to 1 exactly."""
+    known = comparison.paces[side]
+    if known is None:
+        return {}
+    busy = (row for row in comparison.tables[PARTS].rows if row.labels[0] == BUSY)
+    works = {row.labels[1]: row.per_step_ns[side] for row in busy if row.per_step_ns[side]}
+    rates = {category: Fraction(known.rates[category]) for category in works if category in known.rates}
+    return {category: rate / sum(rates.values()) / works[category] for category, rate in rates.items()}
 
 
 def work_noise_ns(comparison: Comparison) -> float | None:

@@ -3,6 +3,9 @@
 A recorder, and whoever shares the host while it runs, slow the host and hardly the kernels. So a kernel takes what it took
 in the recording, and waiting what the timed step leaves for it, shared out as it was recorded: a host that is slowed is
 slowed in all that it does. That is assumed for how waiting is split, not for its sum.
+
+Where the GPU works all of a step, nothing is left for waiting, and what differs from run to run is the GPU's clock. Kernels
+then are longer, or shorter, as those of the recorded steps were when these were (`breakdown/pace.py`).
 """
 
 from __future__ import annotations
@@ -19,56 +22,73 @@ from tetrace.study.payoff import LAUNCH_BOUND
 RESIDUE = "residue"
 FASTER = "kernels at another speed than recorded"
 LONGER = "waiting or slower kernels that the recording does not have"
+# By so much of their time at most may kernels differ from the recording for that to be the clock's doing.
+_MOST_BY_CLOCK = Fraction(3, 20)
 
 
 @dataclass(frozen=True)
 class Charged:
     """Both timed steps by cause, in the order of the recorded ones. `factors` say how many times its recorded waiting each
-    waits, None where none was recorded; `residue_ns` what is neither work nor waiting as recorded."""
+    waits, None where none was recorded; `by_clock_ns` how much longer kernels take since the GPU's clock was another, None
+    where the clock does not set a step's length; `residue_ns` what is neither work nor waiting as recorded."""
 
     causes: tuple[Cause, ...]
     factors: tuple[Fraction | None, Fraction | None]
+    by_clock_ns: tuple[Fraction | None, Fraction | None]
     residue_ns: tuple[Fraction, Fraction]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What one timed step is, against its recording."""
+
+    factor: Fraction | None
+    by_clock_ns: Fraction | None = None
+    residue_ns: Fraction = Fraction(0)
 
 
 def charge(recorded: Sequence[Cause], timed_ns: tuple[Fraction, Fraction]) -> Charged:
     """The causes of two timed steps, which they add up to exactly."""
-    sides = [_waits(recorded, side, timed_ns[side]) for side in (0, 1)]
-    (first, _), (second, _) = sides
-    factors = (first or Fraction(0), second or Fraction(0))
-    residue = (sides[0][1], sides[1][1])
-    rows = [_timed(cause, factors) for cause in recorded]
+    first, second = (_side(recorded, side, timed_ns[side]) for side in (0, 1))
+    residue = (first.residue_ns, second.residue_ns)
+    rows = [_timed(cause, (first, second)) for cause in recorded]
     for name, sign in ((FASTER, -1), (LONGER, 1)):
         before, after = (left if left * sign > 0 else Fraction(0) for left in residue)
         if before or after:
             rows.append(Cause(RESIDUE, name, "", name, before, after, (Fraction(0),) * 2, (Fraction(0),) * 2))
-    return Charged(tuple(rows), (first, second), residue)
+    return Charged(tuple(rows), (first.factor, second.factor), (first.by_clock_ns, second.by_clock_ns), residue)
 
 
-def _waits(recorded: Sequence[Cause], side: int, timed_ns: Fraction) -> tuple[Fraction | None, Fraction]:
-    """How many times its recorded waiting a timed step waits, and what it takes beside that and its work.
-
-    A step of kernels leaves less than they took in the recording where they ran faster. It leaves more than it waited while
-    the host was slowed by a recorder where they ran slower, or somebody else slowed the host: a step that hardly waits
-    cannot tell.
-    """
-    work = sum((one.recorded_ns[side] for one in recorded if one.kind == BUSY and not one.is_own), Fraction(0))
-    idle = sum((one.recorded_ns[side] for one in recorded if one.kind == IDLE and not one.is_own), Fraction(0))
+def _side(recorded: Sequence[Cause], side: int, timed_ns: Fraction) -> _Side:
+    """A step of kernels leaves less for waiting than it takes where they ran faster than in the recording. It leaves more
+    than it waited while the host was slowed by a recorder where they ran slower, or somebody else slowed the host: a step
+    that hardly waits cannot tell, unless its kernels' rates are known."""
+    own = [one for one in recorded if not one.is_own]
+    work = sum((one.recorded_ns[side] for one in own if one.kind == BUSY), Fraction(0))
+    idle = sum((one.recorded_ns[side] for one in own if one.kind == IDLE), Fraction(0))
+    longer = timed_ns - work - idle
+    if any(one.rates[side] for one in own) and abs(longer) <= _MOST_BY_CLOCK * work:
+        return _Side(Fraction(1) if idle else None, longer)
     left = timed_ns - work
     if left < 0:
-        return (Fraction(0) if idle else None), left
+        return _Side(Fraction(0) if idle else None, residue_ns=left)
     if not idle:
-        return None, left
-    if left > idle and idle < Fraction(LAUNCH_BOUND) * (work + idle):
-        return Fraction(1), left - idle
-    return left / idle, Fraction(0)
+        return _Side(None, residue_ns=left)
+    if longer > 0 and idle < Fraction(LAUNCH_BOUND) * (work + idle):
+        return _Side(Fraction(1), residue_ns=longer)
+    return _Side(left / idle)
 
 
-def _timed(cause: Cause, factors: tuple[Fraction, Fraction]) -> Cause:
+def _timed(cause: Cause, sides: tuple[_Side, _Side]) -> Cause:
     if cause.is_own:
         return replace(cause, before_ns=Fraction(0), after_ns=Fraction(0))
     if cause.kind == BUSY:
-        return cause
+        before, after = (
+            ns + rate * (side.by_clock_ns or 0)
+            for ns, rate, side in zip(cause.recorded_ns, cause.rates, sides, strict=True)
+        )
+        return replace(cause, before_ns=before, after_ns=after)
+    factors = (sides[0].factor or Fraction(0), sides[1].factor or Fraction(0))
     before, after = (ns * factor for ns, factor in zip(cause.recorded_ns, factors, strict=True))
     noise = None if cause.noise_ns is None else cause.noise_ns * float(max(factors))
     return replace(cause, before_ns=before, after_ns=after, noise_ns=noise)

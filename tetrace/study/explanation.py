@@ -43,7 +43,8 @@ class Explanation:
     `recorded` are all causes as recorded, the largest first, and `step_ns` an average recorded step of either; `verdict`
     says whether it is more than noise. `timed_ns` are steps of either as timed without a recorder, None where one was not:
     causes are those of the recorded steps then. `work_noise_ns` is the noise of the difference of what the GPU works, None
-    where too few steps were recorded.
+    where too few steps were recorded. `rates_off_by` is which part of what a
+    clock adds to either step may be charged to the wrong kernels, 0 where the clock does not set its length.
     """
 
     names: tuple[str, str]
@@ -53,6 +54,7 @@ class Explanation:
     recorded: tuple[Cause, ...]
     work_noise_ns: float | None
     timed_ns: tuple[float, float] | None = None
+    rates_off_by: tuple[float, float] = (0.0, 0.0)
 
     @property
     def explained_ns(self) -> tuple[Fraction, Fraction]:
@@ -68,7 +70,7 @@ class Explanation:
     def charged(self) -> Charged:
         """The causes of both steps, in the order of `recorded`."""
         if self.timed_ns is None:
-            return Charged(self.recorded, (Fraction(1), Fraction(1)), (Fraction(0), Fraction(0)))
+            return Charged(self.recorded, (Fraction(1), Fraction(1)), (None, None), (Fraction(0), Fraction(0)))
         return charge(self.recorded, self.explained_ns)
 
     @cached_property
@@ -99,10 +101,14 @@ class Explanation:
 
     @cached_property
     def off_by_ns(self) -> float | None:
-        """By how much the difference of the GPU's work, and with it that of waiting, may be off: by its noise, and by what the
-        timed steps show of kernels at another speed. None where too few steps were recorded."""
-        residue = abs(_difference(self.charged.residue_ns))
-        return None if self.work_noise_ns is None else self.work_noise_ns + float(residue)
+        """By how much the difference of the GPU's work, and with it that of waiting, may be off: by its noise, by what the timed
+        steps show of kernels at another speed, and by what a clock's part may be charged wrongly. None where too few steps were
+        recorded."""
+        if self.work_noise_ns is None:
+            return None
+        by_clock = zip(self.charged.by_clock_ns, self.rates_off_by, strict=True)
+        residue = float(abs(_difference(self.charged.residue_ns)))
+        return self.work_noise_ns + residue + sum(abs(float(ns or 0)) * part for ns, part in by_clock)
 
     @property
     def doubt(self) -> str:
@@ -169,7 +175,8 @@ def explain(
 ) -> Explanation:
     """Why `b` takes another time than `a`; `timed_ns` are their steps without a recorder. Raises `UsageError` where one
     holds no GPU activity, `ConservationError` where the causes are not both steps."""
-    comparison = compare(a, b, names)
+    comparison = compare(a, b, names, one_length=timed_ns is not None)
+    first, second = comparison.paces
     made = Explanation(
         names=comparison.names,
         sentence=sentence(comparison, {"launches": "waiting for launches"}),
@@ -178,6 +185,7 @@ def explain(
         recorded=tuple(sorted(causes_of(comparison), key=largest_first)),
         work_noise_ns=work_noise_ns(comparison),
         timed_ns=timed_ns,
+        rates_off_by=(first.off_by if first else 0.0, second.off_by if second else 0.0),
     )
     check(made)
     return made

@@ -35,7 +35,8 @@ def why_section(material: Material) -> Section:
         "exactly. What the GPU works is taken from the recordings. What it waits is what the timed step leaves for it: a "
         "recorder, or somebody else on the machine, slows the host and so lengthens waiting. It is split between host ranges "
         "as in the recording, since a host that is slowed is slowed in all that it does; that is assumed for the split, not "
-        "for the sum."
+        "for the sum. Where the GPU works all of a step, its clock is what differs: kernels then are longer or shorter as in "
+        "recorded steps of other lengths."
     ]
     grids, more, shown = [], [], []
     for name, base in found:
@@ -132,6 +133,7 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
     said = [
         f"A step takes {_words(a)} and {_words(b)} ms, {_plus(b - a)} ms: {', '.join(parts)}.{few}",
         *_factor_words(found),
+        *(_clock_words(material, found, side) for side in (0, 1) if found.charged.by_clock_ns[side]),
         *(_residue_words(material, found, side) for side in (0, 1) if residue[side]),
         f"The recorded steps take {_words(found.step_ns[0])} and {_words(found.step_ns[1])} ms.",
     ]
@@ -157,6 +159,17 @@ def _factor_words(found: Explanation) -> Iterator[str]:
 
 def _factor(one: Fraction | None) -> str:
     return "none" if one is None else three_digits(float(one)) if one else "0"
+
+
+def _clock_words(material: Material, found: Explanation, side: int) -> str:
+    """What a timed step takes more, or less, than its recording since the GPU's clock was another, and whose time that is."""
+    longer = found.charged.by_clock_ns[side] or 0
+    off_by = abs(float(longer)) * found.rates_off_by[side]
+    return (
+        f"The GPU works all of {found.names[side]}, which takes {_words(abs(float(longer)))} ms {'more' if longer > 0 else 'less'} than "
+        f"recorded ({_clocks(material, found.names[side])}): kernels are {'longer' if longer > 0 else 'shorter'} by that as they "
+        f"were in recorded steps of other lengths (±{_words(off_by)})."
+    )
 
 
 def _residue_words(material: Material, found: Explanation, side: int) -> str:

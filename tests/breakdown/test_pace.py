@@ -1,0 +1,99 @@
+"""What a step is longer in where the GPU's clock sets its length: one half of a drifting recording foretells the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tetrace
+from tests.breakdown.scaled import run_of
+from tetrace.breakdown.account import BUSY, Account, account
+from tetrace.breakdown.compare import compare
+from tetrace.breakdown.pace import pace
+
+STUDIES = Path(__file__).parents[2] / "profiles"
+DRIFTS = [
+    "gated/results/h200/large-none",
+    "gated/results/h200/large-block",
+    "attention/results/h200/vanilla-by_hand",
+    "attention/results/h200/te_fp8-fused",
+]
+
+
+def recorded(name: str) -> tetrace.Breakdown:
+    return tetrace.analyze(tetrace.load(STUDIES / f"{name}.tetrace"))
+
+
+def part(whole: Account, frames: range) -> Account:
+    """Some steps of a run."""
+    kept = (whole.frame >= frames.start) & (whole.frame < frames.stop)
+    return replace(
+        whole,
+        line=whole.line[kept],
+        ns=whole.ns[kept],
+        frame=whole.frame[kept] - frames.start,
+        period=np.arange(len(frames), dtype=np.int32),
+    )
+
+
+def per_step(of: Account) -> dict[str, float]:
+    """What each category of kernels takes of an average step, ns."""
+    found: dict[str, float] = {}
+    for i, line in enumerate(of.lines):
+        if line.kind == BUSY:
+            found[line.category] = found.get(line.category, 0.0) + of.ns[of.line == i].sum() / of.frames
+    return found
+
+
+@pytest.mark.parametrize("name", DRIFTS)
+def test_a_half_foretells_the_other(name):
+    whole = account(recorded(name))
+    middle = whole.frames // 2
+    first, second = part(whole, range(middle + 1)), part(whole, range(middle, whole.frames))
+    for known, asked in ((first, second), (second, first)):
+        rates = pace(known)
+        here, there = per_step(known), per_step(asked)
+        longer = (asked.ns.sum() / asked.frames) - (known.ns.sum() / known.frames)
+        as_recorded = sum(abs(there[one] - here[one]) for one in here)
+        foretold = sum(abs(there[one] - here[one] - rates.rates[one] * longer) for one in here)
+        assert sum(rates.rates.values()) == pytest.approx(1)
+        assert foretold < as_recorded / 3
+        # What is charged to one category wrongly is missing in another.
+        assert foretold / 2 <= rates.off_by * abs(longer)
+
+
+@pytest.mark.parametrize("name", DRIFTS)
+def test_steps_of_one_length(name):
+    of = account(recorded(name))
+    made = of.ns + pace(of).to_average_ns
+    walls = np.bincount(of.frame, made, of.frames)
+    np.testing.assert_allclose(walls, of.ns.sum() / of.frames)
+
+
+def test_noise_is_that_of_steps_of_one_length():
+    """Two recordings whose steps drift by 10 and 3%: the noise of kernels is a tenth of what it is with the drift."""
+    a, b = recorded(DRIFTS[0]), recorded(DRIFTS[1])
+    noise = [
+        sum(row.difference_noise_ns for row in one.tables["parts"].rows if row.labels[0] == BUSY)
+        for one in (compare(a, b), compare(a, b, one_length=True))
+    ]
+    assert noise[1] < noise[0] / 10
+    assert compare(a, b).paces == (None, None)
+    assert None not in compare(a, b, one_length=True).paces
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        # The host sets the length of these.
+        lambda: run_of([1.0, 1.1, 0.9] * 3),
+        lambda: recorded("gated/results/h200/small-none"),
+        # The GPU idles a quarter of this one: somebody slowed the host.
+        lambda: recorded("gated/results/h200/large-hybrid"),
+    ],
+)
+def test_no_clock_sets_the_length_of_a_step_that_waits(run):
+    assert pace(account(run())) is None

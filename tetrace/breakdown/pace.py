@@ -1,0 +1,79 @@
+"""Steps whose length the GPU's clock sets, and which kernels a longer one is longer in.
+
+Near the power cap of a GPU its clock changes from step to step, and from one run to the next. Not all kernels get longer
+alike: in recordings of an H200 whose steps drifted by 2 to 10%, GEMMs grew by 1.1 to 1.4 times as many percent as the step,
+elementwise kernels by 0 to 0.6 times (those of profiles/gated and profiles/attention). A run that drifts tells its own
+rates; one that does not is taken to be longer in GEMMs and attention alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrace.attribute.kernel_rules import INSPECTION
+from tetrace.breakdown.account import BUSY, IDLE
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from tetrace.breakdown.account import Account
+
+    Numbers = npt.NDArray[np.float64]
+
+# Categories of kernels that take as many cycles at any clock.
+_COMPUTING = ("gemm", "attention")
+# A step's length is set by the clock where the GPU idles so little of it, and computes so much.
+_MOST_IDLE, _LEAST_COMPUTING = 0.05, 0.2
+# Steps that scatter by this part of their length tell the rates half: kernels scatter by some tenths of a percent anyway.
+_TELLS = 0.005
+# Twice the standard error is what a rate may be off by.
+_STANDARD_ERRORS = 2
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a step is longer in. `rates` are ns of a category for each ns of the step, which add up to 1; `off_by` is how
+    much of a ns they may be off by together. `to_average_ns`, shape of `Account.ns`: what to add for steps that are all as
+    long as the average one."""
+
+    rates: Mapping[str, float]
+    off_by: float
+    to_average_ns: Numbers
+
+
+def pace(account: Account) -> Pace | None:
+    """The pace of a run; None where it is not the GPU's clock that sets how long steps are."""
+    # Neither what the recorder launched nor what is waited for has a rate.
+    categories = sorted({line.category for line in account.lines if line.kind == BUSY} - {INSPECTION})
+    place = {name: i for i, name in enumerate(categories)}
+    of_line = np.array([place.get(line.category, -1) if line.kind == BUSY else -1 for line in account.lines], np.int64)
+    idles = np.array([line.kind == IDLE for line in account.lines], np.bool_)
+    category, frames = of_line[account.line], account.frames
+    known = category >= 0
+    cells = category[known] * frames + account.frame[known]
+    works = np.bincount(cells, account.ns[known], len(categories) * frames).reshape(len(categories), frames)
+    waits = idles[account.line]
+    idle = np.bincount(account.frame[waits], account.ns[waits], frames)
+    wall = works.sum(axis=0) + idle
+    computes = np.isin(categories, _COMPUTING)
+    computing = works[computes].sum(axis=0)
+    if idle.sum() > _MOST_IDLE * wall.sum() or (computing < _LEAST_COMPUTING * wall).any():
+        return None
+    mean = works.mean(axis=1)
+    longer, grown = wall - wall.mean(), works - mean[:, None]
+    assumed = np.where(computes, mean, 0.0) / computing.mean()
+    told, doubt = longer @ longer, frames * (_TELLS * wall.mean()) ** 2
+    rates = (grown @ longer + doubt * assumed) / (told + doubt)
+    rates /= rates.sum()
+    scatter = np.sqrt(((grown - np.outer(rates, longer)) ** 2).sum(axis=1) / max(frames - 2, 1))
+    # Where it is assumed: as if all kernels were longer alike.
+    errors = _STANDARD_ERRORS * scatter.sum() / np.sqrt(told + doubt)
+    off_by = errors + doubt / (told + doubt) * (1 - computing.sum() / wall.sum())
+    factor = -np.outer(rates, longer) / np.where(works > 0, works, np.inf)
+    change = np.zeros(len(account.ns))
+    change[known] = account.ns[known] * factor.reshape(-1)[cells]
+    return Pace(dict(zip(categories, rates.tolist(), strict=True)), float(off_by), change)
