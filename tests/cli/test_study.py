@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.study import small_study
 from tetrace.cli.main import main
+from tetrace.study import shipped
 
 
 @pytest.fixture
@@ -136,3 +138,26 @@ def test_peaks_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         said = Words()
         _calibrate(machine, said)
         assert said.lines == []
+
+
+def test_results_that_tetrace_brings_are_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are shown from anywhere, and a report of a copy says less where the copy has no times of steps."""
+    monkeypatch.chdir(tmp_path)
+    brought = shipped.folder() / "attention/results/h200"
+    before = {file.name: file.stat().st_mtime_ns for file in brought.iterdir()}
+    code, _, err = call(capsys, "attention", "--report-only")
+    assert code == 2
+    assert err.endswith(f"write the report of a copy: cp -r {brought} mine, and --output mine\n")
+    assert call(capsys, "attention", "--against", str(brought))[0] == 2
+    copy = tmp_path / "mine"
+    copy.mkdir()
+    shutil.copy(brought / "study.json", copy)
+    code, _, err = call(capsys, "attention", "--report-only", "--output", str(copy))
+    assert code == 2
+    assert err.startswith(f"tetrace: {copy}: has no steps.csv, without which a report says less than the one that is there")
+    shutil.copy(brought / "steps.csv", copy)
+    assert call(capsys, "attention", "--report-only", "--output", str(copy))[0] == 0
+    assert (copy / "REPORT.md").is_file()
+    assert {file.name: file.stat().st_mtime_ns for file in brought.iterdir()} == before

@@ -101,6 +101,15 @@ def test_places_in_doubt_decide_nothing(tmp_path):
     )
 
 
+def test_a_single_place_is_no_range(tmp_path):
+    of = study(tmp_path, TOML)
+    made = Made(of)
+    for group in ("fused", "unfused"):
+        made.measured(f"length:256-{group}", total=[TIMES[group][0]] * 7)
+    found = sweep_of(Material(made.write(tmp_path / "results"), of), of.sweeps[0])
+    assert crossing_words(found) == ["unfused is slower than fused at seq 256, the only one measured of both."]
+
+
 def test_one_round_decides_nothing(tmp_path):
     """Without intervals no line crosses another for certain, and no claim on where it does has a verdict."""
     of = study(tmp_path, TOML)

@@ -172,6 +172,7 @@ def _stored(
         if folder:
             resolve.check(study, folder)
     if report_only or against:
+        resolve.check_report(study, place, folders[0])
         _report(folders[0], study, against)
     click.echo(_screen(folders[0], study), nl=False)
     click.echo(f"tetrace: nothing was measured here ({why}); these are the stored results of {folders[0]}", err=True)
@@ -205,7 +206,7 @@ def _list() -> int:
             title = str(error)
         stored = resolve.stored(place)
         unreadable.extend(stored.unreadable)
-        rows.append((name, title, " ".join(folder.name for folder in stored.folders)))
+        rows.append((name, title, " ".join(dict.fromkeys(folder.name for folder in stored.folders))))
     if not rows:
         raise UsageError("there are no studies here; start one with --new NAME")
     columns = (Column("study", number=False), Column("", number=False), Column("results", number=False))

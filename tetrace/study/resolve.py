@@ -12,6 +12,7 @@ from typing import Any
 from tetrace.errors import TetraceError, UsageError
 from tetrace.study import results
 from tetrace.study.spec import SPEC_FILE, Study
+from tetrace.study.steps import STEPS_FILE
 
 PROFILES, RESULTS = "profiles", "results"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -86,6 +87,18 @@ def stored(place: Place, quick: bool = False, changed: Mapping[str, Any] | None 
 def check(study: Study, folder: Path) -> None:
     """Raises `InputError` or `UsageError` where the folder has no results of this study."""
     results.read(folder, study.name)
+
+
+def check_report(study: Study, place: Place, folder: Path) -> None:
+    """Raises `UsageError` where a report written into `folder` would replace one that says more, or is not the user's: where
+    the times of steps are not there, or the results are those that tetrace brings."""
+    stored = results.read(folder, study.name)
+    if any(one.rounds for one in stored.configurations) and not (folder / STEPS_FILE).is_file():
+        lacks = f"{folder}: has no {STEPS_FILE}, without which a report says less than the one that is there"
+        raise UsageError(f"{lacks}; the repository of tetrace has it, the installed package does not")
+    if _shipped().resolve() in folder.resolve().parents and place.results.resolve() not in folder.resolve().parents:
+        copy = f"cp -r {folder} mine, and --output mine"
+        raise UsageError(f"{folder}: are the results that tetrace brings; write the report of a copy: {copy}")
 
 
 def results_name(machine: str, quick: bool, changed: Mapping[str, Any]) -> str:

@@ -95,7 +95,10 @@ def _side_sentence(swept: Swept, line: Line) -> str:
     """On which side a line stays that never crosses."""
     known = [point for point in line.points if point.ratio is not None]
     words = {point.verdict for point in known} & {FASTER, SLOWER}
-    places = f"every measured {swept.sweep.along} ({known[0].x:,g} to {known[-1].x:,g})"
+    along = swept.sweep.along
+    places = f"every measured {along} ({known[0].x:,g} to {known[-1].x:,g})"
+    if len(known) == 1:
+        places = f"{along} {known[0].x:,g}, the only one measured of both"
     untold = [point for point in known if point.verdict == UNDECIDED]
     if len(untold) == len(known):
         return f"{line.name} and {swept.sweep.baseline} are not told apart at {places}: there are no intervals."
