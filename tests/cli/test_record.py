@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descent import DESCENT
 from tetrace import load
 
 TETRACE = [sys.executable, "-m", "tetrace", "record"]
@@ -27,11 +28,12 @@ sys.stdout.buffer.write(b"\\xff\\x00\\r\\n")
 print("its error", file=sys.stderr)
 sys.exit(3)
 """
-TRAINS = """
+TRAINS = (
+    DESCENT
+    + """
 import os, signal, sys, time
-import torch
 model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU())
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+optimizer = Descent(model.parameters(), {})
 for step in range(8):
     optimizer.zero_grad()
     model(torch.randn(4, 8)).sum().backward()
@@ -40,6 +42,7 @@ for step in range(8):
         eval(sys.argv[1])
 print("trained")
 """
+)
 
 
 @pytest.fixture(scope="session")

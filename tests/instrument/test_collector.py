@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.descent import DESCENT
 from tests.sources.collected import table
 from tetrace import load
 
@@ -24,7 +25,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 SOURCE = Path(__file__).parents[1] / "record" / "stand_in_collector.c"
-START = """
+START = (
+    DESCENT
+    + """
 import json, os, sys, torch
 from pathlib import Path
 from tetrace.instrument import start
@@ -32,7 +35,7 @@ from tetrace.instrument.start import start as begin
 options = {"collector": "cupti", "capture": "collector", "warmup": 1} | json.loads(sys.argv[1])
 begin(Path(os.environ["TETRACE_RECORDING"]), options)
 model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
+optimizer = Descent(model.parameters(), {})
 
 def train(steps):
     for _ in range(steps):
@@ -41,6 +44,7 @@ def train(steps):
         optimizer.zero_grad()
 
 """
+)
 
 
 @pytest.fixture(scope="session")

@@ -14,18 +14,21 @@ from typing import Any
 import pytest
 
 import tetrace
+from tests.descent import DESCENT
 from tests.instrument.runs import names, process_folder, read
 from tetrace import loaded
 from tetrace.instrument import process, start
 
-TRAIN = """
-import torch
+TRAIN = (
+    DESCENT
+    + """
 model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU())
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
+optimizer = Descent(model.parameters(), {})
 for _ in range(2):
     model(torch.randn(2, 8)).sum().backward()
     optimizer.step()
 """
+)
 
 
 def run(tmp_path: Path, script: str, *arguments: str, **variables: str) -> tuple[int, str, Path]:
@@ -47,8 +50,9 @@ def written(recording: Path, name: str) -> Any:
     return json.loads((process_folder(recording) / name).read_text())
 
 
-def test_one_line_instruments_whatever_is_imported_later(tmp_path: Path) -> None:
-    code, said, recording = run(tmp_path, TRAIN)
+@pytest.mark.parametrize("optimizer", ["Descent(model.parameters(), {})", "torch.optim.SGD(model.parameters(), 0.1)"])
+def test_one_line_instruments_whatever_is_imported_later(optimizer: str, tmp_path: Path) -> None:
+    code, said, recording = run(tmp_path, TRAIN.replace("Descent(model.parameters(), {})", optimizer))
     assert (code, said) == (0, "")
     assert names(read(recording), phase="forward")[:3] == ["Sequential", "0", "1"]
     assert written(recording, "exit.json") == {"reason": "end", "step": 2}

@@ -14,6 +14,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from tests.descent import DESCENT
 from tetrace import load
 from tetrace.errors import InputError, UsageError
 from tetrace.record import build, collectors, cupti, libcupti
@@ -259,11 +260,12 @@ def test_a_failure_is_an_error(tmp_path: Path) -> None:
 # The command, with a stand-in for the library.
 
 
-TRAINS = """
+TRAINS = (
+    DESCENT
+    + """
 import os, signal, sys, time
-import torch
 model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU())
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+optimizer = Descent(model.parameters(), {})
 for step in range(6):
     optimizer.zero_grad()
     model(torch.randn(4, 8)).sum().backward()
@@ -272,6 +274,7 @@ for step in range(6):
         eval(sys.argv[1])
 print("trained")
 """
+)
 RECORD = """
 import sys
 from pathlib import Path
