@@ -10,11 +10,12 @@ import pytest
 from tests.study.made import Made, study
 from tests.traces import Recording
 from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, count_words, judge, limit_words
-from tetrace.study.figures import TIMES, Value, value
+from tetrace.study.figures import value
 from tetrace.study.material import Material
 from tetrace.study.results import INTERRUPTED, TIMED_OUT, WAITING, Losses
 from tetrace.study.spec import Claim
 from tetrace.study.statistics import NONE, ORDER, STEPS, Estimate
+from tetrace.study.value import TIMES, Value
 from tetrace.trace import store
 from tetrace.trace.trace import Trace
 

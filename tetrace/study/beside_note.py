@@ -10,7 +10,7 @@ from tetrace.breakdown.account import BUSY
 from tetrace.report.grid import Column, Grid
 from tetrace.study.causes import Group, grouped
 from tetrace.study.explanation import Explanation, quotable
-from tetrace.study.figures import Value, backend_words, value, word_of
+from tetrace.study.figures import backend_words, value
 from tetrace.study.section import (
     NOTHING,
     Section,
@@ -21,6 +21,7 @@ from tetrace.study.section import (
     without_empty,
 )
 from tetrace.study.statistics import EXACT
+from tetrace.study.value import Value, word_of
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material

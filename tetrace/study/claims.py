@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tetrace.study.figures import TIMES, WORD, Value, number, state_word, value, word_of
+from tetrace.study.figures import value
 from tetrace.study.identical import deviation
 from tetrace.study.results import FAILED, INTERRUPTED, TIMED_OUT, WAITING
 from tetrace.study.statistics import APART, NO_SERIES, ORDER, STEPS, STUDENT
+from tetrace.study.value import TIMES, WORD, Value, number, state_word, word_of
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tetrace.report.grid import Column, Grid
 from tetrace.study.claims import Judged, noted_words
-from tetrace.study.figures import Value, value
+from tetrace.study.figures import value
 from tetrace.study.identical import identical_words
 from tetrace.study.results import FAILED, MEASURED, WAITING
 from tetrace.study.section import (
@@ -21,6 +21,7 @@ from tetrace.study.section import (
     without_empty,
 )
 from tetrace.study.statistics import APART, ways
+from tetrace.study.value import Value
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material

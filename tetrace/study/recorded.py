@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tetrace.report.grid import Column, Grid
-from tetrace.study.figures import backend_words, number, value
+from tetrace.study.figures import backend_words, value
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
+from tetrace.study.value import number
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tetrace.report.grid import Column, Grid
-from tetrace.study.figures import MS, Value
 from tetrace.study.payoff import Model, Payoff, payoffs
 from tetrace.study.section import NOTHING, Section, interval_cell, value_cell
 from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Swept, trend_words
+from tetrace.study.value import MS, Value
 from tetrace.units import three_digits
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tetrace.study.figures import MS, Value, value
+from tetrace.study.figures import value
 from tetrace.study.identical import deviation
 from tetrace.study.section import times
 from tetrace.study.statistics import ORDER, Estimate
+from tetrace.study.value import COUNT, MS, Value
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -219,7 +220,7 @@ def crossing_value(material: Material, sweeps: Sequence[Swept], matrix: str, of:
         places = ", ".join(f"{one.becomes} between {one.between[0]:,g} and {one.between[1]:,g}" for one in found)
         return Value(reason=f"{of} is not faster from one {swept.sweep.along} on: it becomes {places}")
     if found:
-        return Value(Estimate(found[0].at, *found[0].between, 0, ORDER))
+        return Value(Estimate(found[0].at, *found[0].between, 0, ORDER), unit=COUNT)
     if decided[0].verdict == FASTER:
-        return Value(Estimate(decided[0].x, -math.inf, decided[0].x, 0, ORDER))
-    return Value(Estimate(math.inf, decided[-1].x, math.inf, 0, ORDER))
+        return Value(Estimate(decided[0].x, -math.inf, decided[0].x, 0, ORDER), unit=COUNT)
+    return Value(Estimate(math.inf, decided[-1].x, math.inf, 0, ORDER), unit=COUNT)

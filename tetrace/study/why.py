@@ -163,12 +163,13 @@ def _factor(one: Fraction | None) -> str:
 
 def _clock_words(material: Material, found: Explanation, side: int) -> str:
     """What a timed step takes more, or less, than its recording since the GPU's clock was another, and whose time that is."""
-    longer = found.charged.by_clock_ns[side] or 0
-    off_by = abs(float(longer)) * found.rates_off_by[side]
+    longer = float(found.charged.by_clock_ns[side] or 0)
+    off_by = abs(longer) * found.rates_off_by[side]
+    more, and_so = ("more", "longer") if longer > 0 else ("less", "shorter")
     return (
-        f"The GPU works all of {found.names[side]}, which takes {_words(abs(float(longer)))} ms {'more' if longer > 0 else 'less'} than "
-        f"recorded ({_clocks(material, found.names[side])}): kernels are {'longer' if longer > 0 else 'shorter'} by that as they "
-        f"were in recorded steps of other lengths (±{_words(off_by)})."
+        f"The GPU works all of {found.names[side]}, which takes {_words(abs(longer))} ms {more} than recorded "
+        f"({_clocks(material, found.names[side])}): kernels are {and_so} by that as they were in recorded steps of other "
+        f"lengths (±{_words(off_by)})."
     )
 
 
