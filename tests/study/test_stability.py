@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tetrace
 from tests.fp8.made import Made as Fp8
 from tests.study.made import Made, study
+from tetrace.attribute.kernel_rules import INSPECTION
 from tetrace.study.material import Material
 from tetrace.study.numerics import losses_section, numbers_section, numbers_words, origin_words, shapes_section
 from tetrace.study.recorded import recorded_section
@@ -281,7 +283,7 @@ def test_other_failures_are_no_shapes(material, tmp_path):
     assert shapes_section(found).empty
 
 
-def test_our_own_statistics_are_in_what_the_gpu_works_and_that_is_said(tmp_path):
+def test_our_own_statistics_are_left_out_of_what_the_gpu_works_and_that_is_said(tmp_path):
     said = []
     for name, toml in (("with", TOML), ("without", TOML.replace("--fp8", "--force"))):
         path = tmp_path / f"{name}.tetrace"
@@ -290,3 +292,15 @@ def test_our_own_statistics_are_in_what_the_gpu_works_and_that_is_said(tmp_path)
         made = Made(of).measured("50304-e4m3", total=[1.0] * 7, recording=path)
         said.append(recorded_section(Material(made.write(tmp_path / f"{name}-results"), of)).said[0])
     assert ["tetrace's own FP8 statistics" in words for words in said] == [True, False]
+
+
+def test_what_the_gpu_works_in_a_real_recording(tmp_path):
+    path = Path(__file__).parent.parent / "data/stability-e4m3.tetrace"
+    run = tetrace.analyze(tetrace.load(path))
+    own = run.kernels[run.kernels["category"] == INSPECTION]["total_ns"].sum()
+    assert own > run.totals.busy_ns / 10
+    of = study(tmp_path / "study", TOML)
+    made = Made(of).measured("50304-e4m3", total=[1.0] * 7, recording=path)
+    grid = recorded_section(Material(made.write(tmp_path / "results"), of)).grids[0]
+    (works,) = (cell for head, cell in zip(grid.columns, grid.rows[0], strict=True) if head.head == "GPU works ms")
+    assert float(works) == pytest.approx((run.totals.busy_ns - own) / run.totals.steps / 1e6, rel=0.01)

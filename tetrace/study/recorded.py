@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from tetrace.attribute.kernel_rules import INSPECTION
+from tetrace.breakdown.account import BUSY
 from tetrace.report.grid import Column, Grid
 from tetrace.study.figures import backend_words, value
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
 from tetrace.study.value import number
 
 if TYPE_CHECKING:
+    from tetrace.breakdown.analysis import Breakdown
     from tetrace.study.material import Material
 
 _RECORDED = ("fp8_coverage_pct", "quantization_pct", "launches", "idle_pct")
@@ -52,7 +57,7 @@ def recorded_section(material: Material) -> Section:
         )
     said = "FP8 coverage is of GEMM time, quantization of GPU activity, idle of the recorded step."
     if "--fp8" in material.study.recording.arguments:
-        said += " What the GPU works, and its activity, have tetrace's own FP8 statistics in them."
+        said += " What the GPU works is without tetrace's own FP8 statistics; its activity, which shares are of, has them in it."
     return Section(
         "recorded",
         "What ran",
@@ -76,11 +81,20 @@ def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
         name,
         f"{totals.wall_ns / steps / 1e6:,.3f}",
         timed,
-        f"{totals.busy_ns / steps / 1e6:,.3f}",
+        f"{(totals.busy_ns - _own_ns(run.breakdown)) / steps / 1e6:,.3f}",
         *(NOTHING if one.estimate is None else number(one.estimate.value, one.unit) for one in figures),
         str(backend.word) if backend.known else "",
         "",
     )
+
+
+def _own_ns(run: Breakdown) -> int:
+    """What the GPU works, in all used steps, in kernels of tetrace's FP8 statistics alone."""
+    from tetrace.breakdown.account import account
+
+    found = account(run)
+    own = np.array([line.kind == BUSY and line.category == INSPECTION for line in found.lines], np.bool_)
+    return int(found.ns[own[found.line]].sum())
 
 
 def refused_backends(run: Any) -> Iterator[tuple[str, str]]:
