@@ -73,7 +73,63 @@ def test_health_names_what_was_planted(recording: Path) -> None:
     assert table[0].split() == ["critical", "NaN", "or", "Inf", "begins", "here", LOST, "7", "1", "elements"]
     assert table[1].split()[:4] == ["critical", "Saturation", "layers.1.mlp.fc1.weight", "8"]
     assert any(line.startswith("warning   Amax jumps") and "layers.1.mlp.fc1.weight" in line for line in table)
-    assert "see `tetrace fp8 whatif RUN recipe=current` or margin=1." in " ".join(" ".join(table).split())
+    assert f"see `tetrace fp8 whatif {recording} recipe=current` or margin=1." in " ".join(" ".join(table).split())
+
+
+def test_paths_in_commands_are_as_a_shell_takes_them(tmp_path: Path) -> None:
+    path = tmp_path / "my run.tetrace"
+    store.write(training().trace(), path)
+    for command in ("health", "nan"):
+        text = " ".join(printed(command, path).split())
+        assert f"'{path}'" in text
+        assert "RUN" not in text
+    assert all(" RUN" not in row["advice"] for row in json.loads(printed("health", path, "--json"))["rows"])
+
+
+def test_errors_name_the_path_that_was_given(tmp_path: Path) -> None:
+    """The name that a recording had when it was made is another."""
+    path = tmp_path / "renamed.tetrace"
+    store.write(Recording().range("forward", 0, 10).launch("gemm", (1, 2), (3, 9)).trace(), path)
+    for command in (["health"], ["tensor", LOST], ["whatif", "margin=1"], ["shapes"], ["compare", path]):
+        assert "renamed.tetrace: " in failure("fp8", command[0], path, *command[1:])[1]
+
+
+def test_health_of_a_run_without_fp8(tmp_path: Path) -> None:
+    store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
+    text = said("health", tmp_path / "run.tetrace")
+    assert "run.tetrace · 1 tensors, 0 quantized to FP8 · 1 steps" in text
+    assert "Nothing was quantized to FP8: 1 tensor in 1 step were looked at, all finite." in text
+    assert json.loads(printed("health", tmp_path / "run.tetrace", "--json"))["healthy"] is False
+
+
+def test_nan_names_the_weight_of_a_linear(tmp_path: Path) -> None:
+    made = Made()
+    for step in range(2):
+        made.check(step, "a.output", infs=step, operation="Linear")
+        made.check(step, "a.parameter", nans=step, phase="optimizer", operation="weight", amax=0.5)
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert (
+        "its a.weight.parameter: finite, amax 0.5 after step 0, not looked at since, 1 NaN of 64 elements after step 1"
+        in text
+    )
+    assert "exponentiates" not in text
+
+
+def test_compare_says_over_which_steps(recording: Path, tmp_path: Path) -> None:
+    store.write(training(planted=False).trace(), tmp_path / "sound.tetrace")
+    text = said("compare", tmp_path / "sound.tetrace", recording)
+    assert "over 10 steps but for the amax where they part" in text
+    assert "amax there A" in text
+
+
+def test_tensor_says_where_it_is_worst_and_leaves_out_what_was_not_recorded(recording: Path) -> None:
+    assert "quantize, 10 steps." in " ".join(said("tensor", recording, "layers.0.mlp.fc1.input").split())
+    assert "; clipped most in step 8 (" in " ".join(said("tensor", recording, "layers.1.mlp.fc1.weight").split())
+    text = said("tensor", recording, "layers.2.mlp.fc1.output")
+    assert "not finite in 1, first in step 7." in text
+    head = text.splitlines()[text.splitlines().index("By step") + 1]
+    assert head.split() == ["step", "NaN", "Inf"]
 
 
 def test_health_of_a_sound_run(tmp_path: Path) -> None:
@@ -88,7 +144,7 @@ def test_nan_tells_the_story(recording: Path) -> None:
     assert f"The first that is not finite is {LOST} at step 7: 1 Inf of 256 elements." in text
     assert "made between layers.1.mlp.fc1.weight (finite, amax" in text
     assert "then: layers.2.mlp.fc1.output" in text
-    assert f"tetrace fp8 tensor RUN {LOST}" in text
+    assert f"Its history: tetrace fp8 tensor {recording} {LOST}" in text
 
 
 def test_nan_where_nothing_was_checked_says_so(tmp_path: Path) -> None:
@@ -118,8 +174,8 @@ def test_whatif_answers_and_says_what_it_had(recording: Path) -> None:
     text = " ".join(said("whatif", recording, "recipe=delayed,margin=1", "history=512").split())
     assert "! an amax history of 512 steps was asked for, the longest recorded one has 9" in text
     assert (
-        "With recipe=delayed,margin=1,history=512: 1 of 6 tensors would be clipped (layers.1.mlp.fc1.weight most"
-        in text
+        "recipe=delayed,margin=1,history=512 against what ran, of 6 tensors: more than 0.01% clipped in 1 → 1, more than "
+        "1% flushed in 0 → 1; SNR better by 1 dB or more in 0, worse in 0." in text
     )
 
 
@@ -139,11 +195,11 @@ def test_every_format(command: list[str], recording: Path, tmp_path: Path) -> No
     name, *others = command
     document = json.loads(printed(name, recording, *others, "--json"))
     rows = list(csv.DictReader(io.StringIO(printed(name, recording, *others, "--format", "csv"))))
-    assert document["source"].startswith("made.tetrace")
+    assert document["source"].startswith("run.tetrace")
     assert len(rows) == len(document["rows"]) > 0
     assert set(rows[0]) == set(document["rows"][0])
     page = printed(name, recording, *others, "--format", "markdown")
-    assert page.startswith("# made.tetrace · ")
+    assert page.startswith("# run.tetrace · ")
     assert document["verdict"].split(":")[0].split(" (")[0] in page.replace("\\", "")
     assert run("fp8", name, recording, *others, "--format", "markdown", "-o", tmp_path / "page.md").returncode == 0
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
@@ -251,6 +307,5 @@ def test_an_output_whose_module_quantizes_nothing(tmp_path: Path) -> None:
 def test_whatif_without_histograms(tmp_path: Path) -> None:
     store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
     assert (
-        "no histogram was recorded: nothing was quantized"
-        in failure("fp8", "whatif", tmp_path / "run.tetrace", "margin=1")[1]
+        "run.tetrace: nothing was quantized to FP8" in failure("fp8", "whatif", tmp_path / "run.tetrace", "margin=1")[1]
     )

@@ -13,6 +13,7 @@ import torch
 from tests.cli.test_report import DATA, FP8, failure, run
 from tests.fp8.checkpoints import as_tensor, delayed, state_dict
 from tests.traces import Recording
+from tetrace.cli.fp8_coverage import _outside_words
 from tetrace.trace import store
 
 
@@ -117,9 +118,26 @@ def test_coverage_of_recordings() -> None:
     assert len(document["notices"]) == 1
 
 
+def test_coverage_says_formats_whole() -> None:
+    text = run("fp8", "coverage", DATA / "stability-e4m3.tetrace").stdout
+    assert any(line.startswith("layers.0 ") and line.endswith("no TE module  BF16") for line in text.splitlines())
+    row = {"outside": "dgrad BF16, wgrad BF16, E4M3×BF16", "fp8_ns": 5}
+    assert _outside_words(row) == "BF16 dgrad wgrad, E4M3×BF16"
+    assert _outside_words({**row, "fp8_ns": 0}) == "BF16, E4M3×BF16"
+
+
+def test_coverage_without_a_gemm_is_an_error(tmp_path: Path) -> None:
+    store.write(Recording().range("forward", 0, 10).launch("copy", (1, 2), (3, 9)).trace(), tmp_path / "other.tetrace")
+    code, line = failure("fp8", "coverage", tmp_path / "other.tetrace", "--steps", "all")
+    assert (code, line.endswith("no GEMM ran on the GPU")) == (2, True), line
+    store.write(Recording().range("forward", 0, 10).trace(), tmp_path / "host.tetrace")
+    assert "no GPU was recorded" in failure("fp8", "coverage", tmp_path / "host.tetrace")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["checkpoint", DATA / "stability-e4m3.tetrace"], "is a recording, not a checkpoint; see `tetrace fp8 health "),
         (["checkpoint"], "Missing argument 'CHECKPOINT'"),
         (["checkpoint", "missing.pt"], "missing.pt: no such file or folder"),
         (["checkpoint", FP8], "neither a zip file"),

@@ -33,7 +33,8 @@ static struct counters counted;
 static uint32_t bins[BINS];
 static int is_held, capture_mode;
 static int64_t copied_bytes;
-static char* lowest;  // of the host's memory
+static char* lowest;  // of the host's memory: of several pieces the last, which is the histograms' where there are some
+static size_t piece;  // its length
 static size_t reach;  // of what was copied there, from the lowest on
 
 // What each tensor of the launches that follow has: elements that are not zero, bits of the largest and the smallest, and
@@ -79,14 +80,15 @@ int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* function, int
 int cuMemAlloc_v2(uint64_t* pointer, size_t bytes) { return *pointer = (uint64_t)(uintptr_t)malloc(bytes), *pointer == 0; }
 int cuMemFree_v2(uint64_t pointer) { return free((void*)(uintptr_t)pointer), 0; }
 int cuMemHostAlloc(void** pointer, size_t bytes, unsigned flags) {
-  *pointer = lowest = malloc(bytes);  // of several the last: histograms where there are some
+  *pointer = lowest = malloc(bytes);
+  piece = bytes;
   return lowest == NULL && flags == 0;
 }
 int cuMemFreeHost(void* pointer) { return free(pointer), 0; }
 int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
   copied_bytes += (int64_t)bytes;
   const size_t end = (size_t)((char*)to + bytes - lowest);
-  if ((char*)to >= lowest && end < (size_t)1 << 30 && end > reach) reach = end;
+  if ((char*)to >= lowest && end <= piece && end > reach) reach = end;
   return memcpy(to, (void*)(uintptr_t)from, bytes), stream == NULL;
 }
 int cuMemsetD8Async(uint64_t pointer, unsigned char value, size_t bytes, void* stream) {

@@ -46,6 +46,15 @@ class TestComparison:
         ]
         assert (found.first.a.amax, found.first.b.amax, found.first.amax_ratio) == (2.0, 3.0, 1.5)
 
+    def test_amaxes_of_the_step_where_they_part_are_said_beside_those_of_all(self) -> None:
+        """An amax that was larger in another step, on both sides."""
+        a, b = (made.tensor(9, "1.input", [7.0]).trace() for made in (run(), run(parts_at=3)))
+        first = compare(a, b).first
+        assert first is not None
+        assert (first.a_amax_there, first.b_amax_there, first.a.amax, first.b.amax) == (2.0, 3.0, 7.0, 7.0)
+        same = compare(a, a).differences[0]
+        assert math.isnan(same.a_amax_there)
+
     def test_a_tolerance(self) -> None:
         assert compare(run().trace(), run(3, factor=1.05).trace()).first is None
         assert compare(run().trace(), run(3, factor=1.05).trace(), tolerance=0.01).first is not None

@@ -57,6 +57,35 @@ def test_a_sound_run_is_healthy() -> None:
     assert health.verdict == "Healthy: nothing of what tetrace looks for in 1 tensor in 8 steps."
 
 
+class TestWithoutFp8:
+    """A run whose tensors were looked at, and of which none was quantized, is not called healthy."""
+
+    @staticmethod
+    def run(bad: int = 0) -> Made:
+        return Made().check(0, "a.output").check(1, "a.output", nans=bad).check(1, "a.weight")
+
+    def test_all_finite(self) -> None:
+        health = check_health(self.run().trace())
+        assert (health.healthy, health.quantized, health.problems) == (False, 0, ())
+        assert health.verdict == "Nothing was quantized to FP8: 2 tensors in 2 steps were looked at, all finite."
+
+    def test_not_finite(self) -> None:
+        health = check_health(self.run(bad=1).trace())
+        assert health.verdict.startswith(
+            "Nothing was quantized to FP8. 1 problem in 2 tensors in 2 steps. The worst: NaN"
+        )
+
+    def test_a_recording_of_bf16(self) -> None:
+        health = check_health(store.read(RECORDINGS / "custom-none-0.tetrace"))
+        assert health.verdict.startswith("Nothing was quantized to FP8: ")
+
+
+def test_notes_are_counted_beside_problems() -> None:
+    run = Made().tensor(0, "a.input", [1e4, 1.0], scaling="current")
+    run.tensor(0, "b.input", np.append(np.ones(1999), np.full(5, 1e-9)), scaling="current")
+    assert check_health(run.trace()).verdict.startswith("1 problem, 1 note in 2 tensors in 1 step. The worst: ")
+
+
 def test_an_infinity_is_critical_and_first() -> None:
     run = trained()
     run.tensor(7, f"{NAME}.input", [1.0, np.inf], scale=1e6).check(7, f"{NAME}.output", nans=1)
@@ -193,7 +222,12 @@ class TestGradientsLost:
             run.tensor(step, "a.grad_output", np.full(64, 0.25), scale=448 * 4.0 if step else 1.0, format="E5M2")
         found, *_ = [one for one in problems(run) if one.kind == "lost_gradients"]
         assert (found.level, found.name, found.number) == ("note", "b.grad_output", 60 / 64)
-        assert found.evidence.startswith("1 of 2 gradients in step 0, none wholly, before their first scale; ")
+        assert found.evidence.startswith(
+            "1 of 2 gradients in step 0, none wholly (at most <0.0001% of a sum of squares, of b.grad_output), before their "
+            "first scale; "
+        )
+        assert found.title == "Gradients lost in part"
+        assert found.advice.startswith("a note: of each something is left, so every layer gets a gradient")
         assert "60 of 64 elements become zero, <0.0001% of its sum of squares" in found.evidence
         assert "HYBRID" not in found.advice
 
@@ -279,8 +313,13 @@ class TestGradientsLost:
         [
             ("transformer_layer-e4m3-0", "warning", "17 of 17 gradients in step 0, 16 in step 1, 8 in step 2, before"),
             ("custom-e4m3-2", "warning", "17 of 17 gradients in step 0, 16 in step 1, 8 in step 2, before"),
-            ("transformer_layer-hybrid-0", "note", "16 of 17 gradients in step 0, none wholly, before"),
-            ("custom-hybrid-0", "note", "16 of 17 gradients in step 0, none wholly, before"),
+            ("transformer_layer-hybrid-0", "note", "16 of 17 gradients in step 0, none wholly (at most 97.2% of a sum"),
+            (
+                "custom-hybrid-0",
+                "note",
+                "16 of 17 gradients in step 0, none wholly (at most 96.8% of a sum of squares, of "
+                "layers.3.qkv.grad_output), before",
+            ),
             ("custom-current-0", "", ""),
             ("fused-block-0", "", ""),
         ],

@@ -185,6 +185,77 @@ def test_advice(bad: str, infs: int, dtype: str, says: str) -> None:
     assert says in advice(changed)
 
 
+class TestALinear:
+    """It multiplies and adds: its operands are named, not what it divides by."""
+
+    @staticmethod
+    def plain(steps: int = 2, weight: float = 0.2, read: float = 2.0) -> Made:
+        """Two layers that quantize nothing, as plain torch is recorded: outputs, and parameters after each step."""
+        run = Made()
+        for number in range(steps):
+            last = number == steps - 1
+            run.check(number, "a.output", operation="ReLU", amax=read)
+            run.check(number, "b.output", infs=int(last), operation="Linear", amax=1.0)
+            columns = {"phase": "optimizer", "operation": "weight"}
+            run.check(number, "b.parameter", nans=int(last), amax=weight, **columns)
+        return run
+
+    @staticmethod
+    def found(run: Made) -> Origin:
+        (origin,) = find_nonfinite(run.trace()).origins
+        assert origin.tensor.name == "b.output"
+        return origin
+
+    def test_its_weight_is_named_before_and_after(self) -> None:
+        found = self.found(self.plain())
+        ((before, after),) = found.parameters
+        assert before is not None
+        assert after is not None
+        assert (before.name, before.step, before.finite, before.amax) == ("b.weight.parameter", 0, True, 0.2)
+        assert (after.step, after.nans) == (1, 1)
+        assert advice(found) == (
+            "Linear multiplies and adds, and what was seen of its operands is too small to overflow: b.weight was written to "
+            "since step 0, or its input is another tensor than a.output"
+        )
+
+    def test_a_weight_that_nothing_saw_before(self) -> None:
+        found = self.found(self.plain(steps=1))
+        assert [before for before, _ in found.parameters] == [None]
+        assert advice(found).endswith("look for what is not finite, or huge, in its b.weight")
+
+    def test_a_large_operand_is_named(self) -> None:
+        assert "the largest that it read is b.weight.parameter (amax 1e+30)" in advice(
+            self.found(self.plain(weight=1e30, read=1e10))
+        )
+        assert "the largest that it read is a.output (amax 1e+38)" in advice(
+            self.found(self.plain(weight=10.0, read=1e38))
+        )
+
+    def test_what_it_quantized_is_what_it_read(self) -> None:
+        run = Made().check(0, "a.parameter", phase="optimizer", operation="weight", amax=1.0)
+        run.check(0, "a.parameter", phase="optimizer", operation="bias", amax=1.0)
+        run.tensor(1, "a.input", [2.0]).tensor(1, "a.weight", [1.0])
+        run.check(1, "a.output", nans=1, operation="Linear")
+        (found,) = find_nonfinite(run.trace()).origins
+        assert [one.name for one in found.read] == ["a.input", "a.weight"]
+        assert advice(found).endswith("too small to overflow: a.bias was written to since step 0")
+
+    @pytest.mark.parametrize(
+        ("operation", "says"),
+        [
+            ("LayerNorm", "LayerNorm divides by the root"),
+            ("Embedding", "rows of its weight"),
+            ("Softmax", "exponentiates"),
+        ],
+    )
+    def test_of_other_operations(self, operation: str, says: str) -> None:
+        (found,) = find_nonfinite(Made().check(0, "a.output", nans=1, operation=operation).trace()).origins
+        assert says in advice(found)
+
+    def test_a_weight_that_was_finite_after_the_optimizer(self) -> None:
+        assert "it was finite after step 1: look at what wrote to it since" in advice(origin("b.weight"))
+
+
 def test_unknown_counts_are_no_nan() -> None:
     run = Made().tensor(0, "a.input", [1.0], nans=-1, infs=-1)
     assert find_nonfinite(run.trace()).origins == ()

@@ -73,6 +73,14 @@ def test_an_odd_vocabulary_fails_in_forward() -> None:
     assert first.error == f"{DIMS}[50257, 768] (product of leading dims = 50257, last dim = 768)"
 
 
+def test_a_model_without_transformer_engine_would_not_run_in_fp8() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    assert str(check_shapes(model, 16)) == (
+        "Nothing would run in FP8: none of the model's 2 linears is Transformer Engine's; make them te.Linear, under te.autocast."
+    )
+    assert str(check_shapes(torch.nn.ReLU(), 16)) == "Nothing would run in FP8: the model has no linear."
+
+
 def test_a_head_of_torch_is_outside_fp8() -> None:
     found = check_shapes(language_model(50264, torch.nn.Linear), 4096)
     assert (found.failures, found.raises()) == ((), None)

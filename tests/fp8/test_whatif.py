@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +17,7 @@ from tests.fp8.made import FLUSHED_UP_TO, LARGEST, Made, bfloat16, block_amax, c
 from tetrace.errors import InputError, UsageError
 from tetrace.fp8.prediction import limits
 from tetrace.fp8.settings import parse
-from tetrace.fp8.whatif import Row, decibels, what_if
+from tetrace.fp8.whatif import Row, WhatIf, decibels, what_if
 
 Values = npt.NDArray[np.float32]
 NAME = "layers.0.fc1.input"
@@ -417,6 +418,84 @@ class TestAnswers:
     def test_the_table_is_pandas(self) -> None:
         table = what_if(used(drawn("normal"), 3.0, "E4M3").trace(), margin=1).table
         assert list(table["module"] + "." + table["role"]) == [NAME]
+
+
+class TestAgainstWhatRan:
+    """The verdict counts tensors of the table by stated limits, as it ran and as it would."""
+
+    @staticmethod
+    def run() -> Made:
+        """After a step without a scale: one tensor of which a tenth is clipped, one that fits, one that flushes a tenth."""
+        run = Made()
+        tensors = {
+            "a.input": np.append(np.full(90, 0.5), np.full(10, 1.5)),
+            "b.input": np.ones(100),
+            "c.input": np.append(np.ones(90), np.full(10, 2.0**-30)),
+        }
+        for step in range(2):
+            for name, values in tensors.items():
+                run.tensor(step, name, values if step else np.zeros(4), scale=448.0)
+        return run
+
+    def test_counts_follow_from_the_table(self) -> None:
+        found = what_if(self.run().trace(), margin=1)
+        assert (str(found.clipped), str(found.flushed)) == ("1 → 0", "1 → 1")
+        assert found.verdict == (
+            "margin=1 against what ran, of 3 tensors: more than 0.01% clipped in 1 → 0, more than 1% flushed in 1 → 1; SNR "
+            "better by 1 dB or more in 1, worse in 0."
+        )
+
+    def test_what_was_lost_and_is_lost_still_more_is_counted(self) -> None:
+        """The count of tensors alone would hide it."""
+        values = np.concatenate([np.ones(80), np.full(10, 2.0**-30), np.full(10, 2.0**-15)])
+        run = Made().tensor(0, "a.input", np.zeros(4), scale=448.0).tensor(1, "a.input", values, scale=448.0)
+        assert "more than 1% flushed in 1 → 1 (1 of them by 1% more);" in what_if(run.trace(), margin=6).verdict
+        assert "more than 1% flushed in 1 → 1;" in what_if(run.trace(), margin=1).verdict
+
+    def test_what_ran_is_said_to_be_it(self) -> None:
+        for asked in ({"format": "E4M3"}, {"margin": 0}, {"recipe": "delayed"}):
+            found = what_if(self.run().trace(), **asked)
+            assert found.verdict == (
+                f"{found.settings} is what ran, so nothing changes: of 3 tensors, more than 0.01% clipped in 1, more than 1% "
+                "flushed in 1."
+            )
+
+    def test_what_loses_the_same_with_another_scale_is_not_what_ran(self) -> None:
+        run = Made().tensor(0, NAME, np.ones(4), scale=448.0, scaling="current")
+        assert "is what ran" in what_if(run.trace(), recipe="current").verdict
+        assert "against what ran" in what_if(run.trace(), format="E5M2").verdict
+        assert "against what ran" in what_if(run.trace(), power_of_two=True).verdict
+        assert "against what ran" in what_if(used(np.ones(4, np.float32), 64.0, "E4M3").trace(), margin=1).verdict
+
+    def test_where_only_bounds_are_known(self) -> None:
+        """A threshold that falls into the bin that a tenth of the values are in."""
+        values = np.concatenate([np.full(90, 0.5), np.linspace(1.26, 1.49, 9), [100.0]])
+        run = Made().tensor(0, "a.input", values, scale=2.0).tensor(1, "a.input", values, scale=1.0)
+        row, *_ = what_if(run.trace(), recipe="delayed", format="E4M3", margin=0).rows
+        change = WhatIf(
+            parse(["margin=1"]), (dataclasses.replace(row, saturated_lower=0.0, saturated_upper=0.1),), {}, 0, False
+        )
+        assert str(change.clipped).endswith("0 to 1")
+        unknown = dataclasses.replace(row, ran_saturated=float("nan"))
+        assert str(WhatIf(parse(["margin=1"]), (unknown,), {}, 0, False).clipped).startswith("0 to 1 → ")
+
+    def test_an_amax_that_a_rounding_puts_beyond_is_not_clipped(self) -> None:
+        value = next(x for x in np.linspace(1, 2, 999, dtype=np.float32) if x * (np.float32(448) / x) > 448)
+        found = what_if(Made().tensor(0, NAME, [value, 0.5], scale=500.0).trace(), recipe="current")
+        (row,) = found.rows
+        assert (row.saturated_lower, row.clipped, str(found.clipped)) == (0.5, (0.0, 0.0), "1 → 0")
+
+    def test_steps_before_the_first_scale(self) -> None:
+        """No margin and no format helps there."""
+        run = (
+            Made().tensor(0, "a.grad_output", np.full(8, 1e-5)).tensor(1, "a.grad_output", np.full(8, 1e-5), scale=4e7)
+        )
+        assert [row.unset_steps for row in what_if(run.trace(), margin=1).rows] == [1]
+        assert [row.unset_steps for row in what_if(run.trace(), recipe="current").rows] == [0]
+
+    def test_a_run_that_quantized_nothing(self) -> None:
+        with pytest.raises(InputError, match="nothing was quantized to FP8, so there is no scale to change"):
+            what_if(Made().check(0, "a.output").trace(), margin=1)
 
 
 class TestSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tetrace.cli.pages import Output, output_options
+from tetrace.errors import UsageError
 
 if TYPE_CHECKING:
     from tetrace.fp8.checkpoint import Checkpoint, ModuleState, TensorState
@@ -40,6 +42,10 @@ def checkpoint(source: Path, allow: tuple[str, ...], output: Output) -> None:
     from tetrace.fp8.checkpoint import read_checkpoint
 
     output.check(source)
+    if (source / "metadata.json").is_file() and source.suffix == ".tetrace":
+        raise UsageError(
+            f"{source}: is a recording, not a checkpoint; see `tetrace fp8 health {shlex.quote(str(source))}`"
+        )
     output.write(_page(read_checkpoint(source, allow=allow), output.rows, output.wide))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,19 +45,24 @@ def compare(a: Path, b: Path, tolerance: float, output: Output) -> None:
 def page(a: Trace, b: Trace, title: str, found: Comparison, top: int) -> Page:
     """Each tensor of both, in the order in which they part."""
     from tetrace.fp8.comparison import COLUMNS, rows_of
-    from tetrace.report.grid import Column, Grid
+    from tetrace.report.grid import Column
     from tetrace.report.page import Page
 
     shown = found.differences[: words.first(top, len(found.differences))]
     heads = (
-        *(("tensor", False, 0), ("parts at", True, 0), ("amax A", True, 0), ("B", True, 0), ("scale A", True, 3)),
+        *(("tensor", False, 0), ("parts at", True, 0), ("amax there A", True, 0), ("B", True, 0)),
+        *(("largest A", True, 4), ("B", True, 4), ("scale A", True, 3)),
         *(("B", True, 3), ("clipped A", True, 1), ("B", True, 1), ("flushed A", True, 1), ("B", True, 1)),
         *(("SNR A", True, 2), ("B", True, 2)),
     )
     columns = tuple(Column(head, number, keep, code=head == "tensor") for head, number, keep in heads)
     rows = tuple(_line(one) for one in shown)
     left = len(found.differences) - len(shown)
-    grid = Grid("Tensors of both, those that part first", columns, rows, note=words.note(left, rows))
+    grid = dataclasses.replace(
+        words.recorded(columns, rows),
+        title=f"Tensors of both, those that part first; over {len(found.steps):,} steps but for the amax where they part",
+        note=words.note(left, rows),
+    )
     return Page(
         title=title,
         verdict=_verdict(found),
@@ -74,6 +80,8 @@ def _line(one: Difference) -> tuple[str, ...]:
     return (
         one.name,
         str(one.parts_at) if one.parts_at >= 0 else "same",
+        words.number(one.a_amax_there) if one.parts_at >= 0 else "",
+        words.number(one.b_amax_there) if one.parts_at >= 0 else "",
         words.number(a.amax),
         words.number(b.amax),
         words.number(a.scale),

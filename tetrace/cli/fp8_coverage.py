@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
+from tetrace.errors import UsageError
 from tetrace.units import duration, percent
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from tetrace.breakdown.tables import Table
     from tetrace.report.grid import Grid
     from tetrace.report.page import Page
+    from tetrace.trace.trace import Trace
 
 
 @click.command()
@@ -37,8 +40,18 @@ def coverage(run: Path, steps: str, output: Output) -> None:
     import tetrace
 
     output.check(run)
-    breakdown = tetrace.analyze(tetrace.load(run), steps=steps)
+    trace = words.load(run)
+    breakdown = tetrace.analyze(trace, steps=steps)
+    if not breakdown.fp8_coverage.gemm_ns:
+        raise UsageError(_no_gemm(run, trace, steps))
     output.write(_page(run.name, breakdown, output.rows))
+
+
+def _no_gemm(run: Path, trace: Trace, steps: str) -> str:
+    if not trace.rows("activities"):
+        return f"{run}: no GPU was recorded, so no GEMM; record on the machine with the GPU"
+    more = "" if steps == "all" else f" in --steps {steps}; --steps all counts every step"
+    return f"{run}: no GEMM ran on the GPU{more}"
 
 
 def _page(name: str, breakdown: Breakdown, top: int) -> Page:
@@ -62,8 +75,6 @@ def _page(name: str, breakdown: Breakdown, top: int) -> Page:
 
 def _verdict(breakdown: Breakdown, modules: Table) -> str:
     covered = breakdown.fp8_coverage
-    if not covered.gemm_ns:
-        return "No GEMM ran on the GPU, so there is nothing to cover."
     words = f"{percent(covered.fp8_ns, covered.gemm_ns)} of GEMM time is FP8"
     outside = [row for row in modules.rows() if row["gemm_ns"] > row["fp8_ns"] + row["unknown_ns"]]
     if covered.unknown_ns:
@@ -75,6 +86,15 @@ def _verdict(breakdown: Breakdown, modules: Table) -> str:
         longest[row["status"]] = longest.get(row["status"], 0) + _outside(row)
     reasons = sorted(longest.items(), key=lambda item: -item[1])
     return f"{words}; outside it: {', '.join(f'{why} {percent(ns, covered.gemm_ns)}' for why, ns in reasons)}."
+
+
+def _outside_words(row: dict[str, Any]) -> str:
+    """Formats of a module's GEMMs outside FP8; with their roles where others of it ran in FP8."""
+    by_formats: dict[str, list[str]] = {}
+    for gemm in filter(None, row["outside"].split(", ")):
+        role, _, formats = gemm.rpartition(" ")
+        by_formats.setdefault(formats, []).extend([role] if role and row["fp8_ns"] else [])
+    return ", ".join(" ".join([formats, *sorted(roles)]) for formats, roles in by_formats.items())
 
 
 def _outside(row: dict[str, Any]) -> int:
@@ -102,7 +122,7 @@ def _modules_grid(breakdown: Breakdown, modules: Table, top: int, each: str) -> 
     rows = tuple(
         (
             row["module"], row["class"], row["autocast"], duration(row["gemm_ns"] / steps), percent(row["gemm_ns"], whole),
-            percent(row["fp8_ns"], row["gemm_ns"]), "" if row["status"] == "FP8" else row["status"], row["outside"],
+            percent(row["fp8_ns"], row["gemm_ns"]), "" if row["status"] == "FP8" else row["status"], _outside_words(row),
         )
         for row in shown
     )  # fmt: skip

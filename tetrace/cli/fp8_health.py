@@ -33,10 +33,10 @@ def health(run: Path, output: Output) -> None:
     output.check(run)
     trace = words.load(run)
     whole = output.wide or output.format_name == "markdown"
-    output.write(page(trace, check_health(trace), output.rows, whole))
+    output.write(page(run, trace, check_health(trace), output.rows, whole))
 
 
-def page(trace: Trace, found: Health, top: int, whole: bool = False) -> Page:
+def page(run: Path, trace: Trace, found: Health, top: int, whole: bool = False) -> Page:
     """The problems as a table, with what was seen where there is room (`whole`), and what to do about those shown."""
     from tetrace.fp8.health import COLUMNS, rows_of
     from tetrace.report.grid import Column, Grid
@@ -56,14 +56,21 @@ def page(trace: Trace, found: Health, top: int, whole: bool = False) -> Page:
     rows = tuple(_line(problem, has_ranks, whole) for problem in shown)
     grid = Grid("Problems, worst first", columns, rows, note=words.note(len(found.problems) - len(shown)))
     return Page(
-        title=words.title(trace, f"{found.tensors:,} tensors", f"{len(found.steps):,} steps"),
+        title=words.title(
+            trace, f"{found.tensors:,} tensors, {found.quantized:,} quantized to FP8", f"{len(found.steps):,} steps"
+        ),
         verdict=found.verdict,
         grids=(grid,) if rows else (),
-        advice=tuple(_advice(shown, whole)),
+        advice=tuple(words.with_path(line, run) for line in _advice(shown, whole)),
         notices=trace.metadata.notices,
         columns=COLUMNS,
-        rows=rows_of(found),
-        facts={"healthy": found.healthy, "tensors": found.tensors, "steps": list(found.steps)},
+        rows=[{**row, "advice": words.with_path(row["advice"], run)} for row in rows_of(found)],
+        facts={
+            "healthy": found.healthy,
+            "tensors": found.tensors,
+            "quantized": found.quantized,
+            "steps": list(found.steps),
+        },
     )
 
 

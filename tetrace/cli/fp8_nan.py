@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +31,12 @@ def nan(run: Path, output: Output) -> None:
 
     output.check(run)
     trace = words.load(run)
-    output.write(page(trace, find_nonfinite(trace), output.rows))
+    output.write(page(run, trace, find_nonfinite(trace), output.rows))
 
 
-def page(trace: Trace, found: NonFinite, top: int) -> Page:
+def page(run: Path, trace: Trace, found: NonFinite, top: int) -> Page:
     """The story of the first origin, and a table of the others."""
-    from tetrace.fp8.nonfinite import COLUMNS, advice, rows_of
+    from tetrace.fp8.nonfinite import COLUMNS, rows_of
     from tetrace.report.page import Page
 
     looked = f"{found.observations:,} observations", f"{len(found.steps):,} steps"
@@ -45,9 +46,7 @@ def page(trace: Trace, found: NonFinite, top: int) -> Page:
         verdict=_verdict(found),
         said=tuple(_story(origins[0])) if origins else (),
         grids=(_others(found, top),) if len(origins) > 1 else (),
-        advice=(advice(origins[0]).capitalize() + ".", f"Its history: tetrace fp8 tensor RUN {origins[0].tensor.name}")
-        if origins
-        else (),
+        advice=tuple(_advice(origins[0], run)) if origins else (),
         notices=(*trace.metadata.notices, *(() if found.checked else (_UNCHECKED,))),
         columns=COLUMNS,
         rows=rows_of(found),
@@ -56,6 +55,14 @@ def page(trace: Trace, found: NonFinite, top: int) -> Page:
 
 
 _UNCHECKED = "only what is quantized was looked at: outputs, loss, gradients and parameters were not checked"
+
+
+def _advice(origin: Origin, run: Path) -> Iterator[str]:
+    from tetrace.fp8.nonfinite import advice
+
+    said = advice(origin)
+    yield f"{said[0].upper()}{said[1:]}."
+    yield f"Its history: tetrace fp8 tensor {shlex.quote(str(run))} {shlex.quote(origin.tensor.name)}"
 
 
 def _verdict(found: NonFinite) -> str:
@@ -85,6 +92,8 @@ def _story(origin: Origin) -> Iterator[str]:
         yield f"made between {origin.before.name}{at} ({_state(origin.before)}) and {seen.name}: {_in_between(seen)}"
     else:
         yield "made before the first observation: it was so from the start of the recording"
+    for before, after in origin.parameters:
+        yield f"  its {_parameter(before, after)}"
     if origin.before_amax:
         grown = ", ".join(f"{words.number(amax)} (step {step})" for step, amax in origin.before_amax)
         yield f"its amax in the steps before: {grown}"
@@ -92,6 +101,19 @@ def _story(origin: Origin) -> Iterator[str]:
         yield "then: " + ", ".join(one.name for one in origin.next)
     until = "" if origin.last_step == seen.step else f", until step {origin.last_step}"
     yield f"{origin.tensors:,} tensor{'' if origin.tensors == 1 else 's'} in all{until}"
+
+
+def _parameter(before: Seen | None, after: Seen | None) -> str:
+    """A parameter that the forward read without being looked at in it."""
+    known = before or after
+    assert known is not None  # it is known by one of the two
+    seen = []
+    if before:
+        seen.append(f"{_state(before)} after step {before.step}")
+    seen.append("not looked at before this forward" if not before else "not looked at since")
+    if after:
+        seen.append(f"{_state(after)} after step {after.step}")
+    return f"{known.name}: {', '.join(seen)}"
 
 
 def _in_between(seen: Seen) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
 
 if TYPE_CHECKING:
@@ -37,11 +38,10 @@ def shapes(run: Path, recipe: str | None, output: Output) -> None:
     Forward, dgrad and wgrad of every linear of Transformer Engine are checked, also of a run in BF16 or one that failed:
     one GEMM that was recorded says the dimensions of all three. RUN is what `tetrace record` left.
     """
-    import tetrace
     from tetrace.fp8.recorded_shapes import recorded_shapes
 
     output.check(run)
-    found = recorded_shapes(tetrace.load(run), recipe)
+    found = recorded_shapes(words.load(run), recipe)
     output.write(_page(run.name, found, output.rows))
 
 

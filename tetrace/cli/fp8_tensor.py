@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def tensor(run: Path, name: str, output: Output) -> None:
 def page(trace: Trace, found: History, top: int) -> Page:
     """Sparklines over all steps, and a table of the newest."""
     from tetrace.fp8.history import COLUMNS, rows_of
-    from tetrace.report.grid import Column, Grid
+    from tetrace.report.grid import Column
     from tetrace.report.page import Page
 
     shown = found.steps[len(found.steps) - words.first(top, len(found.steps)) :]
@@ -51,14 +52,15 @@ def page(trace: Trace, found: History, top: int) -> Page:
     columns = tuple(Column(head, keep=keep) for head, keep in (*heads, *more))
     rows = tuple(_line(step) for step in shown)
     left = len(found.steps) - len(shown)
-    note = words.note(0, rows)
     earlier = f"{left:,} earlier step{'' if left == 1 else 's'}: --top 0 shows all" if left else ""
     about = (found.format, found.scaling, found.dtype, found.shape, found.operation)
+    grid = words.recorded(columns, rows)
+    note = words.note(0, grid.rows)
     return Page(
         title=words.title(trace, found.name),
-        verdict=f"{found.name}: {', '.join(word for word in about if word)}, {len(found.steps):,} steps.",
+        verdict=f"{found.name}: {', '.join(word for word in about if word)}, {len(found.steps):,} steps{_worst(found.steps)}.",
         said=tuple(_sparklines(found)),
-        grids=(Grid("By step", columns, rows, note="; ".join(filter(None, (earlier, note)))),),
+        grids=(dataclasses.replace(grid, title="By step", note="; ".join(filter(None, (earlier, note)))),),
         notices=trace.metadata.notices,
         columns=COLUMNS,
         rows=rows_of(found),
@@ -68,6 +70,19 @@ def page(trace: Trace, found: History, top: int) -> Page:
             "seen_as": found.source,
         },
     )
+
+
+def _worst(steps: Sequence[Step]) -> str:
+    """The steps in which most was clipped, flushed and not finite; nothing where none was."""
+    said = []
+    for word, name in (("clipped", "saturated"), ("flushed", "flushed")):
+        worst = max(steps, key=lambda step: -1.0 if math.isnan(getattr(step, name)) else getattr(step, name))
+        if getattr(worst, name) > 0:
+            said.append(f"{word} most in step {worst.step} ({words.share(getattr(worst, name))})")
+    bad = [step.step for step in steps if step.nans > 0 or step.infs > 0]
+    if bad:
+        said.append(f"not finite in {len(bad):,}, first in step {bad[0]}")
+    return f"; {', '.join(said)}" if said else ""
 
 
 def _line(step: Step) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from tetrace.fp8.whatif import Row, WhatIf
     from tetrace.report.page import Page
     from tetrace.trace.trace import Trace
-
-# A change of SNR below this is within what the estimate is good for.
-_CHANGE_DB = 1.0
 
 
 @click.command()
@@ -42,10 +39,10 @@ def whatif(run: Path, settings: tuple[str, ...], output: Output) -> None:
     output.check(run)
     asked = parse(settings)
     trace = words.load(run)
-    output.write(page(trace, what_if(trace, **vars(asked)), output.rows))
+    output.write(page(run, trace, what_if(trace, **vars(asked)), output.rows))
 
 
-def page(trace: Trace, found: WhatIf, top: int) -> Page:
+def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
     """What would be clipped and flushed, tensor by tensor, the worst first."""
     from tetrace.fp8.whatif import COLUMNS, rows_of
     from tetrace.report.grid import Column, Grid
@@ -63,8 +60,9 @@ def page(trace: Trace, found: WhatIf, top: int) -> Page:
     )
     return Page(
         title=words.title(trace, str(found.settings)),
-        verdict=_verdict(found),
+        verdict=found.verdict,
         grids=(grid,) if rows else (),
+        advice=tuple(words.with_path(line, run) for line in _advice(found)),
         notices=(*trace.metadata.notices, *_limits(found)),
         columns=COLUMNS,
         rows=rows_of(found),
@@ -73,6 +71,9 @@ def page(trace: Trace, found: WhatIf, top: int) -> Page:
             "unanswered": dict(found.unanswered),
             "wanted_history": found.wanted_history,
             "sampled": found.sampled,
+            "clipped": vars(found.clipped),
+            "flushed": vars(found.flushed),
+            "snr": {"better": found.better, "worse": found.worse},
         },
     )
 
@@ -82,8 +83,8 @@ def _line(row: Row) -> tuple[str, ...]:
         row.name,
         f"{row.ran_recipe} {row.ran_format}".strip(),
         f"{row.recipe} {row.format}",
-        _change(words.share(row.ran_saturated), words.bounds(row.saturated_lower, row.saturated_upper)),
-        _change(words.share(row.ran_flushed), words.bounds(row.flushed_lower, row.flushed_upper)),
+        _change(words.share(row.ran_clipped), words.bounds(*row.clipped)),
+        _change(words.share(row.ran_flushed), words.bounds(*row.flushed)),
         _change(words.decibels(row.ran_snr_db), words.decibels(row.snr_db)),
         str(row.worst_step),
     )
@@ -93,32 +94,16 @@ def _change(ran: str, would: str) -> str:
     return ran if ran == would else f"{ran} → {would}"
 
 
-def _verdict(found: WhatIf) -> str:
-    from tetrace.fp8.whatif import NOTABLE
+def _advice(found: WhatIf) -> Iterator[str]:
+    """What formats and margins cannot help with."""
+    from tetrace.fp8.whatif import NOTABLE_FLUSHED
 
-    if not found.rows:
-        reasons = ", ".join(f"{reason} ({many:,} tensors)" for reason, many in found.unanswered.items())
-        return f"No tensor can be answered for: {reasons or 'none was recorded before it was quantized'}."
-    # The amax itself is never lost to current scaling: it may be beyond the largest value by a rounding.
-    clipped = [row for row in found.rows if row.saturated_lower > 0 and row.recipe != "current"]
-    flushed = [row for row in found.rows if row.flushed_lower >= NOTABLE]
-    change = [row.snr_change_db for row in found.rows if math.isfinite(row.snr_change_db)]
-    worse, better = sum(db <= -_CHANGE_DB for db in change), sum(db >= _CHANGE_DB for db in change)
-    parts = [
-        f"{len(clipped):,} of {len(found.rows):,} tensors would be clipped" + _worst(clipped, "saturated_upper"),
-        f"{len(flushed):,} would lose more than {100 * NOTABLE:.0f}% to zero" + _worst(flushed, "flushed_upper"),
-        f"SNR falls in {worse:,}"
-        + (f" (by up to {-min(change):.0f} dB)" if worse else "")
-        + f" and gains in {better:,}",
-    ]
-    return f"With {found.settings}: {'; '.join(parts)}."
-
-
-def _worst(rows: list[Row], share: str) -> str:
-    if not rows:
-        return ""
-    worst = max(rows, key=lambda row: float(getattr(row, share)))
-    return f" ({worst.name} most, {words.share(getattr(worst, share))})"
+    unset = [row for row in found.rows if row.unset_steps and row.flushed_upper > NOTABLE_FLUSHED]
+    if unset:
+        yield (
+            f"{len(unset):,} of those flushed have a step before their first scale, which is 1 then whatever margin and "
+            "format: see Gradients lost in `tetrace fp8 health RUN`; recipe=current has no such step."
+        )
 
 
 def _limits(found: WhatIf) -> list[str]:

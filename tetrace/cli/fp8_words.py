@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tetrace.report.grid import Column, Grid
     from tetrace.trace.trace import Trace
 
 UNKNOWN = "–"
 _UNKNOWN_NOTE = f"{UNKNOWN} was not recorded"
+# The recording in a command that advice names: tetrace.fp8 knows no path.
+_RUN = re.compile(r"(?<=tetrace fp8 )(\w+) RUN\b")
 
 
 def load(run: Path) -> Trace:
-    """The trace of a recording."""
+    """The trace of a recording, under the name that was given: it may have been renamed since it was made."""
     import tetrace
 
-    return tetrace.load(run)
+    trace = tetrace.load(run)
+    name = run.name or run.resolve().name
+    return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=name))
+
+
+def with_path(text: str, run: Path) -> str:
+    """`text` with the path where a command of it says RUN, as a shell takes it."""
+    return _RUN.sub(lambda found: f"{found[1]} {shlex.quote(str(run))}", text)
 
 
 def title(trace: Trace, *words: str) -> str:
@@ -63,6 +77,14 @@ def note(left: int, rows: tuple[tuple[str, ...], ...] = ()) -> str:
     if any(UNKNOWN in row for row in rows):
         said.append(_UNKNOWN_NOTE)
     return "; ".join(said)
+
+
+def recorded(columns: Sequence[Column], rows: Sequence[tuple[str, ...]]) -> Grid:
+    """A grid without title, of the columns in which something was recorded."""
+    from tetrace.report.grid import Grid
+
+    kept = [place for place, _ in enumerate(columns) if not rows or any(row[place] != UNKNOWN for row in rows)]
+    return Grid("", tuple(columns[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in rows))
 
 
 def first(rows: int, many: int) -> int:

@@ -38,7 +38,8 @@ class Side:
 @dataclass(frozen=True)
 class Difference:
     """A tensor of both recordings. `parts_at` is the first step in which they differ, -1 where they do not; `place` is
-    where in that step it was observed in the first recording: the smallest is where the runs part."""
+    where in that step it was observed in the first recording: the smallest is where the runs part. `a_amax_there` and
+    `b_amax_there` are the amaxes of that step, NaN where they do not part; `amax_ratio` is of those over all steps."""
 
     module: str
     role: str
@@ -46,6 +47,8 @@ class Difference:
     parts_at: int
     place: int
     amax_ratio: float
+    a_amax_there: float
+    b_amax_there: float
     a: Side
     b: Side
 
@@ -83,7 +86,7 @@ class Comparison:
 
 _SIDE = tuple(field.name for field in dataclasses.fields(Side))
 COLUMNS = (
-    *("module", "role", "steps", "parts_at", "amax_ratio"),
+    *("module", "role", "steps", "parts_at", "amax_ratio", "a_amax_there", "b_amax_there"),
     *(f"{side}_{name}" for name in _SIDE for side in ("a", "b")),
 )
 
@@ -92,7 +95,7 @@ def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
     """The differences as dictionaries with `COLUMNS`."""
     return [
         {
-            **{name: getattr(one, name) for name in COLUMNS[:5]},
+            **{name: getattr(one, name) for name in COLUMNS[:7]},
             **{f"{side}_{name}": getattr(getattr(one, side), name) for name in _SIDE for side in ("a", "b")},
         }
         for one in comparison.differences
@@ -140,21 +143,23 @@ def _by_name(rows: Rows, steps: npt.NDArray[Any]) -> dict[tuple[str, str], npt.N
 
 def _difference(key: tuple[str, str], a: Rows, b: Rows, places: npt.NDArray[np.int64], tolerance: float) -> Difference:
     steps = np.intersect1d(a["step"], b["step"])
-    parted = _parts_at(a, b, steps, tolerance)
+    parted, a_there, b_there = _parts_at(a, b, steps, tolerance)
     first = int(places[np.argmax(a["step"] == parted)]) if parted >= 0 else -1
     sides = _side(a), _side(b)
     ratio = sides[1].amax / sides[0].amax if sides[0].amax > 0 else _UNKNOWN
-    return Difference(*key, len(steps), parted, first, ratio, *sides)
+    return Difference(*key, len(steps), parted, first, ratio, a_there, b_there, *sides)
 
 
-def _parts_at(a: Rows, b: Rows, steps: npt.NDArray[Any], tolerance: float) -> int:
-    """The first step in which the two differ; -1 where they do not."""
+def _parts_at(a: Rows, b: Rows, steps: npt.NDArray[Any], tolerance: float) -> tuple[int, float, float]:
+    """The first step in which the two differ, and their amaxes there; -1 where they do not."""
     amaxes, bad = zip(*(_by_step(rows, steps) for rows in (a, b)), strict=True)
     larger = np.fmax(*amaxes)
     with np.errstate(invalid="ignore"):
         apart = (np.abs(amaxes[0] - amaxes[1]) > tolerance * larger) | (bad[0] != bad[1])
     found = np.flatnonzero(apart)
-    return int(steps[found[0]]) if len(found) else -1
+    if not len(found):
+        return -1, _UNKNOWN, _UNKNOWN
+    return int(steps[found[0]]), float(amaxes[0][found[0]]), float(amaxes[1][found[0]])
 
 
 def _by_step(rows: Rows, steps: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

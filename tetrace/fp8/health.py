@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from tetrace.fp8 import lost_gradients, nonfinite, scale_health
 from tetrace.fp8.flags import LEVELS, Problem, Recorded, flags, share_words
-from tetrace.fp8.observations import DELAYED, QUANTIZED, WHOLE, groups, is_gradient, non_finite, starts_of
+from tetrace.fp8.observations import DELAYED, QUANTIZED, WHOLE, groups, is_gradient, non_finite, starts_of, tensor_name
 from tetrace.fp8.prediction import FORMATS
 
 if TYPE_CHECKING:
@@ -47,29 +48,40 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Problem))
 
 @dataclass(frozen=True)
 class Health:
-    """All problems, and how much was looked at."""
+    """All problems, and how much was looked at: of `tensors`, `quantized` were quantized to FP8 in some step."""
 
     problems: tuple[Problem, ...]
     tensors: int
     steps: tuple[int, ...]
     observations: int
+    quantized: int
 
     @property
     def healthy(self) -> bool:
-        """Whether there is nothing but notes."""
-        return all(problem.level == "note" for problem in self.problems)
+        """Whether something was quantized, and there is nothing but notes."""
+        return bool(self.quantized) and not self._serious
 
     @property
     def verdict(self) -> str:
-        """One sentence: healthy, or the worst problem."""
+        """One sentence: healthy, the worst problem, or that nothing was quantized."""
         looked = f"{_plural(self.tensors, 'tensor')} in {_plural(len(self.steps), 'step')}"
-        if not self.problems:
-            return f"Healthy: nothing of what tetrace looks for in {looked}."
-        if self.healthy:
-            return f"Healthy: {looked}, with {_plural(len(self.problems), 'note')}."
-        worst, many = self.problems[0], sum(problem.level != "note" for problem in self.problems)
-        where = f"{worst.name} at step {worst.first_step}" if worst.module else "the recipe"
-        return f"{_plural(many, 'problem')} in {looked}. The worst: {worst.title}, {where} ({worst.evidence})."
+        notes = len(self.problems) - self._serious
+        if self._serious:
+            no_fp8 = "" if self.quantized else "Nothing was quantized to FP8. "
+            worst = self.problems[0]
+            where = f"{worst.name} at step {worst.first_step}" if worst.module else "the recipe"
+            many = _plural(self._serious, "problem") + (f", {_plural(notes, 'note')}" if notes else "")
+            return f"{no_fp8}{many} in {looked}. The worst: {worst.title}, {where} ({worst.evidence})."
+        if not self.quantized:
+            return f"Nothing was quantized to FP8: {looked} were looked at, all finite."
+        if notes:
+            return f"Healthy: {looked}, with {_plural(notes, 'note')}."
+        return f"Healthy: nothing of what tetrace looks for in {looked}."
+
+    @property
+    def _serious(self) -> int:
+        """Problems that are more than a note."""
+        return sum(problem.level != "note" for problem in self.problems)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -88,11 +100,13 @@ def check_health(trace: Trace) -> Health:
     """What is wrong with the FP8 of a recording, worst first. Raises `InputError` where no FP8 statistics were recorded."""
     recorded = Recorded(trace)
     found = [problem for look in _LOOKS for problem in look(recorded)]
+    quantized = recorded.rows.isin("source", *WHOLE, QUANTIZED)
     return Health(
         problems=tuple(sorted(found, key=_rank)),
         tensors=len(np.unique(recorded.rows.tensor)),
         steps=tuple(np.unique(recorded.rows["step"]).tolist()),
         observations=len(recorded.rows),
+        quantized=len(np.unique(recorded.rows.tensor[quantized])),
     )
 
 
@@ -171,7 +185,8 @@ def _saturation(recorded: Recorded) -> Iterator[Problem]:
             title="Codes at the largest value",
             unit="of elements",
             evidence=f"{share_words(float(share[flag.row]))} of its FP8 codes are ±{largest[flag.row]:g}: clipped, or near it",
-            advice="only its FP8 codes were seen; see its amax and scale with `tetrace fp8 tensor`",
+            advice=f"only its FP8 codes were seen; `tetrace fp8 tensor RUN {shlex.quote(tensor_name(flag.module, flag.role))}` "
+            "has its amax and scale",
         )
 
 

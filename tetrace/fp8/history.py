@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.errors import UsageError
-from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, scales, tensor_name, tensors
+from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, scales, starts_of, tensor_name, tensors
 from tetrace.fp8.prediction import FORMATS
 from tetrace.fp8.whatif import decibels
 
@@ -89,22 +89,23 @@ def tensor_history(trace: Trace, name: str) -> History:
     Raises `UsageError` with near names where there is none of this name.
     """
     rows = tensors(trace)
-    tensor = _find(rows, name)
-    mine = rows.take((rows.tensor == tensor) & ~rows.isin("phase", RECOMPUTE))
-    mine = mine if len(mine) else rows.take(rows.tensor == tensor)
+    return history_of(rows, scales(trace), _find(rows, name))
+
+
+def history_of(rows: Rows, updates: Rows, tensor: int) -> History:
+    """The history of the tensor at a place in the keys of `rows`: of all that was recorded, or of the steps taken of it."""
+    mine = rows.take(rows.tensor == tensor)
+    own = mine.take(~mine.isin("phase", RECOMPUTE))
+    mine = own if len(own) else mine
     measured = mine.take(~mine.isin("source", CHECK))
     mine = measured if len(measured) else mine
     module, role = rows.keys[tensor]
-    updates = _updates(trace, module, role)
+    updates = _of_tensor(updates, module, role)
     words = {
         column: mine.text(column, len(mine) - 1)
         for column in ("format", "scaling", "source", "operation", "dtype", "shape")
     }
-    numbers = np.unique(mine["step"]).tolist()
-    steps = tuple(
-        _step(mine.take(mine["step"] == number), updates.take(updates["step"] == number)) for number in numbers
-    )
-    return History(module, role, steps=steps, **words)
+    return History(module, role, steps=_steps(mine.take(np.argsort(mine["step"], kind="stable")), updates), **words)
 
 
 def _find(rows: Rows, name: str) -> int:
@@ -135,41 +136,58 @@ def _near(name: str, names: list[str]) -> list[str]:
     return list(dict.fromkeys([*sorted(holding), *alike]))[:_SUGGESTED]
 
 
-def _updates(trace: Trace, module: str, role: str) -> Rows:
-    rows = scales(trace)
+def _of_tensor(rows: Rows, module: str, role: str) -> Rows:
     tensor = rows.keys.index((module, role)) if (module, role) in rows.keys else -1
     return rows.take(rows.tensor == tensor)
 
 
-def _step(rows: Rows, updates: Rows) -> Step:
-    elements = int(rows["elements"].sum())
-    nonzero = elements - int(np.maximum(rows["zeros"], 0).sum()) - int(non_finite(rows).sum())
-    finite = rows["elements"] - non_finite(rows)
-    amax, scale = _largest(rows["amax"]), float(rows["scale"][-1])
-    largest = next((one.largest for one in FORMATS if one.name == rows.text("format", 0)), _UNKNOWN)
-    return Step(
-        step=int(rows["step"][0]),
-        observations=len(rows),
-        elements=elements,
-        amax=amax,
-        scale=scale,
-        range_used=_largest(rows["amax"] * rows["scale"]) / largest,
-        next_scale=float(updates["next_scale"][-1]) if len(updates) else _UNKNOWN,
-        history_max=float(updates["history_max"][-1]) if len(updates) else _UNKNOWN,
-        saturated=_share(rows["saturated"], elements),
-        flushed=_share(rows["flushed"], nonzero),
-        snr_db=decibels(float((rows["mean_square"] * finite).sum()), float(rows["squared_error"].sum())),
-        mean=float((rows["mean"] * finite).sum() / max(int(finite.sum()), 1)),
-        nans=int(rows["nans"].sum()) if (rows["nans"] >= 0).all() else -1,
-        infs=int(rows["infs"].sum()) if (rows["infs"] >= 0).all() else -1,
-        zeros=_share(rows["zeros"], elements),
-    )
+def _steps(rows: Rows, updates: Rows) -> tuple[Step, ...]:
+    """The steps of one tensor's rows, which are sorted by step; of a step's updates the last one holds."""
+    begins = starts_of(rows["step"])
+    last_update = {step: place for place, step in enumerate(updates["step"].tolist())}
+    places = [last_update.get(step, -1) for step in rows["step"][begins].tolist()]
+    bad, zeros = non_finite(rows), np.maximum(rows["zeros"], 0)
+    finite = rows["elements"] - bad
+
+    def total(values: Any) -> Any:
+        return np.add.reduceat(values, begins)
+
+    def share(name: str, whole: Any) -> Any:
+        known = np.logical_and.reduceat(rows[name] >= 0, begins)
+        return np.where(known, total(rows[name]) / np.maximum(whole, 1), _UNKNOWN)
+
+    def count(name: str) -> Any:
+        return np.where(np.logical_and.reduceat(rows[name] >= 0, begins), total(rows[name]), -1)
+
+    def update(name: str) -> list[float]:
+        return [float(updates[name][place]) if place >= 0 else _UNKNOWN for place in places]
+
+    elements = total(rows["elements"])
+    with np.errstate(invalid="ignore", over="ignore"):
+        used = rows["amax"] * rows["scale"]
+    signal, error = total(rows["mean_square"] * finite), total(rows["squared_error"])
+    columns = {
+        "step": rows["step"][begins],
+        "observations": np.diff(np.append(begins, len(rows))),
+        "elements": elements,
+        # Ignores NaN as long as there is a number.
+        "amax": np.fmax.reduceat(rows["amax"], begins),
+        "scale": rows["scale"][np.append(begins[1:], len(rows)) - 1],
+        "range_used": np.fmax.reduceat(used, begins) / _largest_values(rows)[begins],
+        "saturated": share("saturated", elements),
+        "flushed": share("flushed", elements - total(zeros) - total(bad)),
+        "mean": total(rows["mean"] * finite) / np.maximum(total(finite), 1),
+        "nans": count("nans"),
+        "infs": count("infs"),
+        "zeros": share("zeros", elements),
+    }
+    lists = {name: values.tolist() for name, values in columns.items()}
+    lists["snr_db"] = [decibels(*both) for both in zip(signal.tolist(), error.tolist(), strict=True)]
+    lists["next_scale"], lists["history_max"] = update("next_scale"), update("history_max")
+    return tuple(Step(**dict(zip(lists, values, strict=True))) for values in zip(*lists.values(), strict=True))
 
 
-def _largest(values: Any) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.max()) if len(known) else _UNKNOWN
-
-
-def _share(counts: Any, whole: int) -> float:
-    return float(counts.sum()) / max(whole, 1) if (counts >= 0).all() else _UNKNOWN
+def _largest_values(rows: Rows) -> Any:
+    """The largest value of each row's format, NaN where it has none."""
+    largest = {one.name: one.largest for one in FORMATS}
+    return np.array([largest.get(word, _UNKNOWN) for word in rows.words["format"]])[rows["format"]]

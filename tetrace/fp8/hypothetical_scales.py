@@ -55,7 +55,7 @@ def from_used(rows: Rows, kind: Places, ran: Places, margin_change: int) -> Sing
     used = rows["scale"].astype(np.float32)
     with np.errstate(over="ignore"):
         moved = used * (_LARGEST[kind] / _LARGEST[ran]).astype(np.float32) * np.float32(2.0**-margin_change)
-    return np.where(_is_unset(rows), np.float32(1), np.minimum(moved, np.finfo(np.float32).max))
+    return np.where(is_unset(rows), np.float32(1), np.minimum(moved, np.finfo(np.float32).max))
 
 
 def from_history(rows: Rows, every: Rows, kind: Places, settings: Settings) -> tuple[Singles, Places]:
@@ -73,7 +73,7 @@ def from_history(rows: Rows, every: Rows, kind: Places, settings: Settings) -> t
     return delayed_scale(history[place], _LARGEST[kind], settings.margin or 0), used[place]
 
 
-def _is_unset(rows: Rows) -> npt.NDArray[np.bool_]:
+def is_unset(rows: Rows) -> npt.NDArray[np.bool_]:
     """Where delayed scaling has not set the scale of a tensor yet: it is 1, and was nothing else before."""
     order = np.lexsort((rows["order"], rows["process"], rows.tensor))
     process, tensor, other = rows["process"][order], rows.tensor[order], rows["scale"][order] != 1.0

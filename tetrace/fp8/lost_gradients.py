@@ -39,7 +39,8 @@ class LostStep:
 class LostGradients:
     """The steps in which gradients were lost before their first scale, and the first of them in the order in which things
     ran: its amax, how many of its elements that are not zero became zero, and the squared error as a share of its sum of
-    squares (NaN where it was not recorded)."""
+    squares (NaN where it was not recorded). `worst` is the one of which that share, `worst_error`, is the largest; empty
+    where it was recorded of none."""
 
     module: str
     role: str
@@ -50,6 +51,8 @@ class LostGradients:
     nonzero: int
     error: float
     steps: tuple[LostStep, ...]
+    worst: str = ""
+    worst_error: float = float("nan")
 
     @property
     def name(self) -> str:
@@ -98,6 +101,8 @@ def lost_gradients(recorded: Recorded) -> LostGradients | None:
     after = zero & (rows["order"] > _first_order(rows, wholly, where))
     few_codes = rows.isin("source", QUANTIZED) & (rows["zeros"] >= _LOST * rows["elements"])
     codes = unset & few_codes & np.isin(where, where[flushed]) & ~_later(rows, gradient & ~unset & few_codes)
+    worst = int(np.argmax(np.where(flushed, np.nan_to_num(_error(rows), nan=-1.0), -1.0)))
+    worst_error = float(_error(rows)[worst])
     lost, wholly = flushed | after | codes, wholly | after | (codes & zero)
     at = np.flatnonzero(flushed)
     first = int(at[np.lexsort((rows["order"][at], rows["step"][at]))[0]])
@@ -115,6 +120,8 @@ def lost_gradients(recorded: Recorded) -> LostGradients | None:
             LostStep(step, *(_tensors(rows, mask, step) for mask in (lost, wholly, gradient)))
             for step in np.unique(rows["step"][lost]).tolist()
         ),
+        worst="" if np.isnan(worst_error) else rows.name(worst),
+        worst_error=worst_error,
     )
 
 
@@ -154,10 +161,12 @@ def look(recorded: Recorded) -> Iterator[Problem]:
     if found is None:
         return
     how = "" if found.wholly else ", none wholly"
+    if how and found.worst:
+        how += f" (at most {share_words(found.worst_error)} of a sum of squares, of {found.worst})"
     yield Problem(
         kind="lost_gradients",
         level="warning" if found.wholly else "note",
-        title="Gradients lost",
+        title="Gradients lost" if found.wholly else "Gradients lost in part",
         module=found.module,
         role=found.role,
         ranks=found.ranks,
@@ -173,6 +182,12 @@ def look(recorded: Recorded) -> Iterator[Problem]:
 
 def advice(found: LostGradients) -> str:
     """What helps: a wider format, a scale that needs no step before, or first steps that do not count."""
+    passes = (
+        "" if found.wholly else "a note: of each something is left, so every layer gets a gradient and sets its scale; "
+    )
     wider = "Format.HYBRID gives gradients E5M2, which loses less; " if found.format == "E4M3" else ""
     # calibrating=True sets scales of inputs and weights alone.
-    return f"{wider}current scaling needs no step before; else begin with a learning rate of nearly 0, until scales are set"
+    return (
+        f"{passes}{wider}current scaling needs no step before; else begin with a learning rate of nearly 0, until scales "
+        "are set"
+    )

@@ -31,7 +31,7 @@ _LEAST_SCALE = 2.0**-127
 
 
 class Predicted(NamedTuple):
-    """Predictions of observations `rows` (places in the table)."""
+    """Predictions of observations `rows` (places in the table); `as_ran` where recipe, format and scale are what ran."""
 
     rows: Places
     kind: Places
@@ -42,6 +42,7 @@ class Predicted(NamedTuple):
     flushed_upper: Numbers
     error: Numbers
     history: Places
+    as_ran: npt.NDArray[np.bool_]
 
 
 class Case:
@@ -90,7 +91,16 @@ class Case:
         places = np.concatenate([known, blocks])
         lower, upper, least, most, error = (np.concatenate(pair) for pair in zip(of_tensors, of_blocks, strict=True))
         names = [RECIPES[one] for one in recipe[places].tolist()]
-        return Predicted(self.rows[places], kind[places], names, lower, upper, least, most, error, used[places])
+        as_ran = self._as_ran(rows, ran, kind, recipe, scale)[places]
+        return Predicted(self.rows[places], kind[places], names, lower, upper, least, most, error, used[places], as_ran)
+
+    def _as_ran(
+        self, rows: Rows, ran: Places, kind: Places, recipe: Places, scale: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.bool_]:
+        of_blocks = (recipe >= _OF_BLOCKS) & (self.settings.power_of_two is None)
+        same: npt.NDArray[np.bool_] = (kind == ran) & (recipe == self._ran(rows))
+        # The scale of current scaling is recorded by way of its inverse.
+        return same & (of_blocks | np.isclose(scale, rows["scale"], rtol=1e-6, atol=0))
 
     def _formats(self, ran: Places, gradient: npt.NDArray[np.bool_]) -> Places:
         if not self.settings.format:
@@ -103,13 +113,17 @@ class Case:
         """The place in `RECIPES` for each observation."""
         if self.settings.recipe:
             return np.full(len(rows), RECIPES.index(self.settings.recipe))
-        of_blocks = np.where(rows.isin("scaling", MXFP8), _MX, _OF_BLOCKS)
-        ran = np.where(rows.isin("scaling", DELAYED), 1, np.where(rows.isin("scaling", CURRENT), 0, of_blocks))
+        ran = self._ran(rows)
         if not (ran == 1).any():
             for name in ("margin", "history", "algorithm"):
                 if getattr(self.settings, name) not in (None, ""):
                     raise UsageError(f"{name} belongs to delayed scaling, which did not run: add recipe=delayed")
         return ran
+
+    def _ran(self, rows: Rows) -> Places:
+        """The place in `RECIPES` of what ran."""
+        of_blocks = np.where(rows.isin("scaling", MXFP8), _MX, _OF_BLOCKS)
+        return np.where(rows.isin("scaling", DELAYED), 1, np.where(rows.isin("scaling", CURRENT), 0, of_blocks))
 
     def _scales(self, rows: Rows, ran: Places, kind: Places, recipe: Places) -> tuple[npt.NDArray[np.float32], Places]:
         settings, updates = self.settings, self.updates

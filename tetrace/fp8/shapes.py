@@ -117,8 +117,15 @@ class ShapeReport:
         return pd.DataFrame([dataclasses.astuple(row) for row in self.rows], columns=columns)
 
     def __str__(self) -> str:
+        fp8 = sum(row.fp8 for row in self.rows)
+        if not fp8:
+            linears = len({row.module for row in self.rows})
+            of_torch = (
+                f"none of the model's {linears} linears is Transformer Engine's; make them te.Linear, under te.autocast"
+            )
+            return f"Nothing would run in FP8: {of_torch if linears else 'the model has no linear'}."
         if not self.failures:
-            return f"All {sum(row.fp8 for row in self.rows)} dimensions of FP8 GEMMs fit."
+            return f"All {fp8} dimensions of FP8 GEMMs fit."
         return "\n".join(sentence(row) for row in self.failures)
 
 
