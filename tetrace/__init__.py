@@ -144,9 +144,34 @@ def watch(
 
 
 def __getattr__(name: str) -> Any:
+    if name == "_C":  # asked for by whatever imports it, before it is loaded
+        return _extension()
     if name not in _PUBLIC:
         raise AttributeError(f"module 'tetrace' has no attribute '{name}'")
     import importlib
 
     module = importlib.import_module(_PUBLIC[name])
     return module if name in ("instrument", "fp8") else getattr(module, name)
+
+
+def _extension() -> Any:
+    """The compiled part. Raises `InstallationError` where this folder has none for the Python that runs: Python finds the
+    source tree before what is installed when it is started in it.
+    """
+    import importlib
+    import platform
+    from pathlib import Path
+
+    try:
+        return importlib.import_module("tetrace._C")
+    except ModuleNotFoundError as error:
+        from tetrace.errors import InstallationError
+
+        folder = Path(__file__).resolve().parent
+        python = ".".join(platform.python_version_tuple()[:2])
+        if (folder.parent / "CMakeLists.txt").is_file():
+            what = f"this is tetrace's source tree, without its extension for Python {python}"
+            way_out = "run from another folder to use an installed tetrace, or build this one with `make setup`"
+        else:
+            what, way_out = f"this tetrace has no extension for Python {python}", "install it with this Python's pip"
+        raise InstallationError(f"{folder}: {what}; {way_out}") from error

@@ -17,6 +17,10 @@ class UsageError(TetraceError):
     """An option whose value does not fit the recording it is applied to."""
 
 
+class InstallationError(TetraceError):
+    """A tetrace that is not whole: its compiled part is missing, or is for another Python."""
+
+
 class ConservationError(TetraceError):
     """Numbers that must add up do not: a defect of tetrace, never of the recording."""
 

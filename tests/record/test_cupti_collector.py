@@ -377,8 +377,10 @@ def test_a_collector_that_fails_makes_the_exit_code_2_and_keeps_the_folder(
 ) -> None:
     done = record("None", STAND_IN_STATE="failed")
     assert (done.returncode, done.stdout) == (2, "trained\n"), done.stderr
-    assert done.stderr.splitlines()[-1] == "tetrace: the GPU was not recorded: a reason"
-    assert (tmp_path / "run.tetrace.recording").exists()
+    kept = tmp_path / "run.tetrace.recording"
+    what_now = f"{kept} is kept: tetrace report reads what is in it, or remove it"
+    assert done.stderr.splitlines()[-1] == f"tetrace: the GPU was not recorded: a reason; {what_now}"
+    assert kept.exists()
     assert "module" in load(tmp_path / "run.tetrace").words("sites", "kind")
 
 

@@ -254,7 +254,13 @@ def test_what_stops_or_spoils_is_said_with_a_way_out(
             "too old",
             "newer",
         ),
-        ({"torch": None, "errors": {"torch": "No module named 'torch'"}}, "torch", "absent", "not installed", "pip"),
+        (
+            {"torch": None, "errors": {"torch": "No module named 'torch'"}},
+            "torch",
+            "warn",
+            "not installed",
+            "install .",
+        ),
         ({"torch": None, "errors": {"torch": "killed by signal 11"}}, "torch", "fail", "signal 11", "reinstall"),
         (
             {"libraries": {"libcudnn": ["/env/libcudnn.so.9", "/usr/lib/libcudnn.so.9.10.2"]}},
@@ -291,6 +297,12 @@ def test_without_nsys_the_collector_records() -> None:
     diagnosis = diagnose(dataclasses.replace(WELL, nsys=NO_NSYS))
     assert (diagnosis.possible, diagnosis.collector) == (True, "cupti")
     assert checkup.screen(diagnosis, 80, False).startswith("A recording here is made with tetrace's own collector")
+
+
+def test_without_torch_not_all_is_well() -> None:
+    diagnosis = diagnose(with_probe(torch=None, errors={"torch": "No module named 'torch'"}))
+    assert diagnosis.possible
+    assert checkup.screen(diagnosis, 80, False).startswith("A recording here is made with nsys; 1 warning\n")
 
 
 def test_what_the_collector_lacks_is_said_once() -> None:

@@ -172,7 +172,7 @@ def _check_options(command: tuple[str, ...]) -> None:
 def _save(session: Session, run: Run) -> int:
     """Save and show; returns 2 where that failed. After a script that failed, its own exit code is what counts."""
     if not run.ended.finished:
-        _say(f"the script did not finish ({_end_in_words(run)}); saving what was recorded")
+        _say(f"the script did not finish ({run.ended.how}); saving what was recorded")
     try:
         saved = session.save(run)
     except TetraceError as error:
@@ -185,13 +185,9 @@ def _save(session: Session, run: Run) -> int:
         return _FAILED
     _say(f"saved {_short(saved.path)}")
     _show(saved)
-    if saved.problem:
-        _say(saved.problem)
+    for line in filter(None, (saved.hint, saved.problem)):
+        _say(line)
     return _FAILED if saved.problem else 0
-
-
-def _end_in_words(run: Run) -> str:
-    return run.ended.signal or f"exit code {run.ended.exit_code}"
 
 
 def _show(saved: Saved) -> None:

@@ -15,8 +15,9 @@ def torch(around: Surroundings) -> Iterator[Finding]:
         return
     found, error = around.probe.get("torch"), _error(around, "torch")
     if found is None and "No module named 'torch'" in error:
-        way_out = "run tetrace with the Python that trains: python -m pip install tetrace there"
-        yield Finding("absent", "torch", "is not installed in this Python", way_out)
+        said = "is not installed in this Python: of scripts that it runs, nothing is recorded"
+        way_out = "install tetrace for the Python that trains: its `python -m pip install .` in tetrace's source folder"
+        yield Finding("warn", "torch", said, way_out)
     elif found is None:
         yield Finding("fail", "torch", f"cannot be imported: {error or 'the probe did not get so far'}", _REINSTALL)
     elif around.has_gpu and not found["available"]:

@@ -72,7 +72,7 @@ def _claim(at: Place, force: bool, keep_report: bool) -> bool:
     if at.working.exists():
         if _is_live(at.working):
             return False
-        if not force and not _is_empty(at.working):
+        if not force and not is_empty(at.working):
             left = "is left from a recording that did not end"
             raise UsageError(f"{at.working}: {left}; read it with tetrace report, remove it, or pass --force")
         shutil.rmtree(at.working, ignore_errors=True)
@@ -120,7 +120,7 @@ def _is_live(folder: Path) -> bool:
     return True
 
 
-def _is_empty(folder: Path) -> bool:
+def is_empty(folder: Path) -> bool:
     """Whether a working folder holds nothing that was recorded."""
     held = (path for pattern in ("process-*", "*.nsys-rep", "*.qdstrm") for path in folder.glob(pattern))
     return next(held, None) is None

@@ -38,6 +38,11 @@ class Ended:
         """Whether it ran to its own, successful end."""
         return self.exit_code == 0
 
+    @property
+    def how(self) -> str:
+        """In words: `exit code 1`, or the name of the signal."""
+        return self.signal or f"exit code {self.exit_code}"
+
     def document(self) -> dict[str, object]:
         """What run.json says."""
         return {

@@ -19,6 +19,7 @@ from tetrace.record.command import Command
 from tetrace.record.options import Options
 from tetrace.record.running import Ended, Relay, tell_end
 from tetrace.sources import detect
+from tetrace.sources.sites import processes_of
 from tetrace.trace import store
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ _NOT_INSTRUMENTED = (
     "no Python process was instrumented: none imported torch, or it ran as python -I, -E or -S, with a PYTHONPATH of "
     "its own, or as another Python than tetrace is built for"
 )
+# What ran may hide its imports, hence no more than what could be seen.
+_FAILED_EARLY = "the script failed ({}) before it imported torch, as far as could be seen"
+_ONE_STEP = "the whole run is one step: no optimizer drove a loop; call tetrace.step() where a step of the script ends"
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Saved:
-    """What became of a recording. `problem` is why the collector's part of it is missing, "" where it is there."""
+    """What became of a recording. `problem` is why the collector's part of it is missing, "" where it is there; `hint`
+    what would have made a better one, "" where nothing is known.
+    """
 
     trace: Trace
     path: Path
     problem: str
+    hint: str = ""
 
 
 def _calibration() -> Mapping[str, object] | None:
@@ -159,21 +166,26 @@ class Session:
     def save(self, run: Run) -> Saved:
         """Make the recording of what the working folder holds, which is removed only when nothing is lost by it.
 
-        Raises `InputError` where nothing was recorded, or it cannot be read: the folder is kept then.
+        Raises `InputError` where nothing was recorded, or it cannot be read: then the folder is kept if it holds
+        anything, and the message names it.
         """
         working = run.at.working
         instrumented = any(working.glob("process-*/process.json"))
         try:
             problem, notices = self._collect(run)
-            self._end(run, notices, instrumented)
-            if not instrumented and (problem or not run.collector.records_gpu):
-                raise InputError(f"nothing was recorded: {problem or _NOT_INSTRUMENTED}")
+            missing = "" if instrumented else _not_instrumented(run.ended)
+            self._end(run, notices, missing)
+            if missing and (problem or not run.collector.records_gpu):
+                raise InputError(_left(working, _nothing(run.ended, problem, missing)))
             trace = self._import(run)
         finally:
             folder.let_go(working)
-        if not problem:
+        hint = _ONE_STEP if run.ended.finished and _is_one_step(working) else ""
+        if problem:
+            problem = _left(working, problem)
+        else:
             shutil.rmtree(working, ignore_errors=True)
-        return Saved(trace, run.at.recording, problem)
+        return Saved(trace, run.at.recording, problem, hint)
 
     def _collect(self, run: Run) -> tuple[str, Sequence[str]]:
         """Have the collector leave what the importer reads: why it could not ("" where it did), and what to tell."""
@@ -182,8 +194,8 @@ class Session:
         except InputError as error:
             return str(error), (str(error),)
 
-    def _end(self, run: Run, notices: Sequence[str], instrumented: bool) -> None:
-        notices = [*notices, *(() if instrumented else (_NOT_INSTRUMENTED,))]
+    def _end(self, run: Run, notices: Sequence[str], missing: str) -> None:
+        notices = [*notices, *([missing] if missing else [])]
         folder.write_run(run.at.working, {**run.document, "ended": run.ended.document(), "notices": notices})
 
     def _import(self, run: Run) -> Trace:
@@ -193,10 +205,37 @@ class Session:
             store.write(trace, run.at.recording, replace=self.options.force)
             self._keep_report(run)
         except (TetraceError, OSError) as error:
-            raise InputError(f"{error}; what was recorded is kept in {working}") from error
+            raise InputError(f"{error}; what was recorded is kept: tetrace report {working} reads it again") from error
         return trace
 
     def _keep_report(self, run: Run) -> None:
         report = run.at.working / "nsys.nsys-rep"
         if self.options.keep_nsys_rep and report.exists():
             shutil.copyfile(report, run.at.report)
+
+
+def _not_instrumented(ended: Ended) -> str:
+    """Why no process left anything of its own."""
+    return _NOT_INSTRUMENTED if ended.finished else _FAILED_EARLY.format(ended.how)
+
+
+def _nothing(ended: Ended, problem: str, missing: str) -> str:
+    """Why there is no recording at all: what the collector says, and first that the script failed, where it did."""
+    reasons = ("" if problem and ended.finished else missing, problem)
+    return f"nothing was recorded: {'; '.join(filter(None, reasons))}"
+
+
+def _left(working: Path, problem: str) -> str:
+    """`problem`, and what can be done with the folder, which is removed where nothing was recorded into it."""
+    if str(working) in problem:
+        return problem
+    if folder.is_empty(working):
+        shutil.rmtree(working, ignore_errors=True)
+        return problem
+    return f"{problem}; {working} is kept: tetrace report reads what is in it, or remove it"
+
+
+def _is_one_step(working: Path) -> bool:
+    """Whether every instrumented process came to its end, and none of them to a second step."""
+    processes = [process for process in processes_of(working) if process.is_python]
+    return bool(processes) and all(process.document("exit.json").get("step") == 0 for process in processes)
