@@ -175,6 +175,19 @@ def test_a_budget_leaves_a_margin_and_what_scatters_more() -> None:
     assert wild > 1.1 * step
 
 
+def test_the_margins_are_those_that_the_budget_names() -> None:
+    text = budget_of(recorded(FP8), FP8)
+    assert "Margins: 5% of times, 2% of launches, a point of percentages" in text
+    limits, run = parse_budget(text, "b.toml").limits, Run(recorded(FP8))
+    value = {name: float(BY_NAME[name].value(run) or 0) for name in limits if name != "attention_backend"}  # type: ignore[arg-type]
+    for name in ("step_ms", "busy_ms", "host_bound_ms"):
+        assert (limits[name].most or 0) >= 1.05 * value[name], name
+    assert (limits["launches"].most or 0) >= 1.02 * value["launches"]
+    assert (limits["quantization_pct"].most or 0) >= value["quantization_pct"] + 1
+    assert (limits["fp8_coverage_pct"].least or 0) <= value["fp8_coverage_pct"] - 1
+    assert limits["weight_casts"].most == value["weight_casts"]
+
+
 def test_names_in_a_budget_are_one_line_of_a_comment() -> None:
     text = budget_of(recorded(FP8), 'x"\n[limits]\nstep_ms = { max = 0 }\x1b[31m\u202e' + "long" * 30_000)
     assert parse_budget(text, "b.toml").limits["step_ms"].most == 19.4

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import tetrace
 from tests.attribute.test_attribution import ADAM, ADD, CAST, GEMM, SDPA, te_linear
 from tests.traces import AUTOGRAD, Recording
 from tetrace.attribute.attribution import attribute
@@ -195,3 +196,13 @@ def test_the_verdict_says_why_a_rank_is_late(computes: bool, why: str) -> None:
     verdict = of(recording).verdict
     assert verdict.startswith("Held back by one rank: pid 2 on device 0")
     assert why in verdict
+
+
+def test_a_rank_is_named_where_it_is_known() -> None:
+    run = tetrace.analyze(
+        tetrace.load(Path(__file__).parents[2] / "profiles/ddp/results/nvidia-h200-x2/fp8-straggler.tetrace")
+    )
+    assert run.tables["lanes"]["rank"].tolist() == [0, 1]
+    assert run.verdict.startswith("Held back by one rank: rank 1 (pid 2034) on device 1 arrives last")
+    (late,) = (one for one in run.findings if one.name == "straggler")
+    assert "rank 0 (pid 2033) spends" in late.evidence

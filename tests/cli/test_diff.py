@@ -20,13 +20,26 @@ from tetrace.trace import store
 BF16, FP8 = DATA / "te4-bf16.sqlite", DATA / "te4-fp8.sqlite"
 
 
-def test_bf16_against_fp8_reads_as_one_sentence() -> None:
+def test_a_part_within_noise_is_called_so_where_it_is_named() -> None:
+    recordings = Path(__file__).parents[2] / "profiles/attention/results/h200"
+    done = run("diff", recordings / "te-fused.tetrace", recordings / "te-unfused.tetrace")
+    assert "\nGEMMs +0.12 (noise), launches +0.043, memory +0.67, attention −0.28," in done.stdout
+
+
+def test_bf16_against_fp8_reads_as_a_few_sentences() -> None:
     done = run("diff", BF16, FP8)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "te4-bf16.sqlite → te4-fp8.sqlite"
-    assert "GEMMs −0.69, quantization +0.32, launches +3.58, all else +0.11 ms: net +3.32 ms a step (+22.0%)," in lines
-    assert "  15.1 to 18.4 ms." in lines
+    works = lines.index(
+        "The GPU works 3.44 → 3.15 ms a step (−8.4%) and idles 11.6 → 15.3 ms, waiting for the host 11.6 →"
+    )
+    assert lines[works + 1] == "  15.2 ms; the recorder slows the host: time steps without it before you judge."
+    parts = lines.index(
+        "Recorded: GEMMs −0.69, quantization +0.32, launches +3.58, all else +0.11 ms: net +3.32 ms a step"
+    )
+    assert lines[parts + 1] == "  (+22.0%), 15.1 to 18.4 ms."
+    assert works < parts
     assert re.search(r"-0\.429 +gemm +backward +nvjet bf16 → nvjet fp8", done.stdout)
     assert re.search(r"fp8_coverage_pct +0% +100%", done.stdout)
     assert max(map(len, lines)) <= 100
@@ -121,6 +134,7 @@ def test_too_few_steps_are_said(tmp_path: Path) -> None:
         ),
         (["diff", FP8, BF16, "--by", "nothing"], "nothing"),
         (["diff", FP8, BF16, "-o", BF16, "--force"], "is the input"),
+        (["diff", FP8, BF16, "--html", "/nope/x.html"], "/nope/x.html: its folder /nope does not exist"),
     ],
 )
 def test_wrong_input(arguments: list[str | Path], says: str) -> None:

@@ -28,13 +28,17 @@ def slices(document: bytes) -> int:
 
 
 def test_both_files_have_the_slices_that_it_says(tmp_path: Path) -> None:
-    perfetto, chrome = tmp_path / "new" / "out.pftrace", tmp_path / "out.json"
+    perfetto, chrome = tmp_path / "out.pftrace", tmp_path / "out.json"
     done = run("export", FP8, "--perfetto", perfetto, "--chrome", chrome)
     assert (done.returncode, done.stdout) == (0, "")
     count = begins(perfetto.read_bytes())
     assert slices(chrome.read_bytes()) == count
     assert done.stderr == f"tetrace: wrote {perfetto} ({count:,} slices)\ntetrace: wrote {chrome} ({count:,} slices)\n"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "out.json", "out.pftrace"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out.json", "out.pftrace"]
+    for option in ("--perfetto", "--chrome"):
+        code, line = failure("export", FP8, option, tmp_path / "nope" / "out")
+        assert (code, "nope does not exist" in line) == (2, True)
+    assert not (tmp_path / "nope").exists()
 
 
 def test_names_that_end_in_gz_are_compressed_and_the_same_each_time(tmp_path: Path) -> None:
@@ -85,7 +89,7 @@ def test_a_file_is_overwritten_only_when_asked(tmp_path: Path) -> None:
         (["export", FP8, "--perfetto", "x", "--device", "7"], "--device 7: no activity ran on it"),
         (["export", FP8, "--perfetto", "x", "--process", "7"], "--process 7: no such process"),
         (["export", "missing.sqlite", "--perfetto", "x"], "missing.sqlite: no such file"),
-        (["export", FP8, "--perfetto", FP8 / "below"], "cannot be written"),
+        (["export", FP8, "--perfetto", FP8 / "below"], "is no folder; choose one"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import tetrace
+from tests.cli.hostile import NAMES, write
 
 DATA = Path(__file__).parent.parent / "data"
 FP8 = DATA / "te4-fp8.sqlite"
@@ -100,7 +103,7 @@ def test_a_run_without_gpu_activity_is_reported(tmp_path: Path) -> None:
 
 
 def test_files_are_written_and_not_overwritten_unasked(tmp_path: Path) -> None:
-    page, folder, saved = tmp_path / "new" / "report.md", tmp_path / "tables", tmp_path / "run.tetrace"
+    page, folder, saved = tmp_path / "report.md", tmp_path / "tables", tmp_path / "run.tetrace"
     assert run("report", FP8, "--format", "markdown", "-o", page, "--save", saved).returncode == 0
     assert page.read_text(encoding="utf-8").startswith("# te4-fp8.sqlite\n")
     assert failure("report", FP8, "--format", "markdown", "-o", page)[0] == 2
@@ -109,7 +112,34 @@ def test_files_are_written_and_not_overwritten_unasked(tmp_path: Path) -> None:
     assert run("report", saved).stdout == run("report", FP8).stdout
     assert run("report", saved, "--format", "parquet", "-o", folder).returncode == 0
     assert {file.suffix for file in folder.iterdir()} == {".parquet"}
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["new", "run.tetrace", "tables"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["report.md", "run.tetrace", "tables"]
+
+
+@pytest.mark.parametrize("option", ["-o", "--html", "--save"])
+def test_a_mistyped_folder_is_not_made(tmp_path: Path, option: str) -> None:
+    path = tmp_path / "nope" / "x.tetrace"
+    code, line = failure("report", FP8, option, path)
+    assert (code, line) == (
+        2,
+        f"tetrace: {path}: its folder {path.parent} does not exist; make it, or choose another",
+    )
+    assert not path.parent.exists()
+
+
+def test_a_recording_is_called_one(tmp_path: Path) -> None:
+    code, line = failure("report", FP8, "--save", tmp_path / "foo.txt")
+    assert (code, line.endswith("foo.txt: a recording is a folder that ends in .tetrace; name it foo.tetrace")) == (
+        2,
+        True,
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_recordings_names_them() -> None:
+    code, line = failure("report", DATA)
+    assert code == 2
+    assert line.startswith(f"tetrace: {DATA}: this folder holds ddp-straggler.sqlite, graphs-node.sqlite, ")
+    assert line.endswith("and 1 more; name one of them")
 
 
 def test_a_page_is_one_file(tmp_path: Path) -> None:
@@ -122,6 +152,36 @@ def test_a_page_is_one_file(tmp_path: Path) -> None:
     assert "leave --format and --output out" in failure("report", FP8, "--html", page, "--format", "csv")[1]
     assert "leave --by and --kernel out" in failure("report", FP8, "--html", tmp_path / "b.html", "--by", "kernel")[1]
     assert [file.name for file in tmp_path.iterdir()] == ["out.html"]
+
+
+CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@pytest.mark.parametrize("format_name", ["terminal", "markdown", "json", "csv", "html"])
+@pytest.mark.parametrize("options", [[], ["--by", "kernel"], ["--kernel", "."], ["--full"]], ids=" ".join)
+def test_hostile_names_do_no_harm(tmp_path: Path, format_name: str, options: list[str]) -> None:
+    hostile = write(tmp_path / "hostile.tetrace")
+    if format_name == "html" and options != []:
+        return  # a page has no such options
+    if format_name in ("csv", "html") and not {"--by", "--kernel"} & set(options):
+        done = run("report", hostile, "--format", format_name, "-o", tmp_path / "out", *options)
+        files = [tmp_path / "out"] if format_name == "html" else sorted((tmp_path / "out").iterdir())
+        texts = [file.read_text(encoding="utf-8") for file in files]
+    else:
+        done = run("report", hostile, "--top", "0", "--format", format_name, *options)
+        texts = [done.stdout]
+    assert done.returncode == 0, done.stderr
+    for text in texts:
+        assert not CONTROLS.search(text), CONTROLS.search(text)
+        assert "\n::error::" not in text
+        if format_name == "csv":
+            cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+            assert not [cell for cell in cells if re.match(r"\s*[=+@]|\s*-(?!\d)", cell)]
+        if format_name == "json":
+            rows = json.loads(text)["tables"]["kernel_matches" if "--kernel" in options else "kernels"]
+            assert set(NAMES) <= {row["name"] for row in rows}
+    if format_name == "csv":
+        assert any("'=cmd|' /C calc'!A0" in text for text in texts)
 
 
 def test_one_table_as_csv_on_standard_output() -> None:

@@ -156,7 +156,9 @@ def test_results_that_tetrace_brings_are_not_written_over(
     shutil.copy(brought / "study.json", copy)
     code, _, err = call(capsys, "attention", "--report-only", "--output", str(copy))
     assert code == 2
-    assert err.startswith(f"tetrace: {copy}: has no steps.csv, without which a report says less than the one that is there")
+    assert err.startswith(
+        f"tetrace: {copy}: has no steps.csv, without which a report says less than the one that is there"
+    )
     shutil.copy(brought / "steps.csv", copy)
     assert call(capsys, "attention", "--report-only", "--output", str(copy))[0] == 0
     assert (copy / "REPORT.md").is_file()

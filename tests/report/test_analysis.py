@@ -39,6 +39,12 @@ def test_it_shows_verdict_time_and_findings() -> None:
     assert tags(text) == {"div", "p", "b", "table", "tr", "th", "td", "ol", "li"}
 
 
+def test_what_has_no_cost_in_time_has_its_word() -> None:
+    text = Analysis.of(recorded("stability-e4m3.tetrace"))._repr_html_()
+    assert "<b>clipped</b>: FP8: Saturation" in text
+    assert "0 ns" not in text
+
+
 def test_hostile_names_are_words() -> None:
     text = Analysis.of(breakdown_of(hostile()))._repr_html_()
     assert tags(text) <= {"div", "p", "b", "table", "tr", "th", "td", "ol", "li"}

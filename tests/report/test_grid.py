@@ -35,6 +35,13 @@ def test_names_are_cut_a_little_then_columns_left_out_then_names_cut_more() -> N
     assert GRID.lines(27)[:2] == ["   ms  kernel", "  1.5  a_kernel_…characters"]
 
 
+def test_columns_of_a_pair_are_left_out_together() -> None:
+    heads = (Column("name", number=False), *(Column(f"median {side}", keep=1, pair="median") for side in "ab"))
+    grid = Grid("", heads, (("x", "1.0", "2.0"),))
+    assert grid.lines(30)[0] == "name  median a  median b"
+    assert grid.lines(20)[0] == "name"
+
+
 @pytest.mark.parametrize("width", range(19, 80))
 def test_no_line_is_wider_than_the_screen(width: int) -> None:
     assert max(cells(line) for line in GRID.lines(width)) <= width

@@ -17,7 +17,10 @@ from tests.fp8.made import Made
 from tests.report.browser import Opened, chromium, draw_all, opened, wait_until
 from tests.report.runs import DATA, breakdown_of
 from tests.report.test_html import hostile
+from tetrace.breakdown import fp8_maps
+from tetrace.breakdown.compare import compare_all
 from tetrace.report.html import Html
+from tetrace.report.html.comparison import html_page as comparison_page
 from tetrace.report.reporter import Options
 from tetrace.trace.trace import Trace
 
@@ -165,7 +168,9 @@ def test_hostile_names(browser: Any, tmp_path: Path) -> None:
 
 def test_the_verdict_is_on_the_first_screen(report: Opened) -> None:
     page = report.page
-    assert page.locator("h1").inner_text().startswith("Launch-bound: the GPU works 3.17 ms of a step of 22.3 ms")
+    assert (
+        page.locator("h1").inner_text().startswith("Launch-bound: the GPU works 3.17 ms of a step that takes 17.0 ms")
+    )
     page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
     assert page.locator(".figures").first.bounding_box()["y"] < 700
     parts = page.locator(".stack").locator("> span").count()
@@ -280,6 +285,77 @@ def test_paper_shows_every_chart_and_no_buttons(report: Opened) -> None:
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     wait_until(page, "document.querySelector('#steps svg.main-svg').getBoundingClientRect().width > 700")
     assert report.quiet, report.complaints
+
+
+# Numbers, and words of heads, that are on more than one line; and tables that are wider than the paper.
+BROKEN = r"""() => {
+  const broken = [];
+  for (const cell of document.querySelectorAll("td.number, th button")) {
+    const text = [...cell.childNodes].find((node) => node.nodeType === Node.TEXT_NODE);
+    for (const word of text ? text.data.matchAll(cell.tagName === "TD" ? /.+/g : /[^\s-]+/g) : []) {
+      const range = document.createRange();
+      range.setStart(text, word.index);
+      range.setEnd(text, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) broken.push(word[0]);
+    }
+  }
+  const wide = [...document.querySelectorAll("table")].filter((table) => table.getBoundingClientRect().right > 719);
+  return [...broken, ...wide.map((table) => table.caption.textContent)];
+}"""
+
+
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_no_number_is_broken_on_paper(browser: Any, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "page.html"
+    if kind == "report":
+        written(tetrace.load(DATA / "stability-e4m3.tetrace"), file)
+    else:
+        runs = [tetrace.analyze(tetrace.load(DATA / f"te4-{name}.sqlite")) for name in ("bf16", "fp8")]
+        file.write_text(comparison_page(compare_all(runs), "test"), encoding="utf-8")
+    shown = opened(browser, file, width=718)
+    page = shown.page
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    tables = 12 if kind == "report" else 10
+    wait_until(page, f"document.querySelectorAll('table').length >= {tables}")
+    assert page.evaluate(BROKEN) == []
+    sizes = page.eval_on_selector_all("table", "all => all.map(one => parseFloat(getComputedStyle(one).fontSize))")
+    assert min(sizes) > 6
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
+    assert shown.quiet, shown.complaints
+    page.close()
+
+
+def test_a_cell_without_a_history_says_so(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8_maps, "_MOST_POINTS", 2 * (3 + fp8_maps._POINTS_BESIDE))
+    run = Made()
+    for step in range(3):
+        for layer in range(4):
+            run.tensor(step, f"layers.{layer}.fc1.input", [[0.5, -1.0, 1e-6], [2.0, 0.0, 3.0]], scale=64.0)
+    report = opened(browser, written(run.trace(), tmp_path / "report.html"))
+    page, section = report.page, report.page.locator("#fp8")
+    draw_all(page)
+    assert section.locator(".pick").last.inner_text().endswith("2 of 4 tensors; 2 are left out")
+    cells, shown = section.locator(".nsewdrag").first, []
+    for layer in range(4):
+        cells.scroll_into_view_if_needed()
+        box = cells.bounding_box()
+        page.mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] * (layer + 0.5) / 4)
+        hover = section.locator(".hoverlayer .hovertext").filter(has_text=f"layers.{layer}")
+        hover.wait_for()
+        shown.append("not in this file" in hover.text_content())
+        page.mouse.down()
+        page.mouse.up()
+        if shown[-1]:
+            said = section.locator(".missing").filter(has_text=f"layers.{layer}.fc1.input: its history is left out")
+            said.wait_for()
+            assert section.locator("select").last.evaluate("select => select.selectedIndex") == -1
+            assert section.get_by_label("Amax and scale of").count() == 0
+        else:
+            section.get_by_label(f"Amax and scale of layers.{layer}.fc1.input").wait_for()
+    assert sorted(shown) == [False, False, True, True]
+    assert report.quiet, report.complaints
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["dark"])

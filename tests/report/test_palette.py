@@ -14,7 +14,9 @@ from tetrace.report.palette import (
     CATEGORY_COLORS,
     CAUSE_COLORS,
     CAUSE_PATTERNS,
+    FORMAT_COLORS,
     PHASE_COLORS,
+    UNKNOWN_FORMAT_COLOR,
     ink,
     luminance,
 )
@@ -65,6 +67,24 @@ def test_frequent_categories_are_told_apart(seen: str) -> None:
     }
     nearest = min(distance, key=lambda pair: distance[pair])
     assert distance[nearest] > 11, (nearest, distance[nearest])
+
+
+@pytest.mark.parametrize("seen", SIMULATED)
+def test_number_formats_are_told_apart_and_no_frequent_categories(seen: str) -> None:
+    def distance(a: str, b: str) -> float:
+        return float(np.linalg.norm(lab(a, seen) - lab(b, seen)))
+
+    formats = [*FORMAT_COLORS.values(), UNKNOWN_FORMAT_COLOR]
+    assert min(distance(*pair) for pair in combinations(FORMAT_COLORS.values(), 2)) > 20
+    assert min(distance(one, CATEGORY_COLORS[name]) for one in FORMAT_COLORS.values() for name in FREQUENT) > 8
+    assert not set(formats) & {*CATEGORY_COLORS.values(), *CAUSE_COLORS.values()}
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#14171a"])
+@pytest.mark.parametrize("name", ["E4M3", "E4M3×E5M2", "E5M2", "BF16", "FP16", "FP32"])
+def test_frequent_formats_stand_out_from_the_page(name: str, page: str) -> None:
+    bright, dark = sorted((luminance(FORMAT_COLORS[name]), luminance(page)), reverse=True)
+    assert (bright + 0.05) / (dark + 0.05) >= 2.4
 
 
 def test_idle_time_is_grey() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
 from tests.report.runs import breakdown_of, recorded, rendered, three_steps
 from tests.traces import Recording
+from tetrace.attribute.attribution import attribute
+from tetrace.breakdown.analysis import break_down
 from tetrace.errors import UsageError
-from tetrace.report.views import VIEWS
+from tetrace.report.content import held_back
+from tetrace.report.scale import scale_of
+from tetrace.report.views import BY_NAME, VIEWS
+from tetrace.trace.trace import Trace
 
 FIRST_SCREEN = """\
 made · test · NVIDIA H200 · pid 1
@@ -45,6 +51,7 @@ ms/step  of wall  gaps  host ranges the GPU waits for
   0.020    10.0%     2  optimizer
   0.019     9.5%     1  backward
   0.005     2.5%     1  forward
+  0.013     6.5%    14  11 others; all 0.152: idle, host-bound
 
 FINDINGS
 """
@@ -58,6 +65,33 @@ def without_wording(text: str) -> str:
 
 def test_first_screen_of_a_small_run() -> None:
     assert without_wording(rendered(breakdown_of(three_steps()))) == FIRST_SCREEN
+
+
+def test_host_ranges_that_are_not_shown_have_a_row_and_all_add_up() -> None:
+    breakdown = breakdown_of(three_steps())
+    scale = scale_of(breakdown)
+    assert [row[3] for row in held_back(breakdown, scale, 2).rows] == [
+        "the step's own range (forward)",
+        "no range, in backward",
+        f"{len(held_back(breakdown, scale, 100).rows) - 2} others; all 0.152: idle, host-bound",
+    ]
+    for rows in range(1, 8):
+        cells = held_back(breakdown, scale, rows).rows
+        assert sum(float(row[0]) for row in cells) == pytest.approx(0.152, abs=0.002), rows
+
+
+def test_a_notice_of_two_cudnns_says_what_it_means() -> None:
+    trace = three_steps().trace()
+    metadata = dataclasses.replace(trace.metadata, notices=("2 copies of cuDNN are loaded, from a and b",))
+    breakdown = break_down(attribute(Trace(metadata, trace.tables)))
+    assert "\n! 2 copies of cuDNN are loaded, from a and b: may break TE; keep one\n" in rendered(breakdown)
+
+
+@pytest.mark.parametrize("by", [view.name for view in VIEWS if view.whole])
+def test_the_sum_of_a_table_is_called_all(by: str) -> None:
+    if len(recorded("stability-bf16.tetrace").tables[BY_NAME[by].table]) > 1:
+        lines = rendered(recorded("stability-bf16.tetrace"), by=by, width=100).splitlines()
+        assert any(re.search(r"(^| )all( |$)", line) for line in lines[-2:]), lines[-2:]
 
 
 def test_modules() -> None:
@@ -145,7 +179,7 @@ def test_every_table_fits_the_width(by: str) -> None:
 def test_the_fp8_run_says_what_holds_it_back() -> None:
     text = rendered(recorded("te4-fp8.sqlite"))
     assert re.search(r"^Launch-bound: the GPU works 3\.1\d ms of a step of 18\.\d ms", text, re.MULTILINE)
-    assert "profil" in text.partition("Time ")[0]
+    assert "the recorder slows the host" in " ".join(text.partition("Time ")[0].split())
     assert re.search(r"^FP8 coverage +100\.0% of GEMM time", text, re.MULTILINE)
     assert "scale updates (2×)" in text
     assert "16 weight casts per step" in text

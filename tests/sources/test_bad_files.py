@@ -105,6 +105,13 @@ class TestFiles:
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         assert error_of(tmp_path).startswith("this folder holds neither a .tetrace nor the Parquet files of nsys")
 
+    def test_a_folder_of_recordings_names_them(self, tmp_path: Path) -> None:
+        for number in range(7):
+            (tmp_path / f"run{number}.tetrace").mkdir()
+        (tmp_path / "notes.txt").touch()
+        names = ", ".join(f"run{number}.tetrace" for number in range(5))
+        assert error_of(tmp_path) == f"this folder holds {names} and 2 more; name one of them"
+
     def test_a_path_that_is_too_long(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be read"):
             tetrace.load(tmp_path / ("x" * 5000))

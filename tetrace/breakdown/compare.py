@@ -6,7 +6,7 @@ up to the difference of what it splits, and that is asserted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +17,7 @@ import numpy as np
 
 from tetrace.attribute.distinct import sums
 from tetrace.breakdown.account import BUSY, FUSED, IDLE, Account, Line, account
-from tetrace.breakdown.changes import ALL_BUSY, ALL_IDLE, BOTH_KINDS, Change, Changes
+from tetrace.breakdown.changes import ALL_BUSY, ALL_IDLE, BOTH_KINDS, NOISE, SAME, Change, Changes
 from tetrace.breakdown.matching import Match, match_kernels
 from tetrace.breakdown.noise import Noise, Series, noise
 from tetrace.breakdown.pace import Pace, pace
@@ -62,11 +62,21 @@ class Comparison:
         """Differences of `gemm` and so on for the GPU, and of `launches` and so on for idle time; they add up to the
         step's. Launches are what the GPU idles because the host was late, and the latency of launches."""
         found: dict[str, Fraction] = {}
-        for row in self.tables[PARTS].rows:
-            kind, what = row.labels
-            name = _LAUNCHES if kind == IDLE and what in ("host_bound", "launch_latency") else what
+        for name, row in self._rows_of_parts():
             found[name] = found.get(name, Fraction(0)) + row.difference_ns
         return found
+
+    @cached_property
+    def unsure_parts(self) -> frozenset[str]:
+        """The parts of which no row differs by more than noise, though it differs."""
+        rows = list(self._rows_of_parts())
+        told = {name for name, row in rows if row.verdict not in (NOISE, SAME)}
+        return frozenset(name for name, row in rows if row.verdict == NOISE) - told
+
+    def _rows_of_parts(self) -> Iterator[tuple[str, Change]]:
+        for row in self.tables[PARTS].rows:
+            kind, what = row.labels
+            yield _LAUNCHES if kind == IDLE and what in ("host_bound", "launch_latency") else what, row
 
 
 _LAUNCHES = "launches"

@@ -16,8 +16,10 @@ from tetrace.breakdown.compute import UNFUSED
 from tetrace.breakdown.finding import Finding
 from tetrace.breakdown.fp8_coverage import ADVICE, NOT_TE, fp8_coverage, fp8_norms, recorded_classes
 from tetrace.breakdown.fp8_findings import fp8_findings
+from tetrace.breakdown.host_run import host_verdict
 from tetrace.breakdown.launch import NO_RANGE
 from tetrace.breakdown.module_times import STEP
+from tetrace.breakdown.without_recorder import PlainStep, added_waiting_ns, plain_step, waiting_ns
 from tetrace.trace.schema import GRAPH
 from tetrace.units import byte_count, duration, percent
 
@@ -50,35 +52,53 @@ def verdict(breakdown: Breakdown) -> str:
     if not totals.activities:
         if breakdown.attribution.trace.has("module_times"):
             return _sampled_steps(breakdown.tables["module_times"])
-        if len(breakdown.tables["host_modules"]):
-            return "No GPU was captured: what follows is the time of the host."
-        return "No GPU activity was captured, so there is nothing to break down."
-    works = f"the GPU works {duration(_per_step(breakdown, totals.busy_ns))} of {_span(breakdown)}"
-    idles = f"and idles {percent(totals.all_idle_ns, totals.wall_ns)}"
+        return host_verdict(breakdown)
     late_rank = _late_rank(breakdown)
     if late_rank:
         return late_rank
+    return f"{_bound_by(breakdown)}{_caveat(breakdown)}."
+
+
+def _bound_by(breakdown: Breakdown) -> str:
+    """What the step is bound by, by the step without the recorder where that is known."""
+    totals, plain = breakdown.totals, plain_step(breakdown)
+    busy = _per_step(breakdown, totals.busy_ns)
+    wall = plain.plain_ns if plain else _per_step(breakdown, totals.wall_ns)
+    works = f"the GPU works {duration(busy)} of {_span(breakdown)}"
+    idles = f"and idles {percent(max(wall - busy, 0), wall)}"
     share = {cause: ns / max(totals.wall_ns, 1) for cause, ns in totals.idle_ns.items()}
     if not breakdown.attribution.trace.has("calls"):
-        return f"{works[0].upper()}{works[1:]} {idles}; API calls were not captured, so why it idles cannot be told."
-    late = share["host_bound"] + share["launch_latency"]
-    if late >= _LAUNCH_BOUND:
+        return f"{works[0].upper()}{works[1:]} {idles}; API calls were not captured, so why it idles cannot be told"
+    late = waiting_ns(breakdown) - (added_waiting_ns(breakdown) if plain else 0)
+    if late >= _LAUNCH_BOUND * wall and busy < _GPU_BOUND * wall:
         late_ns = _per_step(breakdown, totals.idle_ns["host_bound"])
-        return (
-            f"Launch-bound: {works} {idles}, {duration(late_ns)} of it because the host had not launched yet; "
-            "profiling inflates such a step, compare with an unprofiled run."
-        )
+        if plain:
+            return f"Launch-bound: {works} {idles} of it, because the host launches late"
+        return f"Launch-bound: {works} {idles}, {duration(late_ns)} of it because the host had not launched yet"
     if share["synchronization"] >= _LAUNCH_BOUND:
         waits = percent(totals.idle_ns["synchronization"], totals.wall_ns)
-        return f"Synchronization-bound: {works} {idles}, {waits} while the host waits for it."
+        return f"Synchronization-bound: {works} {idles}, {waits} while the host waits for it"
     if totals.exposed_communication_ns >= _LAUNCH_BOUND * totals.wall_ns:
         exposed = duration(_per_step(breakdown, totals.exposed_communication_ns))
-        return f"Communication-bound: {works}, {exposed} of them on communication that nothing hides."
+        return f"Communication-bound: {works}, {exposed} of them on communication that nothing hides"
     copied = _copied(breakdown)
     if copied >= _COPY_BOUND * totals.busy_ns:
-        return f"Copy-bound: {works}, {percent(copied, totals.activity_ns)} of it copies between host and device."
-    bound = "GPU-bound" if totals.busy_ns >= _GPU_BOUND * totals.wall_ns else "Mostly GPU-bound"
-    return f"{bound}: {works} {idles}; {_largest_categories(breakdown)}."
+        return f"Copy-bound: {works}, {percent(copied, totals.activity_ns)} of it copies between host and device"
+    if plain and busy > wall:
+        # Tracing the nodes of CUDA graphs makes the GPU's own work longer too.
+        recorded = duration(_per_step(breakdown, totals.wall_ns))
+        works = f"a step takes {duration(wall)} without the recorder, less than the {duration(busy)} that the GPU works"
+        idles = f"in the {recorded} with it"
+    bound = "GPU-bound" if busy >= _GPU_BOUND * wall else "Mostly GPU-bound"
+    return f"{bound}: {works} {idles}; {_largest_categories(breakdown)}"
+
+
+def _caveat(breakdown: Breakdown) -> str:
+    """That waiting for the host may be the recorder's, where the step without it is not known."""
+    added = added_waiting_ns(breakdown)
+    if not added or plain_step(breakdown):
+        return ""
+    return f"; the recorder slows the host, so up to {duration(added)} of that idling may be its own: time steps without it"
 
 
 def _sampled_steps(times: Table) -> str:
@@ -95,8 +115,16 @@ def _span(breakdown: Breakdown) -> str:
     totals = breakdown.totals
     if not breakdown.selection.per_step:
         return duration(totals.wall_ns)
+    wall = duration(_per_step(breakdown, totals.wall_ns))
+    plain = plain_step(breakdown)
+    if plain:
+        return f"a step that takes {_without_and_with(plain, wall)}"
     marked_by = {breakdown.attribution.steps.source[step] for step in breakdown.selection.frames.step.tolist()}
-    return f"{'a window' if marked_by == {'none'} else 'a step'} of {duration(_per_step(breakdown, totals.wall_ns))}"
+    return f"{'a window' if marked_by == {'none'} else 'a step'} of {wall}"
+
+
+def _without_and_with(plain: PlainStep, wall: str) -> str:
+    return f"{duration(plain.plain_ns)} without the recorder ({wall} with it)"
 
 
 def _late_rank(breakdown: Breakdown) -> str:
@@ -111,10 +139,19 @@ def _late_rank(breakdown: Breakdown) -> str:
     step = (
         f"a step of {duration(int(wall.max()) // steps)}" if breakdown.selection.per_step else duration(int(wall.max()))
     )
+    plain = plain_step(breakdown)
+    without = f"; without the recorder a step takes {duration(plain.plain_ns)}" if plain else ""
     return (
-        f"Held back by one rank: pid {lanes['pid'][late]} on device {lanes['device'][late]} arrives last at collectives, "
-        f"the others wait {longest} for it in {step}; {_why_late(breakdown, late)}."
+        f"Held back by one rank: {_who(breakdown, late)} on device {lanes['device'][late]} arrives last at collectives, "
+        f"the others wait {longest} for it in {step}; {_why_late(breakdown, late)}{without}."
     )
+
+
+def _who(breakdown: Breakdown, lane: int) -> str:
+    """The process of a lane: `rank 1 (pid 2034)`, or by its id alone."""
+    lanes = breakdown.tables["lanes"]
+    pid, rank = int(lanes["pid"][lane]), int(lanes["rank"][lane])
+    return f"pid {pid}" if rank < 0 else f"rank {rank} (pid {pid})"
 
 
 def _why_late(breakdown: Breakdown, late: int) -> str:
@@ -125,9 +162,9 @@ def _why_late(breakdown: Breakdown, late: int) -> str:
     longer = int(works[late]) - int(works[others].mean())
     if longer > 0.3 * int(lanes["waiting_ns"][others].mean()):
         return f"its GPU computes {duration(longer // max(int(lanes['steps'][late]), 1))} longer than theirs"
-    return (
-        f"its host leaves it idle {percent(int(lanes['host_bound_ns'][late]), int(lanes['wall_ns'][late]))} of the time"
-    )
+    idle = percent(int(lanes["host_bound_ns"][late]), int(lanes["wall_ns"][late]))
+    caveat = ", which the recorder lengthens: time steps without it" if not plain_step(breakdown) else ""
+    return f"its host leaves it idle {idle} of the time{caveat}"
 
 
 def _largest_categories(breakdown: Breakdown) -> str:
@@ -158,11 +195,24 @@ def _place(row: dict[str, Any]) -> str:
     return f"{row['range']} in {row['phase']}" if row["range"] == NO_RANGE else str(row["range"])
 
 
+def _recorders_part(breakdown: Breakdown, ns: int) -> str:
+    """What follows the title of a finding about `ns` of waiting for the host: that the recorder has a part in it."""
+    added = min(added_waiting_ns(breakdown), ns)
+    if not added:
+        return ""
+    if plain_step(breakdown):
+        return f", up to {duration(added)} of it for the recorder"
+    return ", which the recorder slows (time steps without it first)"
+
+
 def _launches(breakdown: Breakdown) -> Iterator[Finding]:
     totals = breakdown.totals
     late, latency = totals.idle_ns["host_bound"], totals.idle_ns["launch_latency"]
+    plain, added = plain_step(breakdown), added_waiting_ns(breakdown) * max(totals.steps, 1)
     if late < _OF_WALL * totals.wall_ns or not breakdown.launch.calls:
         return
+    if plain and late - added < _OF_WALL * totals.wall_ns:
+        return  # without the recorder it hardly waits
     per_step = _per_step(breakdown, late)
     calls = breakdown.launch.calls / max(totals.steps, 1)
     hosts = breakdown.tables["host_ranges"]
@@ -173,7 +223,7 @@ def _launches(breakdown: Breakdown) -> Iterator[Finding]:
     yield Finding(
         "host_bound",
         per_step,
-        "the GPU waits for the host to launch",
+        f"the GPU waits for the host to launch{_recorders_part(breakdown, per_step)}",
         f"{percent(late, totals.wall_ns)} of wall, and {percent(latency, totals.wall_ns)} launch latency; "
         f"{calls:,.0f} launches {_step_word(breakdown)}; most in {worst}",
         "capture the rest of the step in CUDA graphs too"
@@ -192,7 +242,8 @@ def _synchronizations(breakdown: Breakdown) -> Iterator[Finding]:
             _per_step(breakdown, ns),
             "the host waits for the GPU, which then runs dry",
             f"{percent(ns, totals.wall_ns)} of wall idles from {calls:.1f} synchronizing calls {_step_word(breakdown)} on, "
-            "until the host has launched again (part of the host-bound time)",
+            "until the host has launched again (part of the host-bound time"
+            f"{', which the recorder lengthens' if added_waiting_ns(breakdown) else ''})",
             "no .item(), .cpu() or print(loss) in every step",
         )
 
@@ -242,9 +293,9 @@ def _communication(breakdown: Breakdown) -> Iterator[Finding]:
         "straggler",
         int(waiting[longest]) // max(int(lanes["steps"][longest]), 1),
         "ranks wait for the last one",
-        f"pid {lanes['pid'][longest]} spends {percent(int(waiting[longest]), int(lanes['communication_ns'][longest]))} of its "
-        f"communication until the last rank arrives, pid {lanes['pid'][late]} least",
-        f"see what holds pid {lanes['pid'][late]} back: --process {lanes['pid'][late]}",
+        f"{_who(breakdown, longest)} spends {percent(int(waiting[longest]), int(lanes['communication_ns'][longest]))} of its "
+        f"communication until the last rank arrives, {_who(breakdown, late)} least",
+        f"see what holds {_who(breakdown, late)} back: --process {lanes['pid'][late]}",
     )
 
 
@@ -281,7 +332,7 @@ def _quantization(breakdown: Breakdown) -> Iterator[Finding]:
         yield Finding(
             "quantization_host",
             _per_step(breakdown, host),
-            "the GPU waits while the host quantizes",
+            f"the GPU waits while the host quantizes{', which the recorder slows' if added_waiting_ns(breakdown) else ''}",
             f"{percent(host, totals.wall_ns)} of wall: idle charged to quantize and scale-update ranges, part of host-bound",
             "CUDA graphs; cached weight casts",
         )

@@ -29,8 +29,9 @@ def budget_of(breakdown: Breakdown, name: str) -> str:
     run = Run(breakdown)
     lines = [
         f"# Limits for `tetrace check RUN --budget THIS`, written from {_plain(name)}.",
-        f"# It has {breakdown.totals.steps} steps that are counted. Each limit leaves a margin of at least 5%, and of what",
-        "# the steps scatter by; make them as tight as you like. `tetrace check --figures` lists all.",
+        f"# It has {breakdown.totals.steps} steps that are counted. Margins: 5% of times, 2% of launches, a point of percentages",
+        "# (5% of those that may grow, where that is more), nothing of other counts; of all at least what the steps scatter by.",
+        "# Make them as tight as you like. `tetrace check --figures` lists what can be limited.",
         "",
         f"[{LIMITS}]",
         *(line for figure in _CHOSEN for line in _entry(BY_NAME[figure], run)),
@@ -61,18 +62,25 @@ def _entry(figure: Figure, run: Run) -> list[str]:
         backends = [json.dumps(_plain(one), ensure_ascii=False) for one in value.split(", ")]
         return [now, f"{figure.name} = {backends[0] if len(backends) == 1 else '[' + ', '.join(backends) + ']'}"]
     if figure.worse == "less":
-        return [now, f"{figure.name} = {{ min = {max(math.floor((value - _POINTS) * 10) / 10, 0):g} }}"]
+        return [
+            now,
+            f"{figure.name} = {{ min = {max(math.floor((value - max(_POINTS, _scatter(figure, run))) * 10) / 10, 0):g} }}",
+        ]
     return [now, f"{figure.name} = {{ max = {_rounded_up(value + _margin(figure, run, value)):g} }}"]
 
 
 def _margin(figure: Figure, run: Run, value: float) -> float:
-    series = figure.series(run)
-    known = noise(series, series) if series is not None else None
-    scatter = float(known.a[0]) if known else 0.0
     least = {MS: _GROWTH * value, PERCENT: max(_POINTS, _GROWTH * value)}.get(figure.unit, 0.0)
     if figure.unit == COUNT:
         least = _CALLS * value if figure.name == "launches" else 0.0
-    return max(least, scatter)
+    return max(least, _scatter(figure, run))
+
+
+def _scatter(figure: Figure, run: Run) -> float:
+    """What the figure's mean is off by, as its steps scatter; 0 where it has no value for each."""
+    series = figure.series(run)
+    known = noise(series, series) if series is not None else None
+    return float(known.a[0]) if known else 0.0
 
 
 def _rounded_up(value: float) -> float:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tetrace.errors import UsageError
 from tetrace.fp8.health import Health, check_health
-from tetrace.fp8.history import History, tensor_history
-from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, tensor_name, tensors
+from tetrace.fp8.history import History, history_of
+from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, scales, tensor_name, tensors
 from tetrace.fp8.prediction import FORMATS
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
     Numbers = npt.NDArray[np.float64]
 
-__all__ = ["MEASURES", "Fp8Maps", "Health", "History", "fp8_maps"]
+__all__ = ["MEASURES", "Fp8Maps", "Health", "History", "fp8_maps", "tensor_name"]
 
 MEASURES = {
     "range_used": "Amax times scale as a share of the format's largest value; above 1 values are clipped.",
@@ -30,13 +28,16 @@ MEASURES = {
     "flushed": "Share of the elements that are not zero and become zero.",
     "not_finite": "Elements that are NaN or infinite.",
 }
-_MOST_ROWS, _MOST_STEPS, _MOST_HISTORIES = 160, 400, 48
+_MOST_ROWS, _MOST_STEPS = 160, 400
+# What a page of 6 MB has room for: cells of each map, and steps of all histories (with what a history takes beside them).
+_MOST_CELLS, _MOST_POINTS, _POINTS_BESIDE = 32_000, 40_000, 18
 
 
 @dataclass(frozen=True)
 class Fp8Maps:
     """What is recorded of FP8 tensors. `measures` have shape (modules, steps), NaN where nothing was seen: of each
-    module the worst of its tensors, whose role is in `roles`. `left_out` counts modules that are not shown."""
+    module the worst of its tensors, whose role is in `roles`. `left_out` counts modules that are not shown,
+    `steps_left_out` steps, and `without_history` tensors that have none in `histories`."""
 
     health: Health
     modules: tuple[str, ...]
@@ -45,6 +46,8 @@ class Fp8Maps:
     roles: dict[str, list[list[str]]]
     histories: tuple[History, ...]
     left_out: int
+    steps_left_out: int
+    without_history: int
 
     def history_of(self, module: str, role: str) -> int:
         """The place of a tensor's history in `histories`, -1 where it has none there."""
@@ -65,27 +68,32 @@ def fp8_maps(breakdown: Breakdown) -> Fp8Maps | None:
     rows = everything.take(~everything.isin("phase", RECOMPUTE))
     rows = rows if len(rows) else everything
     words, module = _modules(rows)
-    steps = np.unique(rows["step"])
-    if len(steps) > _MOST_STEPS:  # evenly spread, the last among them
-        steps = steps[np.unique(np.linspace(0, len(steps) - 1, _MOST_STEPS).astype(np.int64))]
+    order = _worst_first(health, words)[:_MOST_ROWS]
+    recorded = steps = np.unique(rows["step"])
+    most = min(_MOST_STEPS, _MOST_CELLS // max(len(order), 1))
+    if len(steps) > most:  # evenly spread, the last among them
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, most).astype(np.int64))]
         kept = np.isin(rows["step"], steps)
         rows, module = rows.take(kept), module[kept]
     values = _values(rows)
-    order = _worst_first(health, words)[:_MOST_ROWS]
     shape, step = (len(words), len(steps)), np.searchsorted(steps, rows["step"])
     found = {name: _worst(value, module, step, shape) for name, value in values.items()}
+    shown = {name: at[order] for name, (_, at) in found.items()}
     roles = [role for _, role in rows.keys]
+    histories, without = _histories(breakdown, health, rows, [*shown.values()])
     return Fp8Maps(
         health=health,
         modules=tuple(words[one] for one in order),
         steps=tuple(steps.tolist()),
         measures={name: grid[order] for name, (grid, _) in found.items()},
         roles={
-            name: [[roles[int(rows.tensor[row])] if row >= 0 else "" for row in line] for line in at[order].tolist()]
-            for name, (_, at) in found.items()
+            name: [[roles[int(rows.tensor[row])] if row >= 0 else "" for row in line] for line in at.tolist()]
+            for name, at in shown.items()
         },
-        histories=_histories(breakdown, health, rows),
+        histories=histories,
         left_out=len(words) - len(order),
+        steps_left_out=len(recorded) - len(steps),
+        without_history=without,
     )
 
 
@@ -136,13 +144,23 @@ def _worst_first(health: Health, words: list[str]) -> list[int]:
     return sorted(chosen)
 
 
-def _histories(breakdown: Breakdown, health: Health, rows: Rows) -> tuple[History, ...]:
-    """Histories of tensors, those with problems first."""
-    seen = dict.fromkeys(rows.keys[one] for one in np.unique(rows.tensor).tolist())
-    troubled = [(problem.module, problem.role) for problem in health.problems]
-    chosen = list(dict.fromkeys([*(key for key in troubled if key in seen), *seen]))[:_MOST_HISTORIES]
-    found = []
-    for key in chosen:
-        with suppress(UsageError):  # names that differ in case alone
-            found.append(tensor_history(breakdown.attribution.trace, tensor_name(*key)))
-    return tuple(found)
+def _histories(
+    breakdown: Breakdown, health: Health, rows: Rows, shown: list[npt.NDArray[np.int64]]
+) -> tuple[tuple[History, ...], int]:
+    """Histories of as many tensors as there is room for, and how many are left: first those with problems, then those
+    that stand for their module in the most cells. `shown` are the rows that maps show, -1 none."""
+    place = {key: number for number, key in enumerate(rows.keys)}
+    troubled = [place[key] for problem in health.problems if (key := (problem.module, problem.role)) in place]
+    cells = sum(np.bincount(rows.tensor[at[at >= 0]], minlength=len(rows.keys)) for at in shown)
+    seen = np.unique(rows.tensor)
+    by_cells = seen[np.argsort(-np.asarray(cells)[seen], kind="stable")]
+    order = list(dict.fromkeys([*(one for one in troubled if one in set(seen.tolist())), *by_cells.tolist()]))
+    updates, room = scales(breakdown.attribution.trace), _MOST_POINTS
+    found: list[History] = []
+    for tensor in order:
+        history = history_of(rows, updates, tensor)
+        room -= len(history.steps) + _POINTS_BESIDE
+        if room < 0:
+            break
+        found.append(history)
+    return tuple(found), len(order) - len(found)

@@ -99,7 +99,8 @@ def _key(process: Codes, step: Times) -> Times:
 
 
 def _used_steps(scope: Scope) -> Times:
-    """Keys of the steps that are counted; without activities, of all but the declared warm-up and the last, open one."""
+    """Keys of the steps that are counted; without activities, of all but the declared warm-up and the last, open one.
+    Where those are all, the ones after step 0, which imports and allocates; where that is all, it."""
     steps, windows = scope.attribution.steps, scope.selection.windows
     if scope.trace.rows("activities"):
         rows = np.unique(windows.step[scope.selection.used]) if scope.selection.per_step else np.arange(len(steps))
@@ -109,11 +110,17 @@ def _used_steps(scope: Scope) -> Times:
         # Outside the recorded window only steps are kept, and what they do is not known.
         host = scope.attribution.host
         held = np.flatnonzero(host.is_kind("module")) if len(host) else np.empty(0, np.int64)
-        last |= ~np.isin(
-            _key(steps.process, steps.number), _key(host.process[held], np.maximum(host.sequence[held], 0))
+        if len(held):
+            last |= ~np.isin(
+                _key(steps.process, steps.number), _key(host.process[held], np.maximum(host.sequence[held], 0))
+            )
+        of_less_and_less = (
+            (steps.number >= first) & ~last,
+            (steps.number >= _FIRST_STEADY) & ~last,
+            ~last,
+            np.ones(len(steps), np.bool_),
         )
-        rows = np.flatnonzero((steps.number >= first) & ~last)
-        rows = rows if len(rows) else np.flatnonzero(~last) if (~last).any() else np.arange(len(steps))
+        rows = next((np.flatnonzero(chosen) for chosen in of_less_and_less if chosen.any()), np.arange(0))
     return _key(steps.process[rows], steps.number[rows])
 
 
@@ -144,6 +151,12 @@ def _host_steps(scope: Scope) -> Table:
         return total
 
     calls = known & host.is_kind("backward")[outer]
+    # Outside the recorded window only steps are kept: what they hold was not captured, which is not 0.
+    seen = _between_captured(host.process[steps], np.bincount(place[known], minlength=len(steps)) > 0)
+
+    def where_seen(values: Times) -> Times:
+        return np.where(seen, values, -1)
+
     return Table(
         HOST_STEPS,
         {
@@ -151,12 +164,23 @@ def _host_steps(scope: Scope) -> Table:
             "step": host.sequence[steps],
             "used": np.isin(keys, _used_steps(scope)).astype(np.int64),
             "wall_ns": length[steps],
-            "forward_ns": summed(FORWARD, RECOMPUTE),
-            "backward_ns": summed(BACKWARD),
-            "optimizer_ns": summed(OPTIMIZER),
-            "backwards": np.bincount(place[calls], minlength=len(steps)).astype(np.int64),
+            "forward_ns": where_seen(summed(FORWARD, RECOMPUTE)),
+            "backward_ns": where_seen(summed(BACKWARD)),
+            "optimizer_ns": where_seen(summed(OPTIMIZER)),
+            "backwards": where_seen(np.bincount(place[calls], minlength=len(steps)).astype(np.int64)),
         },
     )
+
+
+def _between_captured(process: Codes, holds: Mask) -> Mask:
+    """Which steps are in their process's recorded window: from its first step that holds anything to its last."""
+    seen = np.zeros(len(process), np.bool_)
+    for one in np.unique(process):
+        rows = np.flatnonzero(process == one)
+        held = np.flatnonzero(holds[rows])
+        if len(held):
+            seen[rows[held[0] : held[-1] + 1]] = True
+    return seen
 
 
 def _inside_phase(scope: Scope) -> Mask:

@@ -90,6 +90,7 @@ def lanes_table(scope: Scope, idle: Idle) -> Table:
     columns = {
         "process": process.astype(np.int64),
         "pid": trace.column("processes", "pid")[process],
+        "rank": trace.column("processes", "rank")[process].astype(np.int64),
         "device": device.astype(np.int64),
         "gpu": _gpu_names(scope, process, device),
         "steps": counts(index, size) if scope.selection.per_step else np.zeros(size, np.int64),

@@ -237,7 +237,8 @@ MEMORY = Declaration(
 LANES = Declaration(
     "lanes", "One row a lane (process and device), over the selected steps.",
     (
-        _PROCESS, _count("pid", "Process id as recorded."), _DEVICE, _text("gpu", "Name of the GPU; empty when not captured."),
+        _PROCESS, _count("pid", "Process id as recorded."), _count("rank", "Rank in the job; -1 unknown."), _DEVICE,
+        _text("gpu", "Name of the GPU; empty when not captured."),
         _count("steps", "Steps counted."), _N, _TOTAL,
         _ns("wall_ns", "Wall time of the steps, summed."), _ns("busy_ns", "Busy time."),
         _ns("exposed_communication_ns", "Time in which only communication runs."), *_IDLE,
@@ -251,7 +252,8 @@ HOST_STEPS = Declaration(
     (
         _PROCESS, _count("step", "Number of the step."), _count("used", "1 when the step is counted, else 0."),
         _ns("wall_ns", "From the end of the optimizer's step before to the end of its own."),
-        _ns("forward_ns", "Host time in the outermost forward ranges."), _ns("backward_ns", "Host time in calls of backward."),
+        _ns("forward_ns", "Host time in the outermost forward ranges; -1 outside the recorded steps, as the next three."),
+        _ns("backward_ns", "Host time in calls of backward."),
         _ns("optimizer_ns", "Host time in the optimizer, zero_grad and gradient clipping."),
         _count("backwards", "Calls of backward: micro-batches, with gradient accumulation."),
     ),

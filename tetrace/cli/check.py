@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tetrace.cli.folders import check_folder
 from tetrace.cli.output import check_output, write_output
 from tetrace.cli.pages import Output, output_options
 from tetrace.errors import UsageError
@@ -63,6 +64,7 @@ def check(
 
     `tetrace check --init RUN -o budget.toml` writes a first one.
     """
+    check_folder(junit, output.path)
     if figures:
         return _list_figures(output)
     if run is None or init == (budget is not None or baseline is not None):

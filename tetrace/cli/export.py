@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from tetrace import __version__
+from tetrace.cli.folders import check_folder
 from tetrace.cli.output import check_output
 from tetrace.cli.progress import progress
 from tetrace.errors import UsageError
@@ -89,6 +90,7 @@ def _check(outputs: dict[str, Path], steps: str | None, everything: bool, force:
         raise UsageError(f"--all draws every step; leave --steps {steps} out, or --all")
     if len(outputs) > len({path.resolve() for path in outputs.values()}):
         raise UsageError(f"{outputs['chrome']}: named by --perfetto and --chrome; choose two names")
+    check_folder(*outputs.values())
     for name, path in outputs.items():
         check_output(path, f"--{name}", True, force, run)
 
@@ -110,7 +112,6 @@ def _write(drawn: Timeline, name: str, path: Path) -> None:
 @contextlib.contextmanager
 def _unfinished(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """A file beside `path` that gets its name once it is whole; compressed where the name says so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name[:80]}.{os.getpid()}")
     try:
         with contextlib.ExitStack() as open_files:

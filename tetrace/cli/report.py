@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tetrace import __version__
+from tetrace.cli.folders import check_folder, check_recording
 from tetrace.cli.output import check_output, write_output
 from tetrace.cli.progress import progress
 from tetrace.errors import UsageError
@@ -102,6 +103,8 @@ def report(
 
     format_name, output = _destination(format_name, output, page)
     options = _options(by, kernel, top, full, wide, to_file=output is not None)
+    check_recording(save)
+    check_folder(output, save)
     one_document = bool(by or kernel) or format_name not in ("csv", "parquet")
     check_output(output, format_name, one_document, force, run)
     check_output(save, "a recording", False, force, run)

@@ -13,7 +13,6 @@ from tetrace.breakdown.findings import findings, verdict
 from tetrace.report import content
 from tetrace.report.grid import printable
 from tetrace.report.scale import scale_of
-from tetrace.units import duration
 
 if TYPE_CHECKING:
     from tetrace.report.html.figures import Figures
@@ -61,7 +60,7 @@ def _parts(analysis: Analysis) -> Iterator[str]:
     if found:
         yield '<ol style="margin:.4em 0">'
         for finding in found[:_MOST_FINDINGS]:
-            yield f"<li><b>{duration(finding.ns)}</b>: {_text(finding.title)} ({_text(finding.advice)})</li>"
+            yield f"<li><b>{_text(finding.cost)}</b>: {_text(finding.title)} ({_text(finding.advice)})</li>"
         yield "</ol>"
     yield f'<p style="margin:0;opacity:.7">Tables: {_text(", ".join(analysis.tables))}. Charts: .figures</p>'
 

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tetrace.breakdown import without_recorder
+from tetrace.breakdown.host_run import is_one_step, warm_up
 from tetrace.breakdown.launch import NO_RANGE, STEP_RANGE
 from tetrace.breakdown.recorded import gemm_rate
 from tetrace.report.grid import Column, Grid, printable
 from tetrace.report.scale import NOT_CAPTURED, Scale, has_steps
+from tetrace.report.views import BY_NAME
 from tetrace.trace.schema import INSTRUMENTED, TABLES
 from tetrace.units import byte_count, duration, milliseconds, percent
 
@@ -23,6 +26,10 @@ _STEP_RANGE = "the step's own range"
 _WORTH_A_LINE = 0.05
 # Causes of idle time below this share of wall may be one line; operations of communication are left to --by.
 _SMALL = 0.01
+# Tables that may hold something where no GPU activity was captured.
+_WITHOUT_GPU = ("module-time", "host-module", "host-step", "backend", "module-memory", "memory-peak")
+# Of recorded facts, by words in them.
+_MEANINGS = {"copies of cuDNN are loaded": ": may break TE; keep one"}
 STREAM_TIMES = (
     "times are those between two CUDA events on a stream: they hold modules inside, and where the stream ran empty also "
     "the time that the host took"
@@ -115,14 +122,14 @@ def _marked(breakdown: Breakdown, used: set[int]) -> str:
 
 def plain_step(breakdown: Breakdown) -> str:
     """What recording cost, where the run went on after the recorded steps; empty where it did not."""
-    facts = breakdown.attribution.trace.metadata.facts
-    plain, recorded = facts.get("plain_step_median_ns"), facts.get("recorded_step_median_ns")
-    if not plain or not recorded:
+    step = without_recorder.plain_step(breakdown)
+    if step is None:
         return ""
-    with_it, without = milliseconds(recorded), milliseconds(plain)
+    with_it, without = milliseconds(step.recorded_ns), milliseconds(step.plain_ns)
+    slowed = ", which CUPTI slows still" if step.slowed else ""
     return (
-        f"recording: a step took the host {with_it} ms with it, {without} ms in the {facts['plain_steps']} steps after "
-        f"it ({recorded / plain:.2f}×)"
+        f"recording: a step took the host {with_it} ms with it, {without} ms in the {step.steps} steps after it"
+        f"{slowed} ({step.recorded_ns / step.plain_ns:.2f}×)"
     )
 
 
@@ -154,13 +161,23 @@ def notices(breakdown: Breakdown) -> list[str]:
         lines.append(
             f"{share} of GPU activity is inside such graphs: quantization, GEMMs and attention in it are not captured"
         )
-    on_gpu = trace.has("activities") or not (trace.has("module_times") or len(breakdown.tables["host_modules"]))
+    if is_one_step(breakdown):
+        lines.append("the whole run is one step: no optimizer drove a loop; tetrace.step() in the script ends one")
+    elif below := warm_up(breakdown):
+        lines.append(f"every step that is counted is warm-up (below {below}, by --warmup): steady steps may be shorter")
+    on_gpu = trace.has("activities") or not (trace.has("module_times") or len(breakdown.tables["host_steps"]))
     missing = [name for name in ("calls", "ranges") if on_gpu and not trace.has(name)]
     if "calls" in missing:
         lines.append("API calls were not captured: launch costs and the causes of idle time are not known")
     if "ranges" in missing:
         lines.append("host ranges were not captured: modules are not known, phases are inferred")
-    return [printable(line) for line in lines]
+    return [printable(_with_its_meaning(line)) for line in lines]
+
+
+def _with_its_meaning(notice: str) -> str:
+    """A notice with what it means and the way out, where the recorder only states a fact."""
+    meaning = next((words for fact, words in _MEANINGS.items() if fact in notice), "")
+    return f"{notice}{meaning}"
 
 
 def _merged(sentences: tuple[str, ...]) -> list[str]:
@@ -410,7 +427,8 @@ def attributed(breakdown: Breakdown) -> str:
 
 
 def held_back(breakdown: Breakdown, scale: Scale, rows: int) -> Grid:
-    """The host ranges that the GPU waits for, summed over modules: name and phase."""
+    """The host ranges that the GPU waits for, summed over modules: name and phase. What is left after `rows` is a row more,
+    so that the rows add up to the host-bound idle time."""
     table, totals = breakdown.tables["host_ranges"], breakdown.totals
     sums: dict[tuple[str, str], list[int]] = {}
     for row in table.rows():
@@ -420,12 +438,17 @@ def held_back(breakdown: Breakdown, scale: Scale, rows: int) -> Grid:
         both[1] += row["gaps"]
         both[2] |= row["quantizes"]
     order = sorted(sums.items(), key=lambda item: -item[1][0])
-    lines = tuple(
-        (scale.ms(ns), percent(ns, totals.wall_ns), scale.count(gaps), _range_words(name, phase, bool(quantizes)))
-        for (name, phase), (ns, gaps, quantizes) in order[:rows]
-    )
+    shown = order if len(order) <= rows + 1 else order[:rows]
+
+    def line(ns: int, gaps: int, words: str) -> tuple[str, ...]:
+        return (scale.ms(ns), percent(ns, totals.wall_ns), scale.count(gaps), words)
+
+    lines = [line(ns, gaps, _range_words(*key, bool(quantizes))) for key, (ns, gaps, quantizes) in shown]
+    if left := order[len(shown) :]:
+        whole = f"{len(left)} others; all {scale.ms(totals.idle_ns['host_bound'])}: idle, host-bound"
+        lines.append(line(sum(sums[0] for _, sums in left), sum(sums[1] for _, sums in left), whole))
     columns = (Column(scale.head), Column("of wall"), Column("gaps", keep=1), Column("", number=False, code=True))
-    return Grid("host ranges the GPU waits for", columns, lines)
+    return Grid("host ranges the GPU waits for", columns, tuple(lines))
 
 
 def _range_words(name: str, phase: str, quantizes: bool) -> str:
@@ -441,8 +464,6 @@ def without_activities(breakdown: Breakdown) -> list[str]:
     if breakdown.fp8_health and not trace.has("module_times") and not len(breakdown.tables["host_modules"]):
         return [f"FP8 values: {breakdown.fp8_health.verdict}"]
     values = [f"FP8 values: {breakdown.fp8_health.verdict}"] if breakdown.fp8_health else []
-    held = [f"{_plural(trace.rows(table.name), 'row')} of {table.name}" for table in TABLES if trace.rows(table.name)]
-    missing = [table.name for table in TABLES if not trace.has(table.name) and table.name not in INSTRUMENTED]
     if trace.has("module_times"):
         return [
             *values,
@@ -450,11 +471,23 @@ def without_activities(breakdown: Breakdown) -> list[str]:
             "single GPU activities, launches and idle time were not recorded: --collector nsys or cupti does that",
         ]
     if len(breakdown.tables["host_modules"]):
+        return [*values, "a module's self time leaves modules inside out"]
+    if len(breakdown.tables["host_steps"]) and trace.metadata.facts.get("options"):
+        last = int(breakdown.tables["host_steps"]["step"].max())
+        within = f"with --steps within 0:{last}, or " if last else ""
         return [
-            *values,
-            "times are the host's, by the ranges of steps and modules; a module's self time leaves modules inside out",
+            f"record {within}without --steps, from step 0 on; modules and phases are seen from the first module's call on"
         ]
+    held = [f"{_plural(trace.rows(table.name), 'row')} of {table.name}" for table in TABLES if trace.rows(table.name)]
+    missing = [table.name for table in TABLES if not trace.has(table.name) and table.name not in INSTRUMENTED]
     lines = [f"captured: {', '.join(held) or 'nothing'}"]
     if missing:
         lines.append(f"{NOT_CAPTURED}: {', '.join(missing)}")
     return [*lines, "record with CUDA tracing on (nsys profile --trace=cuda,nvtx) around at least two training steps"]
+
+
+def nothing_of(breakdown: Breakdown, what: str) -> str:
+    """That a recording without GPU activities has nothing of a table or of `--kernel`, and which tables it has."""
+    held = [name for name in _WITHOUT_GPU if len(breakdown.tables[BY_NAME[name].table])]
+    ways = f"; this recording has --by {', '.join(held)}" if held else ""
+    return f"{what}: no GPU activity was captured{ways}"

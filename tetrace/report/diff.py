@@ -7,11 +7,12 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tetrace.breakdown.account import IDLE
+from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import CHANGED, NOISE, SAME, TOO_FEW, Change, Changes
 from tetrace.breakdown.compare import CAUSES_OF_CHANGE, PARTS, Comparison
 from tetrace.breakdown.figures import FIGURES, MS, Run, words
 from tetrace.breakdown.noise import FEWEST_STEPS
+from tetrace.breakdown.without_recorder import added_waiting_ns, plain_step, waiting_ns
 from tetrace.report import content
 from tetrace.report.content import CAUSE_WORDS
 from tetrace.report.grid import Column, Grid, printable
@@ -42,12 +43,12 @@ def diff_page(
     """The page of one or more comparisons with the same run. `by` names the one table that is wanted, `full` asks for
     all, `top` limits their rows (0: all); what is only for json or csv is worked out for that format (empty: for all)."""
     first = comparisons[0]
-    said, notices = [], list(_notices(comparisons))
+    said, notices = list(headline(first)[1:]) if len(comparisons) == 1 else [], list(_notices(comparisons))
     grids: list[Grid] = []
     for one in comparisons:
         more = f"{_name(one.names[1])}: " if len(comparisons) > 1 else ""
         if more:
-            said.append(more + sentence(one))
+            said += [more + line for line in headline(one)]
         grids += [table_grid(one, table, top, more) for table in _wanted(one, by, full)]
         if not by:
             grids.append(figures_grid(one, more))
@@ -57,7 +58,9 @@ def diff_page(
         rows = [row for one in comparisons for table in _chosen(one, by) for row in _rows(one, table)]
     if format_name in ("", "json"):
         facts = {"comparisons": [_facts(one, by) for one in comparisons]}
-    verdict = sentence(first) if len(comparisons) == 1 else f"{len(comparisons)} runs against {_name(first.names[0])}."
+    verdict = (
+        headline(first)[0] if len(comparisons) == 1 else f"{len(comparisons)} runs against {_name(first.names[0])}."
+    )
     return Page(
         title=" → ".join([_name(first.names[0]), ", ".join(_name(one.names[1]) for one in comparisons)]),
         verdict=verdict,
@@ -71,16 +74,84 @@ def diff_page(
     )
 
 
+def headline(comparison: Comparison) -> tuple[str, ...]:
+    """What a comparison comes to, a sentence a line: steps without the recorder where they are known, what the GPU works
+    and waits, what each part adds to the recorded step."""
+    a, b = comparison.breakdowns
+    parts = sentence(comparison)
+    if _is_same(comparison):
+        return (parts,)
+    known = _without_recorder(comparison)
+    untold = any(added_waiting_ns(run) and not plain_step(run) for run in (a, b))
+    caveat = "; the recorder slows the host: time steps without it before you judge" if untold else ""
+    lines = [f"{_works_and_waits(comparison)}{caveat}.", f"Recorded: {parts}" if known or untold else parts]
+    return (known, *lines) if known else tuple(lines)
+
+
+def _each(comparison: Comparison) -> str:
+    return " a step" if comparison.breakdowns[0].selection.per_step else ""
+
+
+def _is_same(comparison: Comparison) -> bool:
+    rows = comparison.tables[CAUSES_OF_CHANGE].rows
+    return comparison.step.verdict == SAME and not any(row.difference_ns for row in rows)
+
+
+def _without_recorder(comparison: Comparison) -> str:
+    """What steps take without the recorder, of both runs or of the one that knows it; empty where none does."""
+    a, b = (plain_step(run) for run in comparison.breakdowns)
+    names = [_name(name) for name in comparison.names]
+    if a and b:
+        counts = f"{a.steps}" if a.steps == b.steps else f"{a.steps} and {b.steps}"
+        slowed = ", which CUPTI slows still" if a.slowed or b.slowed else ""
+        ratio = f"{b.plain_ns / a.plain_ns:.2f}×, {signed(b.plain_ns - a.plain_ns)} ms".replace("-", "−")
+        return (
+            f"Without the recorder a step takes {_ms(a.plain_ns)} → {_ms(b.plain_ns)} ms ({ratio}): medians of the host's "
+            f"time in the {counts} steps after the recorded ones{slowed}."
+        )
+    one = a or b
+    if one is None:
+        return ""
+    known, other = names if a else names[::-1]
+    return (
+        f"Without the recorder a step of {known} takes {_ms(one.plain_ns)} ms ({_ms(one.recorded_ns)} ms with it); of "
+        f"{other} that is not known, since no steps ran on after the recorded ones."
+    )
+
+
+def _works_and_waits(comparison: Comparison) -> str:
+    """Busy and idle time, which add up to the step, and how much of the idle time is for the host."""
+    works, waits = _sides(comparison, BUSY), _sides(comparison, IDLE)
+    share = percent(float(works[1] - works[0]), float(works[0]))
+    share = share if share.startswith("-") else f"+{share}"
+    late = [waiting_ns(run) for run in comparison.breakdowns]
+    said = f"The GPU works {_ms(works[0])} → {_ms(works[1])} ms{_each(comparison)} ({share})"
+    said += f" and idles {_ms(waits[0])} → {_ms(waits[1])} ms"
+    if all(run.attribution.trace.has("calls") for run in comparison.breakdowns):
+        said += f", waiting for the host {_ms(late[0])} → {_ms(late[1])} ms"
+    return said.replace("-", "−")
+
+
+def _sides(comparison: Comparison, kind: str) -> tuple[Fraction, Fraction]:
+    """Busy or idle time of an average step in both runs."""
+    rows = [row for row in comparison.tables[PARTS].rows if row.labels[0] == kind]
+    a, b = (sum((row.per_step_ns[side] for row in rows), Fraction(0)) for side in (0, 1))
+    return a, b
+
+
 def sentence(comparison: Comparison, names: Mapping[str, str] = MappingProxyType({})) -> str:
     """The comparison in one sentence: what each part adds to the step, and the sum. `names` call parts otherwise."""
     step = comparison.step
     before, after = step.per_step_ns
     share = percent(float(step.difference_ns), float(before)) if before else ""
-    net = f"{signed(step.difference_ns)} ms a step"
+    net = f"{signed(step.difference_ns)} ms{_each(comparison)}"
     net += f" ({share if share.startswith('-') else '+' + share}), {_ms(before)} to {_ms(after)} ms" if share else ""
-    if step.verdict == SAME and not any(row.difference_ns for row in comparison.tables[CAUSES_OF_CHANGE].rows):
-        return f"No difference: a step takes {_ms(after)} ms in both."
-    parts = ", ".join(f"{names.get(name, _part(name))} {signed(ns)}" for name, ns in _named_parts(comparison))
+    if _is_same(comparison):
+        return f"No difference: {'a step' if _each(comparison) else 'it'} takes {_ms(after)} ms in both."
+    parts = ", ".join(
+        f"{names.get(name, _part(name))} {signed(ns)}{' (noise)' if name in comparison.unsure_parts else ''}"
+        for name, ns in _named_parts(comparison)
+    )
     noise = ""
     if step.verdict == NOISE:
         noise = f", within noise (±{milliseconds(step.difference_noise_ns or 0)} ms)"
@@ -133,8 +204,14 @@ def _steps(run: Breakdown) -> str:
 
 
 def _notices(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    of_line: dict[str, list[str]] = {}
     for name, run in _runs(comparisons):
-        yield from (f"{_name(name)}: {line}" for line in content.notices(run))
+        for line in content.notices(run):
+            of_line.setdefault(line, []).append(_name(name))
+    runs = len(comparisons) + 1
+    for line, names in of_line.items():
+        who = ("both" if runs == 2 else f"all {runs}") if len(names) == runs else ", ".join(names)
+        yield f"{who}: {line}"
     few = [f"{_name(name)} ({_step_count(run)})" for name, run in _runs(comparisons) if _step_count(run) < FEWEST_STEPS]
     if few and comparisons[0].breakdowns[0].selection.per_step:
         yield f"too few steps to tell differences from noise: {', '.join(few)}; record {FEWEST_STEPS} steady steps or more"
@@ -156,7 +233,7 @@ def _legend(comparison: Comparison) -> str:
         return f"{first}; figures are of whole recordings."
     return (
         f"{first}; ± is noise by a block bootstrap over steps (5% over all rows together): "
-        "what is within it is called noise."
+        "what is within it is called noise; a share is of all changes of its table, without their signs."
     ).replace("a − b", "The difference")
 
 
@@ -176,7 +253,8 @@ def table_grid(comparison: Comparison, table: Changes, top: int = 0, more: str =
     shown = rows[:top] if top else rows
     heads = [
         Column("a"), Column("b"), Column("difference"), Column("±", keep=3), Column("of all", keep=4), Column("", False, 1),
-        Column("median a", keep=7), Column("median b", keep=7), Column("count a", keep=6), Column("count b", keep=6),
+        Column("median a", keep=7, pair="median"), Column("median b", keep=7, pair="median"),
+        Column("count a", keep=6, pair="count"), Column("count b", keep=6, pair="count"),
     ]  # fmt: skip
     # What a part is says whether the GPU works in it.
     keep = {**_KEEP, **({"kind": 5} if "part" in table.keys else {})}
@@ -268,7 +346,11 @@ def _facts(comparison: Comparison, by: str) -> dict[str, Any]:
     return {
         "a": _name(comparison.names[0]),
         "b": _name(comparison.names[1]),
+        "headline": list(headline(comparison)),
         "sentence": sentence(comparison),
+        "without_recorder": _plain_steps(comparison),
+        "gpu_works_ms": dict(zip("ab", (float(ns) / 1e6 for ns in _sides(comparison, BUSY)), strict=True)),
+        "gpu_idles_ms": dict(zip("ab", (float(ns) / 1e6 for ns in _sides(comparison, IDLE)), strict=True)),
         "a_steps": comparison.step.steps[0],
         "b_steps": comparison.step.steps[1],
         "step": _values(comparison.step),
@@ -286,6 +368,20 @@ def _facts(comparison: Comparison, by: str) -> dict[str, Any]:
             }
             for table in _chosen(comparison, by)
         },
+    }
+
+
+def _plain_steps(comparison: Comparison) -> dict[str, Any]:
+    """Median host times of steps without the recorder and their ratio, null where a run does not know."""
+    a, b = (plain_step(run) for run in comparison.breakdowns)
+    return {
+        "a_ms": a.plain_ns / 1e6 if a else None,
+        "b_ms": b.plain_ns / 1e6 if b else None,
+        "ratio": b.plain_ns / a.plain_ns if a and b else None,
+        "a_steps": a.steps if a else None,
+        "b_steps": b.steps if b else None,
+        "a_waiting_may_be_the_recorders_ms": added_waiting_ns(comparison.breakdowns[0]) / 1e6,
+        "b_waiting_may_be_the_recorders_ms": added_waiting_ns(comparison.breakdowns[1]) / 1e6,
     }
 
 

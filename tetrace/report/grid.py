@@ -15,13 +15,14 @@ _ELLIPSIS = "…"
 class Column:
     """`number` columns are aligned right and never cut; `keep` 0 stays longest when the screen is narrow.
 
-    `code` marks names of kernels, modules, ranges and calls.
+    `code` marks names of kernels, modules, ranges and calls. Columns of one `pair` are left out together.
     """
 
     head: str
     number: bool = True
     keep: int = 0
     code: bool = False
+    pair: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Grid:
                 over -= 1
             if over <= 0 or not droppable:
                 return shown, widths
-            shown.remove(max(droppable, key=lambda i: (self.columns[i].keep, i)))
+            first = max(droppable, key=lambda i: (self.columns[i].keep, i))
+            pair = self.columns[first].pair
+            shown = [i for i in shown if i != first and not (pair and self.columns[i].pair == pair)]
             widths |= {i: max(cells(row[i]) for row in rows) for i in cuttable}
 
     def _line(self, row: tuple[str, ...], shown: list[int], widths: dict[int, int]) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from tetrace.report.grid import Column, Grid
 from tetrace.report.scale import NOT_CAPTURED, Scale, scale_of
-from tetrace.report.views import Field, Row, View, kernels_whole, short_kernel
-from tetrace.units import microseconds, percent
+from tetrace.report.views import BY_NAME, Field, Row, View, kernels_whole, short_kernel
+from tetrace.units import microseconds, milliseconds, percent
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
     from tetrace.breakdown.tables import Table
 
+_LONGEST = 5
+_PHASES = ("forward", "backward", "optimizer")
 _ALWAYS_SHOWN = ("gemm", "attention", "quantization", "communication")
 
 
@@ -34,6 +37,10 @@ def unit_words(view: View, scale: Scale) -> str:
         return ", ms of a sampled step"
     if view.name == "lane":
         return f", ms{scale.each or ' in all'}"
+    if view.name == "backend":
+        return ", counts in the whole recording"
+    if view.name in ("module-memory", "memory-peak"):
+        return ""
     return f", ms and counts{scale.each or ' in all'}"
 
 
@@ -45,7 +52,8 @@ def grid_of_fields(table: Table, fields: list[Field], title: str, top: int, whol
     shown = len(table) if top <= 0 else min(top, len(table))
     rows = tuple(tuple(field.say(row) for field in fields) for row in table.take(range(shown)).rows())
     words = [i for i, field in enumerate(fields) if not field.column.number]
-    label = next((i for i in words if fields[i].column.code), words[0])
+    # The sum is called so in a column that a narrow screen keeps.
+    label = next((i for i in words if fields[i].column.code and not fields[i].column.keep), words[0])
     total = (
         tuple(_total(table, field, i == label) for i, field in enumerate(fields)) if whole and len(table) > 1 else ()
     )
@@ -63,6 +71,52 @@ def _total(table: Table, field: Field, is_label: bool) -> str:
         return "all" if is_label else ""
     column = table[field.source]
     return NOT_CAPTURED if (column < 0).any() else field.sum_up(int(column.sum()))
+
+
+def host_grids(breakdown: Breakdown, top: int, wide: bool = False) -> list[Grid]:
+    """The first tables of a recording without GPU activities: by module on streams, by process, the longest steps, by
+    module on the host."""
+    grids = [
+        grid_of(breakdown, BY_NAME[name], top, wide) for name in ("module-time", "host-module") if _has(breakdown, name)
+    ]
+    if breakdown.tables["host_steps"]["wall_ns"].any():
+        at = 1 if _has(breakdown, "module-time") else 0
+        grids[at:at] = [*_processes(breakdown), _longest_steps(breakdown)]
+    return grids
+
+
+def _has(breakdown: Breakdown, view: str) -> bool:
+    return len(breakdown.tables[BY_NAME[view].table]) > 0
+
+
+def _longest_steps(breakdown: Breakdown) -> Grid:
+    steps = breakdown.tables["host_steps"]
+    counted = steps.take([i for i, used in enumerate(steps["used"].tolist()) if used]).sorted_by("wall_ns")
+    shown = counted.take(range(min(len(counted), _LONGEST)))
+    which = f"the longest {len(shown)} of {len(counted)}, " if len(shown) < len(counted) else ""
+    title = f"Steps on the host, {which}ms of each step"
+    grid = grid_of_fields(shown, BY_NAME["host-step"].fields(breakdown, scale_of(breakdown)), title, 0, False)
+    return dataclasses.replace(grid, note=f"--by host-step has all {len(steps):,}" if len(steps) > len(shown) else "")
+
+
+def _processes(breakdown: Breakdown) -> list[Grid]:
+    """A row for each process, the slowest first, where there are several."""
+    steps, trace = breakdown.tables["host_steps"], breakdown.attribution.trace
+    counted = steps.take([i for i, used in enumerate(steps["used"].tolist()) if used])
+    own = sorted(set(counted["process"].tolist()))
+    if len(own) < 2:
+        return []
+    pid, rank = trace.column("processes", "pid").tolist(), trace.column("processes", "rank").tolist()
+    lines = []
+    for process in own:
+        rows = counted.take([i for i, one in enumerate(counted["process"].tolist()) if one == process])
+        times = [rows["wall_ns"], *(rows[f"{phase}_ns"] for phase in _PHASES)]
+        means = [NOT_CAPTURED if (ns < 0).any() else milliseconds(float(ns.mean())) for ns in times]
+        said = (str(pid[process]), "" if rank[process] < 0 else str(rank[process]), str(len(rows)))
+        lines.append((float(rows["wall_ns"].mean()), (*said, *means)))
+    heads = [Column(head) for head in ("pid", "rank", "steps", "wall ms", *_PHASES)]
+    ordered = tuple(line for _, line in sorted(lines, key=lambda item: -item[0]))
+    return [Grid("Processes, the slowest first, mean ms of a step on the host", tuple(heads), ordered)]
 
 
 def matrix(breakdown: Breakdown, scale: Scale, rows: int = 0) -> Grid:

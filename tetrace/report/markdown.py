@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tetrace.breakdown.findings import findings, verdict
 from tetrace.report import content
 from tetrace.report.grid import Grid, cut, printable
-from tetrace.report.grids import grid_of, matches_grid, matrix
+from tetrace.report.grids import grid_of, host_grids, matches_grid, matrix
 from tetrace.report.reporter import Options
 from tetrace.report.scale import Scale, scale_of
 from tetrace.report.views import BY_NAME, VIEWS
@@ -23,8 +23,6 @@ _LONGEST = 200
 _CODE_SPAN = re.compile(r"(?<!`)(`[^`|]+`)(?!`)")
 # What the first tables of the page do not say already; the rest comes with --full.
 _USUAL = ("kernel", "module", "host")
-# The tables of a recording without GPU activities.
-_WITHOUT_GPU = ("module-time", "host-step", "host-module")
 
 
 class Markdown:
@@ -43,14 +41,15 @@ class Markdown:
         yield f"# {escaped(breakdown.attribution.trace.metadata.source)}"
         yield ""
         yield from self._head(breakdown)
-        if not breakdown.totals.activities:
+        if not breakdown.totals.activities and (options.by or options.kernel):
+            yield from self._asked(breakdown, wide)
+        elif not breakdown.totals.activities:
             yield from [f"- {line}" for line in [verdict(breakdown), *content.without_activities(breakdown)]]
             yield ""
             if findings(breakdown):
                 yield from _findings(breakdown)
-            for view in [BY_NAME[self._options.by]] if self._options.by else [BY_NAME[name] for name in _WITHOUT_GPU]:
-                if len(breakdown.tables[view.table]):
-                    yield from grid_lines(grid_of(breakdown, view, self._top, wide), wide)
+            for grid in host_grids(breakdown, self._top, wide):
+                yield from grid_lines(grid, wide)
         elif options.kernel:
             yield from grid_lines(matches_grid(breakdown, options.kernel, self._top, wide), wide)
         elif options.by:
@@ -58,12 +57,21 @@ class Markdown:
         else:
             yield from self._report(breakdown, wide)
 
+    def _asked(self, breakdown: Breakdown, wide: bool) -> Iterator[str]:
+        """The table that was asked for, where there are no GPU activities."""
+        view = BY_NAME.get(self._options.by)
+        if view and len(breakdown.tables[view.table]):
+            yield from grid_lines(grid_of(breakdown, view, self._top, wide), wide)
+        else:
+            what = f"--by {view.name}" if view else f"--kernel {self._options.kernel}"
+            yield escaped(content.nothing_of(breakdown, what))
+
     def _head(self, breakdown: Breakdown) -> Iterator[str]:
         yield f"{escaped(content.origin(breakdown))}; tetrace {self._options.version}"
         yield ""
         if breakdown.totals.activities:
-            yield escaped(content.steps_used(breakdown))
-            yield ""
+            for line in (content.steps_used(breakdown), content.plain_step(breakdown)):
+                yield from [escaped(line), ""] if line else []
         for line in content.notices(breakdown):
             yield f"> **Note:** {escaped(line)}"
             yield ""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +9,7 @@ from typing import Any
 
 from tetrace.report import markdown, terminal
 from tetrace.report.grid import Grid, cut_end, printable
+from tetrace.report.plain import csv_text, json_text
 from tetrace.report.reporter import Options
 
 FORMAT_VERSION = 1
@@ -87,7 +85,7 @@ def _json(page: Page, options: Options) -> str:
     if taken := document.keys() & page.facts.keys():
         raise ValueError(f"facts of a page may not be called {', '.join(sorted(taken))}")
     document = {**document, **page.facts}
-    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(_plain(document))
 
 
 def _plain(value: Any) -> Any:
@@ -102,12 +100,9 @@ def _plain(value: Any) -> Any:
 
 
 def _csv(page: Page, _options: Options) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(page.columns)
-    for row in page.rows:
-        writer.writerow(["" if _is_absent(row[name]) else row[name] for name in page.columns])
-    return text.getvalue()
+    return csv_text(
+        page.columns, (["" if _is_absent(row[name]) else row[name] for name in page.columns] for row in page.rows)
+    )
 
 
 def _is_absent(value: Any) -> bool:

@@ -52,6 +52,20 @@ PHASE_COLORS = {
     "other": "#9aa3ab",
     "unattributed": "#b3a9a0",
 }
+# Number formats, in every report: far from each other and from the frequent categories for any eyes.
+FORMAT_COLORS = {
+    "E4M3": "#7711ff",
+    "E4M3×E5M2": "#aa5599",
+    "E5M2": "#bb2233",
+    "FP4": "#7722aa",
+    "INT8": "#881144",
+    "BF16": "#aa9988",
+    "FP16": "#ee8833",
+    "TF32": "#ffbb88",
+    "FP32": "#1199ff",
+    "FP64": "#bbccdd",
+}
+UNKNOWN_FORMAT_COLOR = "#b9c0c8"
 # Lines and bars that are no category, in this order; after the last begins the first, with another mark.
 SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b2d5b", "#7a8a3a")
 MODULE_COLOR = "#aebac4"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tetrace.breakdown.findings import findings, verdict
 from tetrace.breakdown.kernel_search import kernel_matches
 from tetrace.errors import UsageError
+from tetrace.report.plain import csv_text, json_text
 from tetrace.report.reporter import Options
 from tetrace.report.views import BY_NAME
 from tetrace.trace.schema import TABLES
@@ -40,11 +39,12 @@ class Json:
 
     def documents(self, breakdown: Breakdown) -> Mapping[str, str | bytes]:
         """The document, two spaces deep."""
-        return {"": json.dumps(document(breakdown, self._options), indent=2, ensure_ascii=False) + "\n"}
+        return {"": json_text(document(breakdown, self._options))}
 
 
 class Csv:
-    """A CSV file a table, with a head of column names; one table alone where `by` or `kernel` chooses it."""
+    """A CSV file a table, with a head of column names; one table alone where `by` or `kernel` chooses it. How names are
+    written that a screen or a spreadsheet would take for a command: `csv_text`."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -135,11 +135,7 @@ def _files(breakdown: Breakdown, options: Options, suffix: str, write: Any) -> d
 
 
 def _csv(table: Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(tuple(row.values()) for row in table.rows())
-    return text.getvalue()
+    return csv_text(tuple(table.columns), (tuple(row.values()) for row in table.rows()))
 
 
 def _parquet(table: Table) -> bytes:

@@ -12,7 +12,7 @@ from tetrace.breakdown.finding import Finding
 from tetrace.breakdown.findings import findings, verdict
 from tetrace.report import content
 from tetrace.report.grid import Grid, cells, cut_end, printable
-from tetrace.report.grids import grid_of, matches_grid, matrix
+from tetrace.report.grids import grid_of, host_grids, matches_grid, matrix
 from tetrace.report.reporter import Options
 from tetrace.report.scale import Scale, scale_of
 from tetrace.report.views import BY_NAME, VIEWS
@@ -45,7 +45,7 @@ class _Parts:
     scale: Scale
     above: list[Line]
     facts: list[Line]
-    ranges: Grid | None
+    waits: bool
     found: list[Finding]
 
 
@@ -63,7 +63,9 @@ class Terminal:
     def _lines(self, breakdown: Breakdown) -> Iterator[Line]:
         options = self._options
         yield from self._head(breakdown)
-        if not breakdown.totals.activities:
+        if not breakdown.totals.activities and (options.by or options.kernel):
+            yield from self._asked(breakdown)
+        elif not breakdown.totals.activities:
             yield from self._verdict(breakdown)
             yield from self._wrapped(content.without_activities(breakdown), "")
             if found := findings(breakdown):
@@ -82,13 +84,20 @@ class Terminal:
                 yield from self._all_tables(breakdown)
 
     def _host_tables(self, breakdown: Breakdown) -> Iterator[Line]:
-        """What is known without GPU activities: modules by events or by the host's clock, or what was asked for."""
-        names = [self._options.by] if self._options.by else ["module-time", "host-step", "host-module"]
-        asked = [BY_NAME[name] for name in names]
-        for view in asked:
-            if self._options.by or len(breakdown.tables[view.table]):
-                yield []
-                yield from self._table(grid_of(breakdown, view, self._top, self._wide))
+        """What is known without GPU activities: modules by events or by the host's clock."""
+        for grid in host_grids(breakdown, self._top, self._wide):
+            yield []
+            yield from self._table(grid)
+
+    def _asked(self, breakdown: Breakdown) -> Iterator[Line]:
+        """The table that was asked for, where there are no GPU activities."""
+        view = BY_NAME.get(self._options.by)
+        yield []
+        if view and len(breakdown.tables[view.table]):
+            yield from self._table(grid_of(breakdown, view, self._top, self._wide))
+        else:
+            what = f"--by {view.name}" if view else f"--kernel {self._options.kernel}"
+            yield from self._wrapped([content.nothing_of(breakdown, what)], "")
 
     @property
     def _top(self) -> int:
@@ -134,7 +143,7 @@ class Terminal:
             scale=scale,
             above=[*self._verdict(breakdown), *self._lanes(breakdown), *self._time(breakdown, scale), []],
             facts=[*self._facts(breakdown, scale), []],
-            ranges=content.held_back(breakdown, scale, _SIZES[0][1]) if known else None,
+            waits=bool(known),
             found=findings(breakdown),
         )
 
@@ -147,8 +156,8 @@ class Terminal:
         yield from self._table(dataclasses.replace(grid, title=f"{grid.title}; {content.attributed(breakdown)}"))
         yield []
         yield from parts.facts
-        if parts.ranges:
-            yield from self._held_back(dataclasses.replace(parts.ranges, rows=parts.ranges.rows[:ranges]))
+        if parts.waits:
+            yield from self._held_back(content.held_back(breakdown, parts.scale, ranges))
             yield []
         yield from self._findings(parts.found, found, spare)
 

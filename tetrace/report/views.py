@@ -266,6 +266,7 @@ def _lanes(breakdown: Breakdown, _scale: Scale) -> list[Field]:
         return percent(row["wall_ns"] - row["busy_ns"], row["wall_ns"])
 
     return [
+        Field(Column("rank"), "rank", lambda row: "" if row["rank"] < 0 else str(row["rank"])),
         Field(Column("pid"), "pid", lambda row: NOT_CAPTURED if row["pid"] < 0 else str(row["pid"]), always=True),
         number("device"),
         text("gpu", "GPU", keep=2, cut_long=lambda row: row["gpu"] or NOT_CAPTURED),
@@ -292,14 +293,21 @@ def _host_modules(_breakdown: Breakdown, scale: Scale) -> list[Field]:
 
 def _host_steps(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
     one = Scale(1, "")
+
+    def phase(name: str) -> Field:
+        """Empty outside the recorded steps."""
+        source = f"{name}_ns"
+        return Field(Column(name), source, lambda row: "" if row[source] < 0 else one.ms(row[source]))
+
+    def micro_batches(row: Row) -> str:
+        return "" if row["backwards"] < 0 else str(row["backwards"])
+
     return [
         number("process", keep=3),
         number("step"),
         ms(one, "wall_ns", "wall ms"),
-        ms(one, "forward_ns", "forward"),
-        ms(one, "backward_ns", "backward"),
-        ms(one, "optimizer_ns", "optimizer"),
-        number("backwards", "micro-batches", 1),
+        *(phase(name) for name in ("forward", "backward", "optimizer")),
+        Field(Column("micro-batches", keep=1), "backwards", micro_batches),
         Field(Column("", False, 2), "used", lambda row: "" if row["used"] else "left out", always=True),
     ]
 

@@ -25,6 +25,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _SUPPORTED = (
     "a .tetrace folder, a Nsight Systems .nsys-rep, .sqlite or parquetdir, or a PyTorch profiler .json or .json.gz"
 )
+# Recordings of a folder that an error names.
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ def load(path: str | Path, progress: Progress | None = None) -> Trace:
         for reader in READERS:
             if reader.recognizes(path):
                 return reader.read(path, progress)
+        inside = _recordings_in(path) if path.is_dir() else []
+        if inside:
+            left = f" and {len(inside) - _MOST_NAMES} more" if len(inside) > _MOST_NAMES else ""
+            raise InputError(f"{path}: this folder holds {', '.join(inside[:_MOST_NAMES])}{left}; name one of them")
         raise InputError(f"{path}: {_unknown(path)}; give {_SUPPORTED}")
     except PermissionError as error:
         raise InputError(
@@ -58,6 +64,15 @@ def load(path: str | Path, progress: Progress | None = None) -> Trace:
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _recordings_in(folder: Path) -> list[str]:
+    """Names in a folder that are recordings by what they are called or hold."""
+    return [
+        _name(path)
+        for path in sorted(folder.iterdir())
+        if store.is_store(path) or path.name.endswith((".nsys-rep", ".sqlite", ".parquetdir", ".tetrace.recording"))
+    ]
 
 
 def _unknown(path: Path) -> str:

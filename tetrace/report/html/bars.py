@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tetrace.report.html.words import label
-from tetrace.report.palette import CATEGORY_COLORS, CAUSE_COLORS, CAUSE_PATTERNS
+from tetrace.report.palette import (
+    CATEGORY_COLORS,
+    CAUSE_COLORS,
+    CAUSE_PATTERNS,
+    FORMAT_COLORS,
+    UNKNOWN_FORMAT_COLOR,
+)
 from tetrace.units import duration, percent
 
 if TYPE_CHECKING:
@@ -26,6 +32,20 @@ def cause_marker(cause: str) -> Spec:
     """How bars of an idle cause are filled: grey, with the cause's pattern."""
     pattern = {"shape": CAUSE_PATTERNS[cause], "size": 6, "solidity": 0.2, "fgcolor": "#56616d", "fillmode": "overlay"}
     return {"color": CAUSE_COLORS[cause], "line": {"width": 0}, "pattern": pattern}
+
+
+def format_marker(name: str) -> Spec:
+    """How bars of a number format are filled; a pair without a colour of its own has both of its formats'."""
+    first, *others = (FORMAT_COLORS.get(one, UNKNOWN_FORMAT_COLOR) for one in _formats_in(name))
+    marker: Spec = {"color": first, "line": {"width": 0}}
+    if others:
+        marker["pattern"] = {"shape": "/", "size": 8, "solidity": 0.5, "fgcolor": others[0], "fillmode": "overlay"}
+    return marker
+
+
+def _formats_in(name: str) -> list[str]:
+    turned = "×".join(reversed(name.split("×")))
+    return [name] if name in FORMAT_COLORS else [turned] if turned in FORMAT_COLORS else name.split("×")
 
 
 def quantization(material: Material, by: str) -> Spec | None:
@@ -132,17 +152,16 @@ def gemm_formats(material: Material) -> Spec | None:
         of_format[role] = of_format.get(role, 0) + row["total_ns"]
     roles = list(dict.fromkeys(role for of_format in sums.values() for role in of_format))
     order = sorted(sums.items(), key=lambda item: -sum(item[1].values()))
-    colors = ("#0072b2", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#8d99a6")
     whole, steps_of = material.breakdown.fp8_coverage.gemm_ns, material.scale.steps
     data = [
         {
             "type": "bar", "orientation": "h", "name": label(name), "y": roles[::-1],
             "x": [round(of_format.get(role, 0) / steps_of / 1e6, 6) for role in roles[::-1]],
-            "marker": {"color": colors[place % len(colors)], "line": {"width": 0}},
+            "marker": format_marker(name),
             "customdata": [percent(of_format.get(role, 0), whole) for role in roles[::-1]],
             "hovertemplate": "%{x:.3f} ms, %{customdata} of GEMM time<extra>%{fullData.name}</extra>",
         }
-        for place, (name, of_format) in enumerate(order)
+        for name, of_format in order
     ]  # fmt: skip
     return {"data": data, "layout": {**sideways(len(roles), material.scale.head), "barmode": "stack"}}
 

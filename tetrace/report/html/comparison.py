@@ -13,7 +13,7 @@ from tetrace.breakdown.gaps import CAUSES
 from tetrace.report import content
 from tetrace.report.content import CAUSE_WORDS
 from tetrace.report.definitions import DEFINITIONS
-from tetrace.report.diff import diff_page, figures_grid, sentence, table_grid
+from tetrace.report.diff import diff_page, figures_grid, headline, table_grid
 from tetrace.report.grid import Grid
 from tetrace.report.html.bars import category_marker, cause_marker
 from tetrace.report.html.grids import MOST_ROWS, plain_grid
@@ -43,7 +43,7 @@ def document(comparisons: Sequence[Comparison], version: str) -> Json:
         "steps_used": shortened("; ".join(f"{name}: {content.steps_used(run, brief=True)}" for name, run in runs)),
         "plain_step": "",
         "notices": [shortened(line) for line in said.notices],
-        "verdict": shortened(said.verdict),
+        "verdict": shortened(" ".join(headline(comparisons[0])) if len(comparisons) == 1 else said.verdict),
         "figures": [],
         "wall": None,
         "findings": [],
@@ -67,7 +67,7 @@ def document(comparisons: Sequence[Comparison], version: str) -> Json:
 
 def _sections(comparison: Comparison, number: int, of: int) -> list[Json]:
     name = f" · {comparison.names[1]}" if of > 1 else ""
-    what = shortened(f"From {comparison.names[0]} (a) to {comparison.names[1]} (b): {sentence(comparison)}")
+    what = shortened(f"From {comparison.names[0]} (a) to {comparison.names[1]} (b): {' '.join(headline(comparison))}")
     made = []
     for table in comparison.tables.values():
         if table.rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tetrace.breakdown.findings import findings, verdict
+from tetrace.breakdown.without_recorder import added_waiting_ns
 from tetrace.report import content
 from tetrace.report.definitions import DEFINITIONS
 from tetrace.report.html import sections
@@ -51,7 +52,7 @@ def document(breakdown: Breakdown, options: Options) -> Json:
         "findings": [
             {
                 "ns": finding.ns,
-                "cost": duration(finding.ns),
+                "cost": finding.cost,
                 "title": finding.title,
                 "evidence": shortened(finding.evidence),
                 "advice": shortened(finding.advice),
@@ -77,20 +78,18 @@ def key_figures(material: Material) -> list[Json]:
     if scale.each == " per step" and totals.steps > 1:
         shortest, longest = milliseconds(totals.step_min_ns), milliseconds(totals.step_max_ns)
         spread = f"median {milliseconds(totals.step_median_ns)}, {shortest}–{longest} ms"
-    wall = totals.wall_ns
+    wall, step = totals.wall_ns, "Step" if scale.each == " per step" else "Wall"
     found = [
-        figure("Step" if scale.each == " per step" else "Wall", duration(wall / scale.steps), spread, "Step"),
+        figure(step, duration(wall / scale.steps), spread, step),
         figure(
             "GPU busy", percent(totals.busy_ns, wall), f"of wall · {duration(totals.busy_ns / scale.steps)}", "Busy"
         ),
     ]
     if breakdown.attribution.trace.has("calls"):
         late = totals.idle_ns["host_bound"]
-        found.append(
-            figure(
-                "GPU waits for the host", percent(late, wall), f"of wall · {duration(late / scale.steps)}", "Host-bound"
-            )
-        )
+        slowed = " · the recorder slows it" if added_waiting_ns(breakdown) else ""
+        note = f"of wall · {duration(late / scale.steps)}{slowed}"
+        found.append(figure("GPU waits for the host", percent(late, wall), note, "Host-bound"))
         calls = scale.count(breakdown.launch.calls)
         found.append(
             figure(
@@ -117,7 +116,9 @@ def _fp8_figures(material: Material) -> list[Json]:
             "label": word,
             "value": percent(best, totals.activity_ns),
             "note": f"of GPU activity · {between}",
-            "term": "Quantization, estimate",
+            "term": "Quantization, estimate"
+            if bounds.estimate_ns >= 0 or not bounds.upper_ns
+            else "Quantization, lower bound",
         }
     ]
     if covered.gemm_ns:

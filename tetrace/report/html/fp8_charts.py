@@ -3,69 +3,128 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace.breakdown.fp8_maps import tensor_name
 from tetrace.report.html.words import label
 from tetrace.report.palette import CATEGORY_COLORS, HEALTH_SCALE
 
 if TYPE_CHECKING:
-    from tetrace.breakdown.fp8_maps import History
+    from tetrace.breakdown.fp8_maps import Fp8Maps, History
     from tetrace.report.html.material import Material
 
 Spec = dict[str, Any]
 
+
+@dataclass(frozen=True)
+class Measure:
+    """A map of the page: what a cell says of its number, and what the colour bar says; from `ticks[-1]` on all is critical."""
+
+    title: str
+    said: str
+    unit: str
+    ticks: tuple[float, ...]
+    tick: Callable[[float], str]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:g}%"
+
+
 MEASURES = {
-    "range_used": ("Range used", "%{z:.3~g} × the largest value", 2.0),
-    "saturated": ("Saturated", "%{z:.3%} of the elements", 0.01),
-    "flushed": ("Flushed", "%{z:.3%} of what is not zero", 0.2),
-    "not_finite": ("NaN and Inf", "%{z:,} elements", 1.0),
+    "range_used": Measure(
+        "Range used", "%{z:.1%} of the largest value", "of the format's largest value", (0, 0.5, 1, 1.5, 2), _share
+    ),
+    "saturated": Measure(
+        "Saturated", "%{z:.3%} of the elements", "of the elements", (0, 0.0025, 0.005, 0.0075, 0.01), _share
+    ),
+    "flushed": Measure(
+        "Flushed", "%{z:.3%} of what is not zero", "of what is not zero", (0, 0.05, 0.1, 0.15, 0.2), _share
+    ),
+    "not_finite": Measure("NaN and Inf", "%{z:,} elements", "elements", (0, 1), "{:g}".format),
 }
 _ROW_HEIGHT = 18
+HAS, HAS_NONE = "click: its history", "its history is not in this file"
 
 
 def health_map(material: Material, measure: str) -> Spec | None:
     """Modules down, steps across; the colour is the worst tensor of the module. Blue is what is well, orange what is not.
 
-    A cell's `customdata` is the tensor's role and the place of its history among `maps.histories`, -1 where it has none.
+    A cell's `customdata` is the tensor's role, the place of its history among `maps.histories` (-1 where it has none), what
+    is said of that, and the tensor's name.
     """
     maps = material.fp8
     if maps is None:
         return None
-    _, said, critical = MEASURES[measure]
-    values = maps.measures[measure]
+    shown, values = MEASURES[measure], maps.measures[measure]
     names = [f"{place + 1}. {label(name, 44)}" for place, name in enumerate(maps.modules)]
     trace = {
         "type": "heatmap",
         "x": list(maps.steps),
         "y": names,
-        "z": [[_plain(value) for value in row] for row in values.tolist()],
+        "z": [[_plain(value, 4) for value in row] for row in values.tolist()],
         "customdata": [
-            [[label(role), maps.history_of(module, role)] for role in row]
+            [_tensor(maps, module, role) for role in row]
             for module, row in zip(maps.modules, maps.roles[measure], strict=True)
         ],
         "zmin": 0,
-        "zmax": critical,
+        "zmax": shown.ticks[-1],
         "colorscale": [list(stop) for stop in HEALTH_SCALE],
         "xgap": 1 if len(maps.steps) < 120 else 0,
         "ygap": 1,
         "hoverongaps": False,
-        "hovertemplate": f"<b>%{{y}}</b><br>step %{{x}}, %{{customdata[0]}}<br>{said}<extra></extra>",
-        "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 0.9, "tickformat": ".2~g"},
+        "hovertemplate": f"<b>%{{y}}</b><br>step %{{x}}, %{{customdata[0]}}<br>{shown.said}<br>%{{customdata[2]}}<extra></extra>",
+        "colorbar": _color_bar(shown),
     }
     height = _ROW_HEIGHT * len(names) + 80
     layout = {
         "height": max(height, 160),
         "meta": {
             "opens": "tensor",
-            "note": "A click on a cell shows the tensor's history below." if maps.histories else "",
+            "note": _note(maps),
         },
         "xaxis": {"title": {"text": "step"}, "showgrid": False, "zeroline": False},
         "yaxis": {"autorange": "reversed", "automargin": True, "showgrid": False, "fixedrange": True},
         "margin": {"l": 8, "r": 8, "t": 8, "b": 48},
     }
     return {"data": [trace], "layout": layout}
+
+
+def _tensor(maps: Fp8Maps, module: str, role: str) -> list[Any]:
+    place = maps.history_of(module, role)
+    return [label(role), place, HAS if place >= 0 else HAS_NONE, label(tensor_name(module, role), 200)]
+
+
+def _color_bar(shown: Measure) -> Spec:
+    """The last colour is that of all that is critical."""
+    words = [shown.tick(value) for value in shown.ticks]
+    return {
+        "thickness": 10, "outlinewidth": 0, "len": 0.9, "tickmode": "array", "tickvals": list(shown.ticks),
+        "ticktext": [*words[:-1], f"≥ {words[-1]}"], "title": {"text": shown.unit, "side": "right"},
+    }  # fmt: skip
+
+
+def _note(maps: Fp8Maps) -> str:
+    said = ["A click on a cell shows the tensor's history below."] if maps.histories else []
+    if maps.without_history:
+        said.append("Cells without one in this file say so.")
+    if maps.steps_left_out:
+        recorded = len(maps.steps) + maps.steps_left_out
+        said.append(f"{len(maps.steps)} of {recorded:,} recorded steps are shown, evenly spread.")
+    return " ".join(said)
+
+
+def compact(spec: Spec) -> Spec:
+    """A map in less text, for a page: each cell's `customdata` is a place in the layout's `meta.cells`."""
+    (trace,) = spec["data"]
+    places: dict[tuple[Any, ...], int] = {}
+    rows = [[places.setdefault(tuple(cell), len(places)) for cell in row] for row in trace["customdata"]]
+    meta = {**spec["layout"]["meta"], "cells": [list(cell) for cell in places]}
+    return {"data": [{**trace, "customdata": rows}], "layout": {**spec["layout"], "meta": meta}}
 
 
 def tensor_history(history: History) -> Spec:
@@ -100,9 +159,12 @@ def tensor_history(history: History) -> Spec:
     return {"data": data, "layout": layout}
 
 
-def _plain(value: Any) -> Any:
-    """JSON has neither NaN nor infinity."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+def _plain(value: Any, digits: int = 6) -> Any:
+    """JSON has neither NaN nor infinity. Whole numbers need no point."""
+    if value is None or not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 def _positive(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.breakdown.gemm_shapes import gemm_shapes
+from tetrace.report.column_meanings import column_meaning, comparison_of
 from tetrace.report.grids import grid_of_fields, matrix, unit_words
 from tetrace.report.html.words import shortened
 from tetrace.report.scale import NOT_CAPTURED
@@ -36,13 +37,12 @@ def view_grid(material: Material, name: str, most: int = MOST_ROWS) -> Json | No
     shown = min(len(table), most)
     top = table.take(range(shown))
     grid = grid_of_fields(table, fields, view.title, 1, view.whole)
-    sentences = {column.name: column.sentence for column in table.declaration.columns}
     columns = [
         {
             "head": field.column.head,
             "number": field.column.number,
             "code": field.column.code,
-            "term": sentences.get(field.source, "") if field.column.head else "",
+            "term": column_meaning(name, field.column.head, material.scale),
         }
         for field in fields
     ]
@@ -79,7 +79,8 @@ def _keys(table: Table, source: str) -> list[int] | None:
 def matrix_grid(material: Material) -> Json:
     """GPU activity by category and phase."""
     grid = matrix(material.breakdown, material.scale)
-    return plain_grid(grid.title, [(c.head, c.number, "") for c in grid.columns], [*map(list, grid.rows)], grid.total)
+    heads = [(c.head, c.number, column_meaning("category", c.head, material.scale)) for c in grid.columns]
+    return plain_grid(grid.title, heads, [*map(list, grid.rows)], grid.total)
 
 
 def gemm_shape_grid(material: Material) -> Json | None:
@@ -87,25 +88,17 @@ def gemm_shape_grid(material: Material) -> Json | None:
     scale, found = material.scale, gemm_shapes(material.breakdown.tables["recorded_calls"])
     if not any(one.shape for one in found):
         return None
-    heads = (
-        ("shape M×N×K", False, "Dimensions of the GEMM: its result is M x N, summed over K."),
-        ("formats", False, "Formats of the operands."),
-        ("role", False, "fprop, dgrad or wgrad."),
-        ("modules", True, "Modules that call it."),
-        ("calls", True, "Calls."),
-        (scale.head, True, "Duration summed over activities."),
-        ("mean µs", True, "Time of a call on the GPU."),
-        ("TFLOP/s", True, "2·M·N·K of its calls, divided by their time."),
-    )
+    words, numbers = ("shape M×N×K", "formats", "role"), ("modules", "calls", scale.head, "mean µs", "TFLOP/s")
+    heads = [(head, head in numbers, column_meaning("gemm-shape", head, scale)) for head in (*words, *numbers)]
     rows, keys = [], []
     for one in found[:MOST_ROWS]:
         shape = one.shape.replace("x", "×") if one.shape else "(not recorded)"
         mean = microseconds(one.total_ns / one.count) if one.count else ""
         rate = three_digits(one.flops / 1e12) if one.flops > 0 else NOT_CAPTURED
-        words = [shape, one.format or "unknown", one.role, str(one.modules), scale.count(one.count)]
-        rows.append([shortened(word) for word in [*words, scale.ms(one.total_ns), mean, rate]])
+        said = [shape, one.format or "unknown", one.role, str(one.modules), scale.count(one.count)]
+        rows.append([shortened(word) for word in [*said, scale.ms(one.total_ns), mean, rate]])
         keys.append([one.modules, one.count, one.total_ns, one.total_ns // max(one.count, 1), one.flops])
-    table = plain_grid("GEMMs by shape, format and role", list(heads), rows)
+    table = plain_grid("GEMMs by shape, format and role", heads, rows)
     table["keys"] = [None, None, None, *(list(column) for column in zip(*keys, strict=True))]
     table["more"] = max(len(found) - MOST_ROWS, 0)
     return table
@@ -114,8 +107,15 @@ def gemm_shape_grid(material: Material) -> Json | None:
 def plain_grid(
     title: str, heads: list[tuple[str, bool, str]], rows: list[list[str]], total: tuple[str, ...] = ()
 ) -> Json:
-    """A table of words alone; columns of numbers are sorted by the number that their words begin with."""
-    columns = [{"head": head, "number": number, "code": False, "term": term} for head, number, term in heads]
+    """A table of words alone: head, whether it holds numbers, and meaning of each column; a comparison's are known.
+
+    Columns of numbers are sorted by the number that their words begin with.
+    """
+    view = comparison_of([head for head, _, _ in heads])
+    columns = [
+        {"head": head, "number": number, "code": False, "term": term or (column_meaning(view, head) if view else "")}
+        for head, number, term in heads
+    ]
     keys = [[_number(row[place]) for row in rows] if number else None for place, (_, number, _) in enumerate(heads)]
     return {
         "title": title, "about": "", "columns": columns, "keys": keys, "total": list(total), "more": 0,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tetrace.report import content
+from tetrace.report.column_meanings import column_meaning
 from tetrace.report.html import bars, fp8_charts, step_bars
 from tetrace.report.html.grids import gemm_shape_grid, matrix_grid, plain_grid, view_grid
 from tetrace.report.html.icicle import icicle
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _MOST_LANES, _MOST_PROBLEMS = 16, 200
+_MISSING = "its history is left out of this file; tetrace fp8 tensor RUN NAME shows it"
 _MORE = ("call", "communication", "memory", "host-module", "host-step", "module-time", "module-memory", "memory-peak")
 
 
@@ -106,10 +108,13 @@ def _steps(material: Material) -> Json:
     )
 
 
-def _choice(blocks: list[Json | None], what: str) -> Json | None:
-    """One block, or several of which one is shown."""
+def _choice(blocks: list[Json | None], what: str, more: str = "", missing: str = "") -> Json | None:
+    """One block, or several of which one is shown. `more` stands beside the choice; `missing` says where one is that the
+    page does not hold."""
     there = [block for block in blocks if block]
-    return there[0] if len(there) == 1 else {"type": "choice", "what": what, "blocks": there} if there else None
+    if len(there) < 2:
+        return there[0] if there else None
+    return {"type": "choice", "what": what, "blocks": there, "more": more, "missing": missing}
 
 
 def _folded(block: Json | None, title: str) -> Json | None:
@@ -159,8 +164,8 @@ def _launches(material: Material) -> Json:
         calls = f"{scale.count(launch.calls)} calls{scale.each}"
         queue = f"median queue {launch.queue_depth:,} deep"
         rows = [
-            _figure("Host time in calls", duration(launch.host_ns / scale.steps), calls, "API call"),
-            _figure("Latency on an idle stream", latency, spread, "Launch latency"),
+            _figure("Host time in calls", duration(launch.host_ns / scale.steps), calls, "Host time in calls"),
+            _figure("Latency on an idle stream", latency, spread, "Latency on an idle stream"),
             _figure("Host-bound idle", duration(late / scale.steps), f"{percent(late, totals.wall_ns)} of wall", "Host-bound"),
             _figure("Back-pressure", duration(launch.back_pressure_ns / scale.steps), queue, "Back-pressure"),
         ]  # fmt: skip
@@ -214,27 +219,35 @@ def _fp8(material: Material) -> Json:
         said = "FP8 statistics: not recorded. `tetrace record --fp8` records amax, scales and what is lost in casts."
         return _section("fp8", "FP8 health", "", {"type": "text", "text": said})
     charts = []
-    for measure, (title, _, _) in fp8_charts.MEASURES.items():
-        spec = fp8_charts.health_map(material, measure)
-        charts.append(_chart(spec, f"{title}: module by step", title, legend=False))
+    for name, measure in fp8_charts.MEASURES.items():
+        spec = fp8_charts.health_map(material, name)
+        said = f"{measure.title}: module by step"
+        charts.append(_chart(fp8_charts.compact(spec) if spec else None, said, measure.title, legend=False))
     histories = []
     for history in maps.histories:
         name = shortened(history.name, 200)
         histories.append(_chart(fp8_charts.tensor_history(history), f"Amax and scale of {name}", name))
     left = f" {maps.left_out} modules without problems are not shown." if maps.left_out else ""
+    tensors = len(histories) + maps.without_history
+    more = (
+        f"{len(histories):,} of {tensors:,} tensors; {maps.without_history:,} are left out"
+        if maps.without_history
+        else ""
+    )
     return _section(
         "fp8",
         "FP8 health",
         f"{shortened(maps.health.verdict)}{left}",
         _choice([*charts], "measure"),
+        _choice([*histories], "tensor", more, _MISSING),
         _fp8_problems(material),
-        _choice([*histories], "tensor"),
     )
 
 
 def _fp8_problems(material: Material) -> Json | None:
     problems = material.fp8.health.problems if material.fp8 else ()
-    heads = [(head, False, "") for head in ("level", "problem", "tensor", "steps", "evidence", "what to do")]
+    names = ("level", "problem", "tensor", "steps", "evidence", "what to do")
+    heads = [(name, False, column_meaning("fp8-problem", name)) for name in names]
     rows = [
         [
             one.level,
@@ -267,7 +280,8 @@ def _environment(material: Material) -> Json:
     rows += [["CUDA graphs", metadata.graph_mode]] if metadata.graph_mode else []
     rows += list(_flat(metadata.facts))
     shown = [[shortened(name, 120), shortened(value, 600)] for name, value in rows if value][:400]
-    grid = plain_grid("Environment", [("", False, ""), ("value", False, "")], shown)
+    heads = [(name, False, column_meaning("environment", name)) for name in ("what", "value")]
+    grid = plain_grid("Environment", heads, shown)
     return _section("environment", "Environment", "What the recording knows of the run.", _table(grid))
 
 

@@ -30,8 +30,11 @@ _OFF_SCALE, _MOST_MARKED = 2.0, 24
 def lane_names(material: Material) -> list[str]:
     """Lanes as people call them."""
     lanes = material.breakdown.tables["lanes"]
-    rows = zip(lanes["pid"].tolist(), lanes["device"].tolist(), strict=True)
-    return [f"pid {pid}, device {device}" if pid >= 0 else f"device {device}" for pid, device in rows]
+    rows = zip(lanes["rank"].tolist(), lanes["pid"].tolist(), lanes["device"].tolist(), strict=True)
+    return [
+        ", ".join([*([f"rank {rank}"] if rank >= 0 else []), *([f"pid {pid}"] if pid >= 0 else []), f"device {device}"])
+        for rank, pid, device in rows
+    ]
 
 
 def steps(material: Material, lane: int = 0) -> Spec | None:

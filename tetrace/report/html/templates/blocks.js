@@ -9,7 +9,7 @@ const BLOCKS = {
   icicle: icicleOf,
   table: (block) => tableOf(block.grid),
   tables: (block) => choiceOf("table", block.grids.map((grid) => [grid.title, () => tableOf({ ...grid })])),
-  choice: (block) => choiceOf(block.what, block.blocks.map((one) => [one.title, () => blockOf({ ...one, title: "" })])),
+  choice: (block) => choiceOf(block.what, block.blocks.map((one) => [one.title, () => blockOf({ ...one, title: "" })]), block.more, block.missing),
   folded: (block) => {
     const made = element("details", { class: "folded" }, element("summary", {}, block.title));
     made.addEventListener("toggle", () => { if (made.children.length === 1) made.append(blockOf(block.block)); }, { once: true });
@@ -23,28 +23,29 @@ function blockOf(block) {
   return BLOCKS[block.type](block);
 }
 
-// Several blocks of which one is shown, chosen by a select, or from elsewhere on the page: choices[what](place).
+// Several blocks of which one is shown, chosen by a select, or from elsewhere on the page: choices[what](place, name),
+// where -1 is one that this file does not hold.
 const choices = {};
-function choiceOf(what, options) {
+function choiceOf(what, options, more, missing) {
   const shown = element("div");
   const select = element("select", { "aria-label": `Choose a ${what}`, onchange: () => pick(Number(select.value)) },
     options.map(([title], place) => element("option", { value: place }, title.length > 90 ? `${title.slice(0, 44)}…${title.slice(-44)}` : title)));
   const pick = (place) => shown.replaceChildren(options[place][1]());
-  const made = element("div", {}, element("label", { class: "pick" }, what, select), shown);
-  choices[what] = (place) => {
+  const made = element("div", {}, element("label", { class: "pick" }, what, select, more && element("span", { class: "more-of" }, more)), shown);
+  choices[what] = (place, name) => {
     select.value = place;
-    pick(place);
+    if (place >= 0) pick(place);
+    else shown.replaceChildren(element("p", { class: "notice missing" }, `${name}: ${missing}`));
     made.scrollIntoView({ block: "nearest" });
-    say(`${what} ${options[place][0]}`);
+    say(place >= 0 ? `${what} ${options[place][0]}` : `${name}: ${missing}`);
   };
   pick(0);
   return made;
 }
 
-// The definition of a term as a sentence.
+// The definition of a term: whole sentences.
 function meaning(term) {
-  const words = data.definitions[term];
-  return words && (/^(is|are|adds|takes)\b/.test(words) ? `${term} ${words}` : `${term}: ${words}`);
+  return data.definitions[term];
 }
 
 function figuresOf(rows) {

@@ -56,6 +56,14 @@ function withShortNames(layout, data, width) {
   return { ...layout, yaxis: { ...layout.yaxis, tickmode: "array", tickvals: names, ticktext: short } };
 }
 
+// Beside a map the colour bar would leave a narrow screen no room for the map: it lies above.
+function withColorsAbove(data, width) {
+  if (width >= NARROW) return data;
+  return data.map((trace) => trace.colorbar ? { ...trace, colorbar: {
+    ...trace.colorbar, orientation: "h", len: 0.84, x: 0, xanchor: "left", y: 1, yanchor: "bottom", tickfont: { size: 10 }, title: { ...trace.colorbar.title, side: "top" },
+  } } : trace);
+}
+
 class Chart {
   constructor(spec, host, said) {
     this.spec = spec;
@@ -75,18 +83,22 @@ class Chart {
     return paper ? { ...made, autosize: false, width: paper } : made;
   }
 
+  data() {
+    return withColorsAbove(this.spec.data, paper || this.host.clientWidth || 800);
+  }
+
   async draw() {
     if (this.drawn || !this.host.isConnected) return;
     this.drawn = true;
     seen.unobserve(this.host);
     const Plotly = await plotlyOnce();
-    await Plotly.newPlot(this.host, this.spec.data, this.layout(), { displayModeBar: false, responsive: true });
+    await Plotly.newPlot(this.host, this.data(), this.layout(), { displayModeBar: false, responsive: true });
     if (this.spec.layout.dragmode === "zoom") keysOf(this, Plotly);
     this.host.dispatchEvent(new Event("drawn"));
   }
 
   restyle() {
-    if (this.host.data && window.Plotly) window.Plotly.react(this.host, this.spec.data, this.layout());
+    if (this.host.data && window.Plotly) window.Plotly.react(this.host, this.data(), this.layout());
   }
 }
 
@@ -131,16 +143,17 @@ function legendOf(spec, host) {
 const PATTERNS = { "/": "host_bound", "\\": "synchronization", ".": "launch_latency", x: "dependency", "-": "graph", "|": "profiler", "+": "unexplained" };
 
 function chartOf(block) {
-  const host = element("div");
+  const host = element("div"), cells = block.spec.layout.meta?.cells;
+  // Tensors of a map are sent once, cells are their places.
+  if (cells) block.spec.data.forEach((trace) => { trace.customdata = trace.customdata.map((row) => row.map((at) => cells[at] ?? at)); });
   const legend = block.legend ? legendOf(block.spec, host) : null;
   const made = element("figure", {}, block.title && element("h3", {}, block.title),
     block.spec.layout.meta?.note && element("p", { class: "note" }, block.spec.layout.meta.note), legend, host);
   new Chart(block.spec, host, block.said);
   const opens = block.spec.layout.meta?.opens;
   if (opens) host.addEventListener("drawn", () => host.on("plotly_click", ({ points: [cell] }) => {
-    const place = cell.customdata[1];
-    if (place >= 0) choices[opens]?.(place);
-    else say(`the history of this ${opens} is not in this file`);
+    const [, place, , name] = cell.customdata;
+    choices[opens]?.(place, plain(name));
   }));
   return made;
 }

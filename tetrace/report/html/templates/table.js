@@ -6,6 +6,19 @@ function fullWords(cell) {
   return Array.isArray(cell) ? cell[1] : cell;
 }
 
+// By how much the words of a table are smaller on paper than those of a narrow one, so that all of its columns fit. Widths
+// are in characters; names and sentences may wrap, numbers and single words of heads do not.
+const PAPER_CHARACTERS = 118, ROOM_OF_NAMES = 16, PADDING = 2, SMALLEST = 0.55;
+function fitOf(grid) {
+  const longest = (words) => Math.max(...words.split(/[\s-]/).map((word) => word.length));
+  const widths = grid.columns.map((column, place) => {
+    const cells = [...grid.rows, grid.total].map((row) => fullWords(row[place] ?? ""));
+    const own = cells.reduce((most, words) => Math.max(most, column.number ? words.length : longest(words)), 0);
+    return PADDING + Math.max(longest(column.head), column.number ? own : Math.min(own, ROOM_OF_NAMES));
+  });
+  return Math.max(Math.min(1, PAPER_CHARACTERS / widths.reduce((sum, width) => sum + width, 0)), SMALLEST);
+}
+
 function tableOf(grid) {
   const state = { words: "", by: -1, descending: true, all: false };
   const places = grid.rows.map((_, place) => place);
@@ -66,6 +79,7 @@ function tableOf(grid) {
     element("caption", { class: "unseen" }, grid.title),
     element("thead", {}, element("tr", {}, heads)), body,
     grid.total.length ? element("tfoot", {}, element("tr", {}, grid.total.map((words, place) => cellOf(grid.columns[place], words)))) : null);
+  table.style.setProperty("--fit", fitOf(grid).toFixed(3));
   const scroll = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": grid.title }, table);
   draw();
   return element("div", { class: "table" }, bar, scroll, more);
