@@ -16,7 +16,7 @@ BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -ty
 READS := build/demo/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-gpu lint sdist wheel package docs clean
+.PHONY: help setup demo browser test test-pages test-gpu lint sdist wheel package docs clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -45,6 +45,9 @@ browser: setup ## a Chromium for the tests of HTML reports, where there is none
 
 test: setup ## run the tests; those that need a GPU only where there is one
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+test-pages: setup ## open the HTML report of every recording here, and one of a million kernels, in a browser: minutes
+	TETRACE_ALL_PAGES=1 $(BIN)/python -m pytest -q -rP -n $(JOBS) tests/report/test_html_browser.py -k "every_section or many_kernels"
 
 test-gpu: setup ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -q -m gpu

@@ -28,11 +28,15 @@ ROOT = Path(__file__).parent.parent.parent
 STUDIES = sorted((ROOT / "profiles").glob("*/results/h200"))
 
 
+# `make test-pages` opens all that there are, and a large one.
+ALL_PAGES = bool(os.environ.get("TETRACE_ALL_PAGES"))
+KERNELS = 1_000_000 if ALL_PAGES else 20_000
+
+
 def recordings() -> list[Path]:
-    """Those made by hand, and one of each study: the others differ little, and there are many of them. With
-    TETRACE_EVERY_RECORDING=1 all."""
+    """Those made by hand, and one of each study: the others differ little, and there are many of them."""
     of_studies = [sorted(study.glob("*.tetrace")) for study in STUDIES]
-    if not os.environ.get("TETRACE_EVERY_RECORDING"):
+    if not ALL_PAGES:
         of_studies = [runs[-1:] for runs in of_studies]
     by_hand = sorted((ROOT / "profiles").glob("*/results/nvidia-*/*.tetrace"))
     return [*by_hand, *sorted(DATA.glob("*.tetrace")), *(run for runs in of_studies for run in runs)]
@@ -97,16 +101,23 @@ def test_every_section_of_each_recording(browser: Any, run: Path, tmp_path: Path
     report.page.close()
 
 
-def test_twenty_thousand_kernels(browser: Any, tmp_path: Path) -> None:
+def test_many_kernels(browser: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.sqlite"
-    command = [sys.executable, ROOT / "benchmarks/inflate.py", DATA / "te4-fp8.sqlite", large, "--kernels", "20000"]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks/inflate.py",
+        DATA / "te4-fp8.sqlite",
+        large,
+        "--kernels",
+        str(KERNELS),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     began = time.perf_counter()
     file = written(tetrace.load(large), tmp_path / "report.html")
     made = time.perf_counter() - began
     report = opened(browser, file)
     ready, size = report.page.evaluate("document.documentElement.dataset.ready"), file.stat().st_size
-    sys.stdout.write(f"20,000 kernels: made in {made:.1f} s, {size / 1e6:.2f} MB, charts ready after {ready} ms\n")
+    sys.stdout.write(f"{KERNELS:,} kernels: made in {made:.1f} s, {size / 1e6:.2f} MB, charts ready after {ready} ms\n")
     assert size < MOST_BYTES
     check_sections(report, ALWAYS)
     report.page.close()

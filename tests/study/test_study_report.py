@@ -16,6 +16,7 @@ from tests.study.made import Made, study
 from tests.study.stack import CLOCKS, FIELDS, TOML, rounds, stack, table
 from tetrace.report.terminal import cut_end
 from tetrace.study import results, spec
+from tetrace.study.csv_tables import csv_text
 from tetrace.study.material import Material
 from tetrace.study.page import document
 from tetrace.study.report import Report, first_screen, write
@@ -289,6 +290,11 @@ def test_hostile_texts_are_harmless_everywhere(tmp_path):
     for name in ("configurations.csv", "effects.csv", "claims.csv", "explanations.csv", "report.json"):
         content = (folder / name).read_text(encoding="utf-8")
         assert not set("\x1b\u202e") & set(content), name
+
+
+def test_no_text_is_a_formula_to_a_spreadsheet():
+    rows = [{"a": "=cmd|' /C calc'!A0", "b": -1.5, "c": None}, {"a": "-7/3", "b": True, "c": "x\n=1"}]
+    assert csv_text(("a", "b", "c"), rows) == "a,b,c\n'=cmd|' /C calc'!A0,-1.5,\n-7/3,True,x =1\n"
 
 
 def test_losses_that_are_not_finite_are_words_on_the_page(tmp_path):

@@ -154,7 +154,8 @@ def _histories(
     cells = sum(np.bincount(rows.tensor[at[at >= 0]], minlength=len(rows.keys)) for at in shown)
     seen = np.unique(rows.tensor)
     by_cells = seen[np.argsort(-np.asarray(cells)[seen], kind="stable")]
-    order = list(dict.fromkeys([*(one for one in troubled if one in set(seen.tolist())), *by_cells.tolist()]))
+    there = set(seen.tolist())
+    order = list(dict.fromkeys([*(one for one in troubled if one in there), *by_cells.tolist()]))
     updates, room = scales(breakdown.attribution.trace), _MOST_POINTS
     found: list[History] = []
     for tensor in order:

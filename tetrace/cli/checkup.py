@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tetrace import __version__
 from tetrace.report.grid import Column, Grid, printable
+from tetrace.report.plain import json_text
 from tetrace.units import duration, three_digits
 
 if TYPE_CHECKING:
@@ -38,11 +38,6 @@ def as_json(diagnosis: Diagnosis) -> str:
     findings = [{"section": section, **asdict(finding)} for section, found in diagnosis.sections for finding in found]
     head = {"tetrace": __version__, "possible": diagnosis.possible, "collector": diagnosis.collector}
     return json_text({**head, "findings": findings})
-
-
-def json_text(value: Mapping[str, Any]) -> str:
-    """JSON with an end of line."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def screen(diagnosis: Diagnosis, width: int, color: bool) -> str:

@@ -63,12 +63,13 @@ def _examine(quick: bool, format_name: str) -> int:
 def _calibrate(device: int, format_name: str) -> int:
     from tetrace.cli import checkup
     from tetrace.record import calibration
+    from tetrace.report.plain import json_text
 
     with _busy("measuring the GPU"):
         measured = calibration.measure(device)
     file = calibration.save(measured)
     as_json = format_name == "json"
-    document = checkup.json_text(measured) if as_json else checkup.calibration_screen(measured, *_screen())
+    document = json_text(measured) if as_json else checkup.calibration_screen(measured, *_screen())
     write_output({"": document}, None, True)
     click.echo(f"tetrace: kept in {file}", err=True)
     return 0

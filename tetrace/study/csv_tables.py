@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tetrace.report import plain
 from tetrace.report.grid import printable
 from tetrace.study.claims import Judged
 from tetrace.study.material import Material
@@ -61,13 +60,8 @@ def claim_row(one: Judged) -> dict[str, Any]:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV, each on one line; None is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([one_line(name) for name in columns])
-    for row in rows:
-        writer.writerow(["" if row[name] is None else one_line(row[name]) for name in columns])
-    return text.getvalue()
+    """Rows as CSV, each on one line; None is empty. No text of them is a formula (`report/plain.py`)."""
+    return plain.csv_text([one_line(name) for name in columns], ([row[name] for name in columns] for row in rows))
 
 
 def one_line(value: Any) -> Any:

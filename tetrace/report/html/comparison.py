@@ -23,6 +23,8 @@ from tetrace.report.html.words import label, shortened
 Json = dict[str, Any]
 
 _HEIGHT_OF_A_BAR, _AROUND = 44, 80
+# What a row is about: of its labels the first that is here.
+_ABOUT = ("name", "range", "operation", "before", "module", "part", "phase", "formats")
 
 
 def html_page(comparisons: Sequence[Comparison], version: str) -> str:
@@ -82,9 +84,13 @@ def _sections(comparison: Comparison, number: int, of: int) -> list[Json]:
 
 
 def _table(grid: Grid, labels: int, rows: int) -> Json:
-    """A grid with its labels first: on a narrow screen the first column is what is seen."""
+    """A grid that begins with what a row is about and the difference: a narrow screen shows no more. Other labels follow."""
     size = len(grid.columns)
-    order = [*range(size - labels, size), *range(size - labels)]
+    named = [column.head for column in grid.columns]
+    numbers, said = range(size - labels), range(size - labels, size)
+    about = [place for head in _ABOUT for place in said if named[place] == head]
+    order = [*about[:1], *(place for place in numbers if named[place] == "difference")]
+    order += [place for place in (*said, *numbers) if place not in order]
     heads = [(grid.columns[place].head, grid.columns[place].number, "") for place in order]
     lines = [[row[place] for place in order] for row in grid.rows]
     total = tuple(grid.total[place] for place in order) if grid.total else ()
