@@ -207,7 +207,7 @@ _VIEWS: dict[str, dict[str, str]] = {
     },
     "gemm-shape": {
         "shape M×N×K": "The dimensions of the GEMM: its result is M×N, summed over K.",
-        "formats": "The number formats of the GEMM's operands as the call was recorded.",
+        "formats": "The number formats of the operands, as recorded; empty for kernels that no recorded call launched.",
         "role": "Which GEMM of a module it is: fprop, dgrad or wgrad.",
         "modules": "How many modules call GEMMs of this row.",
         "calls": "How many such calls were recorded{each}.",

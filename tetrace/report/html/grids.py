@@ -95,7 +95,9 @@ def gemm_shape_grid(material: Material) -> Json | None:
         shape = one.shape.replace("x", "×") if one.shape else "(not recorded)"
         mean = microseconds(one.total_ns / one.count) if one.count else ""
         rate = three_digits(one.flops / 1e12) if one.flops > 0 else NOT_CAPTURED
-        said = [shape, one.format or "unknown", one.role, str(one.modules), scale.count(one.count)]
+        # What kernels' names tell of those without a call is in the table of GEMMs.
+        formats = one.format or ("unknown" if one.shape else "")
+        said = [shape, formats, one.role, str(one.modules), scale.count(one.count)]
         rows.append([shortened(word) for word in [*said, scale.ms(one.total_ns), mean, rate]])
         keys.append([one.modules, one.count, one.total_ns, one.total_ns // max(one.count, 1), one.flops])
     table = plain_grid("GEMMs by shape, format and role", heads, rows)
