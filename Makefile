@@ -44,7 +44,7 @@ browser: setup ## a Chromium for the tests of HTML reports, where there is none
 		echo "no Chromium could be installed: the tests that need one are skipped"
 
 test: setup ## run the tests; those that need a GPU only where there is one
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-pages: setup ## open the HTML report of every recording here, and one of a million kernels, in a browser: minutes
 	TETRACE_ALL_PAGES=1 $(BIN)/python -m pytest -q -rP -n $(JOBS) tests/report/test_html_browser.py -k "every_section or many_kernels"

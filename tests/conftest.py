@@ -21,6 +21,17 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+# Files whose tests take the longest in sum go first (`make test` keeps the order): one that came last would run alone.
+LONGEST = (
+    *("study/test_run.py", "instrument/test_collector.py", "cli/test_record.py", "study/test_first_steps.py"),
+    *("study/test_resume.py", "instrument/test_unchanged.py", "report/test_html_browser.py", "collector/test_cpp.py"),
+    *(
+        "record/test_cupti_collector.py",
+        "study/test_earlier.py",
+        "instrument/test_start.py",
+        "cli/test_record_nothing.py",
+    ),
+)
 NOT_RUN = pytest.StashKey[list[str]]()
 
 
@@ -38,7 +49,9 @@ def why_no_gpu() -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects tests marked `gpu`."""
+    """Deselects tests marked `gpu`, and orders files."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if needing and why_no_gpu():
         config.stash[NOT_RUN] = [item.nodeid for item in needing]
