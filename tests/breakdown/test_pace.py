@@ -10,7 +10,7 @@ import pytest
 
 import tetrace
 from tests.breakdown.scaled import run_of
-from tetrace.breakdown.account import BUSY, Account, account
+from tetrace.breakdown.account import BUSY, IDLE, Account, account
 from tetrace.breakdown.compare import compare
 from tetrace.breakdown.pace import pace
 
@@ -97,3 +97,16 @@ def test_noise_is_that_of_steps_of_one_length():
 )
 def test_no_clock_sets_the_length_of_a_step_that_waits(run):
     assert pace(account(run())) is None
+
+
+def test_steps_that_differ_by_waiting_have_no_pace():
+    """A recording that the clock paces, with a fortieth of a step more waiting in every second step."""
+    of = account(recorded(DRIFTS[3]))
+    waits = np.array([line.kind == IDLE for line in of.lines])[of.line]
+    more = np.zeros_like(of.ns)
+    for frame in range(1, of.frames, 2):
+        place = np.flatnonzero(waits & (of.frame == frame))[0]
+        more[place] = of.ns[of.frame == frame].sum() // 40
+    level = np.rint(pace(of).to_average_ns).astype(np.int64)
+    assert pace(replace(of, ns=of.ns + level)) is not None
+    assert pace(replace(of, ns=of.ns + level + more)) is None

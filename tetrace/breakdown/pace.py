@@ -30,6 +30,8 @@ _COMPUTING = ("gemm", "attention")
 _MOST_IDLE, _LEAST_COMPUTING = 0.05, 0.2
 # Steps that scatter by this part of their length tell the rates half: kernels scatter by some tenths of a percent anyway.
 _TELLS = 0.005
+# Of what longer steps are longer, so much at least is work: else it is waiting that differs.
+_LEAST_BUSY = 0.5
 # Twice the standard error is what a rate may be off by.
 _STANDARD_ERRORS = 2
 
@@ -68,6 +70,8 @@ def pace(account: Account) -> Pace | None:
     assumed = np.where(computes, mean, 0.0) / computing.mean()
     told, doubt = longer @ longer, frames * (_TELLS * wall.mean()) ** 2
     rates = (grown @ longer + doubt * assumed) / (told + doubt)
+    if rates.sum() < _LEAST_BUSY:
+        return None
     rates /= rates.sum()
     scatter = np.sqrt(((grown - np.outer(rates, longer)) ** 2).sum(axis=1) / max(frames - 2, 1))
     # Where it is assumed: as if all kernels were longer alike.
