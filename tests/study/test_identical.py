@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,3 +101,40 @@ def test_those_that_did_not_take_turns_say_so(tmp_path):
     alone = Material(made.write(tmp_path / "alone/results"), of)
     assert deviation(alone) == pytest.approx(math.log(2))
     assert "other:plain / slow 0.500× (not interleaved)" in identical_words(alone)
+
+
+@pytest.mark.parametrize(
+    ("idles", "by", "verdict"),
+    [
+        # ms that the GPU idles in a recorded step of 1 ms: of `small` (and what is the same), of `large` (likewise).
+        ((0.9, 0.02), 0.002, FAILS),
+        ((0.9, 0.4), 0.1, UNKNOWN),
+        ((0.02, 0.02), 0.1, UNKNOWN),
+        ((0.9, None), 0.1, UNKNOWN),
+    ],
+)
+def test_steps_that_the_gpu_works_through_are_not_compared_with_what_waits_for_a_host(tmp_path, idles, by, verdict):
+    """Hosts of `small` and its like differ by 10%, steps of `large` and its like by 0.2%."""
+    names = ("small", "small:again", "large", "large:again", "faster")
+    of = study(
+        tmp_path,
+        'title = "t"\nquestion = "q"\n[options]\nbatch = 1\n[[matrix]]\nname = "main"\nbaseline = "large"\n'
+        "axes.kind.small = {}\naxes.kind.large = {batch = 8}\naxes.kind.faster = {batch = 9}\n"
+        '[[matrix]]\nname = "small"\naxes.kind.again = {}\n[[matrix]]\nname = "large"\naxes.kind.again = {batch = 8}\n',
+    )
+    made = Made(of)
+    for name, ms in zip(names, (1.0, 1.1, 8.0, 8.016, 7.0), strict=True):
+        made.measured(name, total=[ms] * 8)
+    found = Material(made.write(tmp_path / "results"), of)
+    recorded = {"small": idles[0], "large": idles[1], "faster": idles[1]}
+
+    def breakdown(name):
+        if recorded.get(name) is None:
+            return None
+        totals = SimpleNamespace(activities=1, wall_ns=1_000_000, all_idle_ns=round(1e6 * recorded[name]))
+        return SimpleNamespace(totals=totals)
+
+    found.breakdown = breakdown
+    assert deviation(found, of=("faster", "large")) == pytest.approx(math.log(1 + by), abs=1e-6)
+    assert deviation(found) == pytest.approx(math.log(1.1))
+    assert judge(found, claim(of="faster", against="large", at_least=1.2)).verdict == verdict

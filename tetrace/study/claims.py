@@ -104,7 +104,8 @@ def _beside_identical(material: Material, claim: Claim, found: Value, verdict: s
         return verdict, why
     if verdict == UNKNOWN or found.unit != TIMES or one.way not in (ORDER, STUDENT):
         return verdict, why
-    by = math.exp(deviation(material, _column(material, claim.figure)))
+    pair = tuple(filter(None, (claim.of, claim.against)))
+    by = math.exp(deviation(material, _column(material, claim.figure), pair))
     if _of_number(claim, replace(one, low=one.low / by, high=one.high * by))[0] == verdict:
         return verdict, why
     return UNKNOWN, f"identical configurations differ by as much ({100 * (by - 1):.1f}%)"

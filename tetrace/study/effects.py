@@ -107,7 +107,7 @@ def axes(material: Material) -> tuple[Axis, ...]:
 
 def _axis(material: Material, matrix: Matrix, axis: str, measured: dict[str, Configuration]) -> Axis:
     effects: list[Effect] = []
-    apart, unequal, apart_by = [], [], deviation(material)
+    apart, unequal = [], []
     for planned, first in _pairs(material, matrix, axis):
         if not {planned.name, first.name} <= measured.keys():
             continue
@@ -123,6 +123,7 @@ def _axis(material: Material, matrix: Matrix, axis: str, measured: dict[str, Con
             beside = tuple(label for name, label in planned.axes.items() if name != axis)
             operations = of.flops / base.flops if of.flops and base.flops else None
             labels = (planned.axes[axis], first.axes[axis])
+            apart_by = deviation(material, of=(of.name, base.name))
             effects.append(Effect(*labels, beside, of.name, base.name, found, operations, apart_by))
     return Axis(matrix.name, axis, tuple(effects), tuple(apart), tuple(unequal))
 
@@ -213,7 +214,7 @@ def effects_section(material: Material) -> Section:
 def _widened_words(material: Material) -> str:
     by = math.exp(deviation(material)) - 1
     return (
-        f", nor does one that is no further from it than identical configurations from each other ({100 * by:.1f}%)"
+        f", nor does one that is no further from it than identical configurations from each other (at most {100 * by:.1f}%)"
         if by
         else ""
     )

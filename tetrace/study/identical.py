@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tetrace.study.payoff import LAUNCH_BOUND
 from tetrace.study.section import several, times
 from tetrace.study.statistics import Estimate
 
@@ -41,10 +43,23 @@ def identical(material: Material, column: str = "total") -> list[Identical]:
     return [Identical(pair, ratio) for pair, ratio in found if ratio is not None]
 
 
-def deviation(material: Material, column: str = "total") -> float:
-    """The largest |log ratio| of configurations that run the same; 0 where there are none."""
-    ratios = (one.ratio.value for one in identical(material, column))
-    return max((abs(math.log(one)) for one in ratios if one > 0), default=0.0)
+def deviation(material: Material, column: str = "total", of: Iterable[str] = ()) -> float:
+    """The largest |log ratio| of configurations that run the same; 0 where there are none.
+
+    Where the GPU works through the steps of all configurations `of`, and through those of some pair, only such pairs
+    count: what the others differ by is mostly their hosts, for which these do not wait.
+    """
+    pairs, asked = identical(material, column), tuple(of)
+    if asked and all(_is_worked_through(material, name) for name in asked):
+        pairs = [one for one in pairs if _is_worked_through(material, one.names[0])] or pairs
+    return max((abs(math.log(one.ratio.value)) for one in pairs if one.ratio.value > 0), default=0.0)
+
+
+def _is_worked_through(material: Material, name: str) -> bool:
+    """Whether a recording of the configuration, or of one that runs the same, says that the GPU hardly idles."""
+    runs = (material.breakdown(one) for one in twins(material).get(name, [name]))
+    totals = next((run.totals for run in runs if run is not None and run.totals.activities), None)
+    return totals is not None and totals.all_idle_ns < LAUNCH_BOUND * totals.wall_ns
 
 
 def identical_words(material: Material) -> str:
@@ -55,5 +70,5 @@ def identical_words(material: Material) -> str:
     return (
         f"Identical configurations: {several(found, _PAIRS_NAMED)}. They have the same options and run in processes of their "
         "own: what they differ by is in no interval. A claim on a ratio of times is told only where that leaves its verdict as "
-        "it is."
+        "it is; one on steps that the GPU works through, where it leaves it by what such steps differ by."
     )
