@@ -2,7 +2,8 @@
 
     python benchmarks/fp8_recording.py [--size big --size block] [--blocks 8] [--steps 10] [--no-stats]
 
-In one process, blocks of steps in turn: plain, with `tetrace.watch` without histograms, with them, and without checks.
+In one process, blocks of steps in turn: plain, and each way to use `tetrace.watch`: without histograms, with them, without
+checks, and with some of the rows of large tensors only.
 Beside it, where nvdlfw_inspect is installed, Transformer Engine's own LogFp8TensorStats at freq=1 in a process of its own
 against a plain one. Figures are medians of blocks. `big` is bound by the host on most machines, `block` by the GPU.
 """
@@ -25,10 +26,19 @@ WAYS = {
     "tensors and checks": {"histogram": False},
     "with histograms": {"histogram": True},
     "tensors, no checks": {"histogram": False, "checks": False},
+    "every 8th row, tensors and checks": {"histogram": False, "rows": 8},
+    "every 8th row, with histograms": {"histogram": True, "rows": 8},
     "every 10th step, with histograms": {"histogram": True, "every": 10},
+    "nothing: modules and calls have their ranges": {"histogram": False, "checks": False, "modules": "(?!)"},
 }
 # At most this many times the plain step, by size.
-AIMS = {"tensors and checks": {"big": 1.10, "block": 1.05}, "with histograms": {"big": 1.15, "block": 1.10}}
+_PLAIN, _HISTOGRAMS = {"big": 1.10, "block": 1.05}, {"big": 1.15, "block": 1.10}
+AIMS = {
+    "tensors and checks": _PLAIN,
+    "with histograms": _HISTOGRAMS,
+    "every 8th row, tensors and checks": _PLAIN,
+    "every 8th row, with histograms": _HISTOGRAMS,
+}
 STATS = """
 fp8_stats:
   enabled: True

@@ -342,6 +342,9 @@ def fp8_open(device: int, rows: int, histograms: bool = False, library: str = "l
     one already.
     """
 
+def fp8_rows_of_sample(rows: int, columns: int, every: int) -> int:
+    """How many rows of a matrix are looked at where every n-th is: all of one that is small or narrow."""
+
 def fp8_is_open(device: int) -> bool:
     """Whether there is a ring on the device; not in a forked child."""
 
@@ -407,10 +410,12 @@ def watch_begin(
     parameter: type,
     dtypes: list[tuple[Any, int]],
     histogram: bool,
+    rows: int = 1,
 ) -> None:
     """Who is asked: `slow(number, args, named, result)` about calls that cannot be observed here, `ask(site)` for the site
     of the rows of a module's output, `check(site, tensor)` about tensors that cannot be. `dtypes` are torch's with their
-    numbers. With `histogram`, calls that want one get it.
+    numbers. With `histogram`, calls that want one get it. Of tensors that are quantized, every `rows`-th row is looked at
+    where `fp8_rows_of_sample` leaves some out.
     """
 
 def watch_end() -> None:
@@ -445,6 +450,7 @@ def watch_learn(
     scale: str = "",
     scale_of: str = "",
     columns: int = 0,
+    width: int = 0,
     scale_stride: int = 0,
     signs: tuple[tuple[str, Any], ...] = (),
 ) -> None:
@@ -453,7 +459,7 @@ def watch_learn(
     `result` is the place of the quantized tensor in what they return, -1 where it is that; `data` its attribute with the
     codes, where those are observed and not the first argument; `scale` the attribute of `scale_of` (`quantizer`,
     `result`, or nothing) with the scale, which is the `inverse` one or not. `columns` of the matrix, 0 where it has one
-    scale. `signs` are attributes of the quantized tensor and what they must be: a call where one is not goes to `slow`.
+    scale; `width` is the tensor's last dimension, of whose rows some may be left out. `signs` are attributes of the quantized tensor and what they must be: a call where one is not goes to `slow`.
     `ValueError` for a number or a word that is none.
     """
 

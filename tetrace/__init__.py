@@ -115,6 +115,7 @@ def watch(
     blocks: bool = False,
     checks: bool = True,
     recompute: int = 0,
+    rows: int = 1,
 ) -> Watch:
     """Looks at a model's FP8 tensors while a training loop runs: `with tetrace.watch(model) as w:`, then `w.table()`.
 
@@ -122,7 +123,8 @@ def watch(
     holds when it is quantized, what that loses, and with which scale. `histogram`: keep magnitudes, for what-if.
     `blocks`: keep largest magnitudes of blocks too. `checks`: also look for values that are not finite in what modules
     return, losses, gradients and parameters. `recompute`: in every N-th step make what norms and activations cast in the
-    same kernel again in high precision, which costs them twice. Nothing waits for the GPU, and results stay what they are
+    same kernel again in high precision, which costs them twice. `rows`: of tensors of a million elements and more look at
+    every N-th row, which saves time on the GPU; what is not finite in the others is not seen there. Nothing waits for the GPU, and results stay what they are
     bit for bit.
 
     `table()`, `scales()` and `histograms()` are pandas; `trace()` is what `tetrace.fp8` takes. Raises `UsageError` for an
@@ -139,6 +141,7 @@ def watch(
         blocks=blocks,
         checks=checks,
         recompute=recompute,
+        rows=rows,
         read=read_folder,
     )
 

@@ -15,7 +15,7 @@ using namespace py::literals;
 namespace tetrace::fp8 {
 namespace {
 
-enum CallFlags { with_histogram = 1, scale_is_inverse = 2, some_rows = 4 };
+enum CallFlags { with_histogram = 1, scale_is_inverse = 2 };
 
 Call call_of(int dtype, int step, int format, int layout, int flags) {
   Call call;
@@ -24,7 +24,6 @@ Call call_of(int dtype, int step, int format, int layout, int flags) {
   call.layout = static_cast<Layout>(layout);
   call.scale_is_inverse = (flags & scale_is_inverse) != 0;
   call.histogram = (flags & with_histogram) != 0;
-  call.sampled = (flags & some_rows) != 0;
   call.step = step;
   return call;
 }
@@ -115,6 +114,7 @@ py::tuple row_layout() {
   FIELD(scale_min, "<f4");
   FIELD(scale_max, "<f4");
   FIELD(flags, "<u4");
+  FIELD(whole, "<u8");
 #undef FIELD
   return py::make_tuple(sizeof(Row), fields);
 }
@@ -124,6 +124,7 @@ py::tuple row_layout() {
 void bind(py::module_& module) {
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   module.def("fp8_row", &row_layout);
+  module.def("fp8_rows_of_sample", &rows_of_sample, "rows"_a, "columns"_a, "every"_a);
   module.def("fp8_open", &open_ring, "device"_a, "rows"_a, "histograms"_a = false, "library"_a = "libcuda.so.1");
   module.def("fp8_is_open", &is_open, "device"_a);
   module.def("fp8_close", &close, unlocked, "device"_a);

@@ -24,7 +24,7 @@ float as_least(std::uint32_t inverted) { return inverted == 0 ? 0.0f : as_float(
 
 }  // namespace
 
-Row finish(const Counters& counters, std::uint64_t elements, std::uint32_t flags) {
+Row finish(const Counters& counters, std::uint64_t elements, std::uint64_t whole, std::uint32_t flags) {
   Row row{};
   row.elements = elements;
   row.zeros = elements - counters.nonzero;
@@ -44,6 +44,7 @@ Row finish(const Counters& counters, std::uint64_t elements, std::uint32_t flags
   row.scale_min = as_least(counters.scale_min);
   row.scale_max = as_float(counters.scale_max);
   row.flags = flags;
+  row.whole = whole;
   return row;
 }
 

@@ -60,7 +60,8 @@ Taken inspect(int device, void* stream, const Tensor* tensors, std::size_t count
   require(driver, driver.stream_synchronize(stream));
   Taken taken;
   for (std::size_t i = 0; i < count; ++i) {
-    taken.rows.push_back(finish(found[i], elements_of(tensors[i]), flags_of(call)));
+    const Tensor& tensor = tensors[i];
+    taken.rows.push_back(finish(found[i], elements_of(tensor), whole_of(tensor), flags_of(tensor, call)));
     taken.rows.back().order = static_cast<std::int64_t>(i);
     taken.rows.back().site = tensors[i].site;
     if (call.histogram) gather_bins(found_bins.data() + i * histogram_bins, taken.rows.back(), taken.bins);

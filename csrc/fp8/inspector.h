@@ -28,6 +28,7 @@ struct Tensor {
   // On the device, read when the launch runs; may be null. fp32, bytes for Layout::mx.
   const void* scale = nullptr;
   std::int64_t scale_stride = 0;  // elements from one row of the matrix of scales to the next
+  std::int64_t of_rows = 0;       // that the tensor has, where these are some of them; 0: they are all
 };
 
 // What the tensors of one call share.
@@ -37,9 +38,14 @@ struct Call {
   Layout layout = Layout::tensor;
   bool scale_is_inverse = false;  // `scale` is what codes are multiplied by (`_scale_inv`); always so for blocks
   bool histogram = false;
-  bool sampled = false;  // only marks the rows
   std::int32_t step = -1;
 };
+
+// How many rows of a matrix are looked at where every n-th is: all of those that are small, since they cost next to
+// nothing, and of narrow rows, of which single ones cannot be read apart.
+std::int64_t rows_of_sample(std::int64_t rows, std::int64_t columns, std::int64_t every);
+// Every n-th row of a tensor with one scale; of blocks with scales of their own, all.
+Tensor sample_of(const Tensor& tensor, Layout layout, std::int64_t every);
 
 constexpr std::size_t most_tensors = 64;  // of one launch; a call of more makes several
 

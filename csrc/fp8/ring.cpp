@@ -118,7 +118,8 @@ Target Ring::reserve(Stream stream, const Tensor* tensors, std::size_t count, co
   Part& part = parts_.back();
   if (std::find(part.streams.begin(), part.streams.end(), stream) == part.streams.end()) part.streams.push_back(stream);
   for (std::size_t i = 0; i < count; ++i) {
-    headers_[(next_ + i) % capacity_] = {elements_of(tensors[i]), tensors[i].site, call.step, flags_of(call), false};
+    const Tensor& one = tensors[i];
+    headers_[(next_ + i) % capacity_] = {elements_of(one), whole_of(one), one.site, call.step, flags_of(one, call), false};
   }
   Target target = target_;
   target.first = next_;
@@ -230,7 +231,7 @@ void Ring::read(const Part& part, Taken& taken) {
     const Header& header = headers_[number % capacity_];
     const bool has_bins = (header.flags & flag::histogram) != 0;
     if (!header.is_void) {
-      Row row = finish(*counters, header.elements, header.flags);
+      Row row = finish(*counters, header.elements, header.whole, header.flags);
       row.order = static_cast<std::int64_t>(number);
       row.site = header.site;
       row.step = header.step;

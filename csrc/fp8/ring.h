@@ -45,6 +45,7 @@ class Ring {
   // What the host knows of a slot.
   struct Header {
     std::uint64_t elements;
+    std::uint64_t whole;
     std::int32_t site;
     std::int32_t step;
     std::uint32_t flags;

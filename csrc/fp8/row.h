@@ -46,7 +46,7 @@ struct Row {
   float scale_min;  // of the blocks that the tensor has
   float scale_max;
   std::uint32_t flags;
-  std::uint64_t reserved;
+  std::uint64_t whole;  // elements of the tensor; more than `elements` where only some of its rows were looked at
 };
 static_assert(sizeof(Row) == 128);
 

@@ -10,6 +10,9 @@ namespace {
 
 constexpr std::int64_t element_bytes[] = {2, 2, 4, 1, 1};
 constexpr std::uint64_t vector_bytes = 16;
+// Of tensors that are sampled: 2 MiB of bf16, which are read in 2 us, in rows of some sectors.
+constexpr std::int64_t least_elements = 1 << 20;
+constexpr std::int64_t least_columns = 128;
 
 std::int64_t bytes_of(Dtype dtype) { return element_bytes[static_cast<int>(dtype)]; }
 
@@ -98,14 +101,33 @@ std::uint64_t elements_of(const Tensor& tensor) {
   return static_cast<std::uint64_t>(tensor.rows) * static_cast<std::uint64_t>(tensor.columns);
 }
 
-std::uint32_t flags_of(const Call& call) {
+std::int64_t rows_of_sample(std::int64_t rows, std::int64_t columns, std::int64_t every) {
+  if (every <= 1 || columns < least_columns || rows <= every || rows < least_elements / columns) return rows;
+  return (rows + every - 1) / every;
+}
+
+Tensor sample_of(const Tensor& tensor, Layout layout, std::int64_t every) {
+  const std::int64_t rows = rows_of_sample(tensor.rows, tensor.columns, every);
+  if (layout != Layout::tensor || rows == tensor.rows) return tensor;
+  Tensor some = tensor;
+  some.of_rows = tensor.rows;
+  some.rows = rows;
+  some.row_stride = tensor.row_stride * every;
+  return some;
+}
+
+std::uint64_t whole_of(const Tensor& tensor) {
+  return static_cast<std::uint64_t>(std::max(tensor.rows, tensor.of_rows)) * static_cast<std::uint64_t>(tensor.columns);
+}
+
+std::uint32_t flags_of(const Tensor& tensor, const Call& call) {
   const Format format = call.dtype == Dtype::e4m3 ? Format::e4m3 : call.dtype == Dtype::e5m2 ? Format::e5m2 : call.format;
   std::uint32_t flags = static_cast<std::uint32_t>(format) << flag::format_shift;
   flags |= static_cast<std::uint32_t>(call.layout) << flag::layout_shift;
   if (call.histogram) flags |= flag::histogram;
   if (format != Format::none) flags |= flag::format_known;
   if (is_code(call.dtype)) flags |= flag::quantized;
-  if (call.sampled) flags |= flag::sampled;
+  if (tensor.of_rows > 0) flags |= flag::sampled;
   return flags;
 }
 

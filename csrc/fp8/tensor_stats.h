@@ -29,10 +29,12 @@ int launch(const Kernels& kernels, Stream stream, const Tensor* tensors, std::si
            const Target& target);
 
 std::uint64_t elements_of(const Tensor& tensor);
-std::uint32_t flags_of(const Call& call);
+// Of all of its rows.
+std::uint64_t whole_of(const Tensor& tensor);
+std::uint32_t flags_of(const Tensor& tensor, const Call& call);
 
 // What a row says of counters.
-Row finish(const Counters& counters, std::uint64_t elements, std::uint32_t flags);
+Row finish(const Counters& counters, std::uint64_t elements, std::uint64_t whole, std::uint32_t flags);
 // Adds those bins of a row's tensor that are not empty.
 void gather_bins(const std::uint32_t* histogram, const Row& row, std::vector<BinCount>& bins);
 

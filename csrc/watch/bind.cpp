@@ -36,11 +36,13 @@ PyMethodDef fast[] = {
 PyObject* or_null(const py::object& object) { return object.is_none() ? nullptr : object.ptr(); }
 
 void prepare(const py::object& slow, const py::object& ask, const py::object& check, const py::object& tensor,
-             const py::object& parameter, const py::list& dtypes, bool histogram) {
+             const py::object& parameter, const py::list& dtypes, bool histogram, std::int64_t rows) {
+  if (rows < 1) refuse("every ", rows, "th row; give 1 for all, or more");
   set_types(tensor.ptr(), parameter.ptr(), dtypes.ptr());
   set_slow(or_null(slow));
   set_checks(or_null(ask), or_null(check));
   with_histogram = histogram;
+  rows_apart = rows;
   begin();
 }
 
@@ -83,7 +85,8 @@ fp8::Call call_of(int dtype, int format, int layout, bool inverse, bool histogra
 
 void learn(std::int32_t number, const std::string& how, std::int32_t site, int dtype, int format, int layout,
            bool inverse, bool histogram, Py_ssize_t result, const std::string& data, const std::string& scale,
-           const std::string& of, std::int64_t columns, std::int64_t scale_stride, const py::tuple& signs) {
+           const std::string& of, std::int64_t columns, std::int64_t width, std::int64_t scale_stride,
+           const py::tuple& signs) {
   Watched* known = find_watched(number);
   if (known == nullptr) refuse("nothing is watched under ", number, "; give what watch_add() returned");
   Watched learned;
@@ -93,6 +96,7 @@ void learn(std::int32_t number, const std::string& how, std::int32_t site, int d
   learned.result = result;
   learned.scale_of = scale_of(of);
   learned.columns = columns;
+  learned.width = width;
   learned.scale_stride = scale_stride;
   learned.data = word_of(data);
   learned.scale = word_of(scale);
@@ -117,7 +121,9 @@ std::int64_t observe(const std::vector<std::array<std::int64_t, 7>>& tensors, in
     tensor.site = static_cast<std::int32_t>(one[4]);
     tensor.scale = reinterpret_cast<const void*>(one[5]);
     tensor.scale_stride = one[6];
-    filled.push_back(tensor);
+    // What is checked for non-finite values alone is looked at whole.
+    const std::int64_t every = format != 0 || histogram ? rows_apart.load(std::memory_order_relaxed) : 1;
+    filled.push_back(fp8::sample_of(tensor, static_cast<fp8::Layout>(layout), every));
   }
   if (!is_watching || filled.empty()) return skipped;
   const std::int64_t order = send(filled.data(), filled.size(), call_of(dtype, format, layout, inverse, histogram));
@@ -146,7 +152,7 @@ void check(const py::list& sites, const py::list& tensors) { check_tensors(sites
 void bind(py::module_& module) {
   if (PyModule_AddFunctions(module.ptr(), fast) != 0) throw py::error_already_set();
   module.def("watch_begin", &prepare, "slow"_a, "ask"_a, "check"_a, "tensor"_a, "parameter"_a, "dtypes"_a,
-             "histogram"_a);
+             "histogram"_a, "rows"_a = 1);
   module.def("watch_end", &end);
   module.def("watch_device", &open_device, "device"_a, "rows"_a, "histograms"_a, "library"_a = "libcuda.so.1");
   module.def("watch_current_device", &current_device);
@@ -155,7 +161,7 @@ void bind(py::module_& module) {
   module.def("watch_add", &add_watched);
   module.def("watch_learn", &learn, "number"_a, "how"_a, "site"_a = -1, "dtype"_a = 0, "format"_a = 0, "layout"_a = 0,
              "inverse"_a = false, "histogram"_a = true, "result"_a = -1, "data"_a = "", "scale"_a = "",
-             "scale_of"_a = "", "columns"_a = 0, "scale_stride"_a = 0, "signs"_a = py::tuple());
+             "scale_of"_a = "", "columns"_a = 0, "width"_a = 0, "scale_stride"_a = 0, "signs"_a = py::tuple());
   module.def("watch_observe", &observe, "tensors"_a, "dtype"_a, "format"_a = 0, "layout"_a = 0, "inverse"_a = false,
              "histogram"_a = true);
   module.def("watch_order", [] { return take_orders(1); });

@@ -15,6 +15,7 @@ namespace tetrace::watch {
 
 std::atomic<bool> is_watching{false};
 std::atomic<bool> with_histogram{false};
+std::atomic<std::int64_t> rows_apart{1};
 
 namespace {
 

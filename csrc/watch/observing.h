@@ -13,6 +13,7 @@ namespace tetrace::watch {
 
 extern std::atomic<bool> is_watching;  // in a step that is observed
 extern std::atomic<bool> with_histogram;
+extern std::atomic<std::int64_t> rows_apart;  // every so many rows of large tensors are looked at; 1: all
 
 struct Counts {
   std::int64_t observed = 0;  // tensors

@@ -31,11 +31,13 @@ bool fill(const Watched& known, PyObject* observed, PyObject* scaled, fp8::Tenso
     return false;
   }
   tensor->site = known.site;
-  tensor->columns = known.columns > 0 ? known.columns : elements;
+  const bool in_rows = known.width > 0 && elements % known.width == 0;
+  tensor->columns = known.columns > 0 ? known.columns : in_rows ? known.width : elements;
   if (tensor->columns > 0 && elements % tensor->columns != 0) return false;
   tensor->rows = tensor->columns > 0 ? elements / tensor->columns : 0;
   tensor->row_stride = tensor->columns;
   tensor->scale_stride = known.scale_stride;
+  *tensor = fp8::sample_of(*tensor, known.call.layout, rows_apart.load(std::memory_order_relaxed));
   if (known.scale_of == ScaleOf::nothing) return true;
   const Held scale = attribute(scaled, known.scale);
   return scale && find_address(scale.get(), &tensor->scale);

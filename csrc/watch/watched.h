@@ -24,6 +24,7 @@ struct Watched {
   PyObject* scale = nullptr;  // name of the attribute with the scale
   ScaleOf scale_of = ScaleOf::nothing;
   std::int64_t columns = 0;  // of the matrix; 0 where it does not matter
+  std::int64_t width = 0;    // the last dimension, of whose rows some may be looked at
   std::int64_t scale_stride = 0;
   // A tuple of (attribute of the quantized tensor, what it must be): what a quantizer is told to make may change.
   PyObject* signs = nullptr;

@@ -140,4 +140,4 @@ def test_rows_have_the_layout_of_the_extension() -> None:
     own = rows.ROW.fields
     assert own is not None
     assert size == rows.ROW.itemsize
-    assert fields == [(name, own[name][1], own[name][0].str) for name in rows.ROW.names or () if name != "reserved"]
+    assert fields == [(name, own[name][1], own[name][0].str) for name in rows.ROW.names or ()]

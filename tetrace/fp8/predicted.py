@@ -162,7 +162,7 @@ class Case:
         found = predict(part, scale[known], kind[known], mine["amax"], mine["smallest"], _counted(mine, held))
         # A histogram of a sample of the rows stands for all of them.
         factor = np.where(held > 0, nonzero(mine) / np.maximum(held, 1), 1.0)
-        self.sampled = bool((factor > 1.001).any())
+        self.sampled = bool((factor > 1.001).any() or (mine["tensor_elements"] > mine["elements"]).any())
         return [column * factor for column in vars(found).values()]
 
     def _block_wise(self, rows: Rows, wanted: Places, recipe: Places, kind: Places) -> tuple[Places, list[Numbers]]:

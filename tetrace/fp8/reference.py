@@ -88,7 +88,7 @@ def _described(values: torch.Tensor, layout: int) -> Any:
     finite = values[values.isfinite()].double()
     magnitudes = finite.abs()
     present = magnitudes[magnitudes > 0]
-    row["elements"], row["zeros"] = values.numel(), (values == 0).sum()
+    row["elements"], row["whole"], row["zeros"] = values.numel(), values.numel(), (values == 0).sum()
     row["nans"], row["infs"] = values.isnan().sum(), values.isinf().sum()
     row["sum"], row["square_sum"] = finite.sum(), finite.square().sum()
     row["amax"] = magnitudes.max() if len(magnitudes) else 0

@@ -10,7 +10,7 @@ ROW = np.dtype(
         *(("saturated", "<u8"), ("flushed", "<u8"), ("subnormal", "<u8")),
         *(("sum", "<f8"), ("square_sum", "<f8"), ("squared_error", "<f8")),
         *(("site", "<i4"), ("step", "<i4"), ("amax", "<f4"), ("smallest", "<f4")),
-        *(("scale", "<f4"), ("scale_min", "<f4"), ("scale_max", "<f4"), ("flags", "<u4"), ("reserved", "<u8")),
+        *(("scale", "<f4"), ("scale_min", "<f4"), ("scale_max", "<f4"), ("flags", "<u4"), ("whole", "<u8")),
     ]
 )
 

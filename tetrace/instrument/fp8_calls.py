@@ -230,6 +230,7 @@ def _learn(number: int, kind: Kind, operand: Operand, signs: tuple[tuple[str, An
         scale=scale.name if scale is not None else "",
         scale_of=scale.of if scale is not None else "",
         columns=operand.columns,
+        width=fp8_operands.width(operand.tensor),
         scale_stride=scale.stride if scale is not None else 0,
         signs=signs,
     )

@@ -50,6 +50,11 @@ _WORDS = {
     "full": "FP8 inspection had no room for {:,} tensors: more were launched than the device got through",
 }
 
+_SOME_ROWS = (
+    "FP8 inspection looked at one row in {:,} of tensors of a million elements and more: counts are of these rows, and what "
+    "is not finite in the others is seen first in what modules return"
+)
+
 _installed: Inspection | None = None
 _cuda: Any = torch.cuda
 
@@ -57,7 +62,8 @@ _cuda: Any = torch.cuda
 @dataclass(frozen=True)
 class Settings:
     """What is inspected. `modules` is a regular expression that is searched for in modules' paths; in every `recompute`-th
-    step what fused calls cast is made again in high precision, in none where it is 0."""
+    step what fused calls cast is made again in high precision, in none where it is 0; every `rows`-th row of large tensors
+    is looked at."""
 
     every: int = 1
     first: int = 0
@@ -66,6 +72,7 @@ class Settings:
     blocks: bool = False
     checks: bool = True
     recompute: int = 0
+    rows: int = 1
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -92,7 +99,7 @@ class Inspection:
         self._calls = Calls(self._observe, settings.modules, self._guarded, not settings.blocks, again)
         self._checks = Checks(self._calls.wants, self._guarded)
         self.scales = Scales(files.scales, self._guarded, self._calls.wants)
-        self._plain = fp8_plain.Observer(settings.histogram, settings.blocks)
+        self._plain = fp8_plain.Observer(settings.histogram, settings.blocks, settings.rows)
         self._blocks = Blocks(lambda blocks: files.rows(recorded.chunk(b"", b"", blocks)))
         self._owner, self._failed = os.getpid(), False
         self._opened: set[int] = set()
@@ -111,14 +118,16 @@ class Inspection:
         _installed = self
         dtypes = list(fp8_operands.DTYPES.items())
         check, ask = self._guarded(self._check), self._checks.site_of_output
-        parameter = torch.nn.Parameter
-        _C.watch_begin(self._calls.slow, ask, check, torch.Tensor, parameter, dtypes, self._settings.histogram)
+        types = torch.Tensor, torch.nn.Parameter
+        _C.watch_begin(self._calls.slow, ask, check, *types, dtypes, self._settings.histogram, self._settings.rows)
         driver = module_times.of_torch()
         _C.timing_streams(driver.get_device, driver.get_stream, driver.source())
         undo = [self._calls.install(), engine.patch(self._before_backward)]
         undo.append(imports.after_import("transformer_engine.pytorch", self._follow_scales(undo)))
         if self._settings.checks:
             undo.append(self._checks.install())
+        if self._settings.rows > 1:  # said at once: a process that is killed has no end
+            process.notice(_SOME_ROWS.format(self._settings.rows))
         steps.before_step.append(self._step)
         # Before the first step begins, the number is still that of an earlier recording.
         self._step(steps.current() if steps.is_following() else 0)
@@ -212,7 +221,7 @@ class Inspection:
                 continue
             if not operand.tensor.is_contiguous() and _is_capturing():
                 continue  # it may have to be copied, and the copy would become a part of the graph
-            tensor, rows, columns, stride = fp8_operands.matrix(operand.tensor, operand.columns)
+            tensor, rows, columns, stride = fp8_operands.matrix(operand.tensor, self._columns(operand))
             scaled = operand.scales is not None or operand.codes
             of_scales = (operand.scales.data_ptr() if operand.scales is not None else 0, _stride(operand))
             key = (
@@ -225,6 +234,11 @@ class Inspection:
             if self._settings.blocks and call[-1]:
                 for place, (tensor, _) in enumerate(tensors):
                     self._blocks.observe(tensor, first + place if first >= 0 else first)
+
+    def _columns(self, operand: Operand) -> int:
+        """Those of the matrix that is observed; 0 where they do not matter, since all of its rows are."""
+        some = self._settings.rows > 1 and operand.tensor.is_contiguous()
+        return operand.columns or (fp8_operands.width(operand.tensor) if some else 0)
 
     def _launch(self, device: int, tensors: list[tuple[int, ...]], *call: Any, **named: Any) -> int:
         """On the stream that the device has here, which may be another device than the thread's."""

@@ -138,6 +138,11 @@ def is_captured(tensor: Any) -> bool:
     return bool(getattr(tensor, "is_cuda", False) and cuda.is_current_stream_capturing())
 
 
+def width(tensor: Any) -> int:
+    """The last dimension; 0 where there is none."""
+    return int(tensor.shape[-1]) if tensor.dim() else 0
+
+
 def matrix(tensor: Any, columns: int) -> tuple[Any, int, int, int]:
     """(tensor, rows, columns, elements from one row to the next): a view of rows where it is one, else a copy.
 

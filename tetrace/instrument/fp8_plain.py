@@ -20,16 +20,20 @@ _BLOCKS = (reference.ROWS, reference.SQUARES, reference.MX)
 class Observer:
     """Makes rows on the host, in the order of calls."""
 
-    def __init__(self, histogram: bool, blocks: bool) -> None:
-        self._histogram, self._blocks = histogram, blocks
+    def __init__(self, histogram: bool, blocks: bool, every: int = 1) -> None:
+        self._histogram, self._blocks, self._every = histogram, blocks, every
         self._rows: list[bytes] = []
         self._bins: list[bytes] = []
         self._of_blocks: list[bytes] = []
 
     def observe(self, operand: Operand, site: int, step: int, check: bool = False) -> None:
         """Looks at a tensor now; with `check`, only at what is not finite and the like."""
-        row, counts = _measured(operand)
+        looked_at = operand.tensor if check else self._sample(operand)
+        row, counts = _measured(operand._replace(tensor=looked_at))
         order = _C.watch_order()
+        if looked_at.numel() < operand.tensor.numel():
+            row["whole"] = operand.tensor.numel()
+            row["flags"] |= rows.SAMPLED
         row["order"], row["site"], row["step"] = order, site, step
         row["flags"] &= ~np.uint32(rows.HISTOGRAM)
         whole = not check and not operand.codes
@@ -40,6 +44,15 @@ class Observer:
             exponents = {layout: reference.block_exponents(operand.tensor, layout) for layout in _BLOCKS}
             self._of_blocks += [_pairs(recorded.BLOCK, order, exponents[one], layout=one) for one in _BLOCKS]
         self._rows.append(row.tobytes())
+
+    def _sample(self, operand: Operand) -> Any:
+        """The rows that a device would look at."""
+        tensor, columns = operand.tensor, fp8_operands.width(operand.tensor)
+        if operand.layout != fp8_operands.TENSOR or not tensor.numel():
+            return tensor
+        height = tensor.numel() // columns
+        is_whole = _C.fp8_rows_of_sample(height, columns, self._every) == height
+        return tensor if is_whole else tensor.reshape(height, columns)[:: self._every]
 
     def take(self) -> tuple[bytes, bytes, bytes]:
         """Rows, counts of bins and of blocks since the last time."""

@@ -51,16 +51,19 @@ class Watch:
         blocks: bool = False,
         checks: bool = True,
         recompute: int = 0,
+        rows: int = 1,
         read: Read | None = None,
     ) -> None:
         if every < 1:
             raise UsageError(f"every={every}; give 1 to inspect each step, or more")
         if recompute < 0:
             raise UsageError(f"recompute={recompute}; give 0 for never, or N for each N-th step")
+        if rows < 1:
+            raise UsageError(f"rows={rows}; give 1 to look at all rows, or N for each N-th of large tensors")
         if not hasattr(model, "modules"):
             raise UsageError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
         self._model, self._read = model, read
-        self._settings = Settings(every, 0, modules, histogram, blocks, checks, recompute)
+        self._settings = Settings(every, 0, modules, histogram, blocks, checks, recompute, rows)
         self._parent = tempfile.TemporaryDirectory(prefix="tetrace-watch-")
         self._folder = Path(self._parent.name) / f"process-{os.getpid()}"
         self._folder.mkdir()

@@ -100,6 +100,7 @@ def _tensors(parts: Sequence[_Part]) -> pa.Table:
         "process": _process(parts, [len(part.seen.rows) for part in parts]),
         "step": seen["step"],
         "order": seen["order"],
+        "tensor_elements": seen["whole"].astype(np.int64),
         "source": _sources(seen, texts),
         "format": _words_of((seen["flags"] >> rows.FORMAT_SHIFT) & 0xFF, _FORMATS, texts.column("format")),
         "amax": seen["amax"],

@@ -50,6 +50,10 @@ TENSORS = Table(
         Column("dtype", "text", "", "Type of the tensor before it was quantized."),
         Column("shape", "text", "", "Rows and columns, as `4096x1024`: leading dimensions are one."),
         _count("elements", "Elements that were looked at."),
+        _count(
+            "tensor_elements",
+            "Elements that the tensor has: more than `elements` where some of its rows were looked at (`--fp8-rows`).",
+        ),
         _count("zeros", "Zeros among them."),
         _count("nans", "NaNs."),
         _count("infs", "Infinite values."),
