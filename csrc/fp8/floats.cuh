@@ -143,8 +143,8 @@ class Floats {
     }
     const bool is_easy = is_fast(largest);
     if (is_easy) add_sums(values, largest, smallest);
-    if (B::kept) bins_.make_room(is_easy ? exponent_of(largest) : -1, vector_elements);
-    const bool is_held = is_easy && bins_.holds(exponent_of(smallest));
+    if (B::kept) bins_.place_window(is_easy ? exponent_of(largest) : 0);
+    const bool is_held = is_easy && bins_.holds(exponent_of(smallest), exponent_of(largest));
     if (B::kept && is_held) add_bins(values);
     if (largest != 0 && !is_held) add_slowly(vector, is_easy);
   }

@@ -65,8 +65,9 @@ static_assert(sizeof(Batch<64>) <= 4096, "parameters of a kernel before CUDA 12.
 
 constexpr int threads_per_block = 256;
 constexpr int loads_per_thread = 4;  // of 16 bytes, in flight
-// Counters of a byte for each lane: 32 binades, quarters of them, twice (csrc/fp8/tensor_stats.cuh).
-constexpr int warp_table_bytes = 8192;
-constexpr int histogram_shared_bytes = threads_per_block / 32 * warp_table_bytes + 2048 * 4;
+// Counters of a word for each of 32 lanes: 64 binades, quarters of them, twice (csrc/fp8/bins.cuh); then all 2048 bins once,
+// and the exponent that the window is placed by.
+constexpr int window_bytes = 64 * 4 * 2 * 32 * 4;
+constexpr int histogram_shared_bytes = window_bytes + 2048 * 4 + 16;
 
 }  // namespace tetrace::fp8

@@ -55,15 +55,19 @@ class Packed {
     totals_.few_nonzero += both(tile_elements / 2);
     if (least == 0) zeros = forget_zeros(words, least);
     if (has_format) count_rounded(words, halves_above(smallest, minus_subnormal_) == both(1));
-    const bool is_easy = most - lowest_ < width_;
-    if (is_easy) {
-      totals_.widen_range(__float_as_uint(S::widen(most)), __float_as_uint(S::widen(least)));
-      add_sums(words, most > saturated_);
+    const float top = S::widen(most), bottom = S::widen(least);
+    bool is_easy = most - lowest_ < width_;
+    if constexpr (B::kept) {
+      bins_.place_window(is_easy ? exponent_of(__float_as_uint(top)) : 0);
+      is_easy = is_easy && bins_.holds(exponent_of(__float_as_uint(bottom)), exponent_of(__float_as_uint(top)));
     }
-    if (B::kept) bins_.make_room(is_easy ? exponent_of(__float_as_uint(S::widen(most))) : -1, tile_elements);
-    const bool is_held = is_easy && bins_.holds(exponent_of(__float_as_uint(S::widen(least))));
-    if (B::kept && is_held) add_bins(words, zeros);
-    if (most != 0 && !(is_easy && is_held)) add_slowly(words, is_easy);
+    if (is_easy) {
+      totals_.widen_range(__float_as_uint(top), __float_as_uint(bottom));
+      add_sums(words, most > saturated_);
+      bins_.forget_zeros(zeros);
+    } else if (most != 0) {
+      add_slowly(words);
+    }
   }
 
   __device__ void gather() { totals_.gather(unit_); }
@@ -155,6 +159,7 @@ class Packed {
     for (int i = 0; i < tile_elements / 2; ++i) {
       float pair[2];
       S::widen(words[i], pair[0], pair[1]);
+      if (B::kept) count_bins(words[i]);
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         totals_.sums[j] += pair[j];
@@ -169,23 +174,19 @@ class Packed {
     }
   }
 
-  __device__ void add_bins(const u32 (&words)[tile_elements / 2], u32 zeros) {
-#pragma unroll
-    for (int i = 0; i < tile_elements / 2; ++i) {
-      const u32 magnitudes = words[i] & 0x7FFF7FFFu;
-      if (S::largest == Bf16::largest) {
-        bins_.add_bf16(magnitudes);
-      } else {
-        bins_.add(__float_as_uint(S::widen(magnitudes & 0xFFFFu)));
-        bins_.add(__float_as_uint(S::widen(magnitudes >> 16)));
-      }
+  __device__ void count_bins(u32 word) {
+    if (S::largest == Bf16::largest) {
+      bins_.add_bf16(word);
+    } else {
+      bins_.add(__float_as_uint(S::widen(word & 0x7FFFu)));
+      bins_.add(__float_as_uint(S::widen((word >> 16) & 0x7FFFu)));
     }
-    bins_.forget_zeros(zeros);
   }
 
-  // A tile with values that are not finite or far from 1, or with some that are outside the window of the bins. The words
-  // are moved along, since registers have no index.
-  __device__ void add_slowly(u32 (&words)[tile_elements / 2], bool sums_are_done) {
+  // A tile with values that are not finite or far from 1, or with some that are outside the window of the bins: its sums go
+  // this way too, so that the fast way through a tile is one branch. The words are moved along, since registers have no
+  // index.
+  __device__ void add_slowly(u32 (&words)[tile_elements / 2]) {
 #pragma unroll 1
     for (int i = 0; i < tile_elements; ++i) {
       const u32 half = words[0] & 0xFFFFu;
@@ -197,7 +198,6 @@ class Packed {
       const float value = (half & 0x8000u) != 0 ? -S::widen(half & 0x7FFFu) : S::widen(half);
       const u32 bits = __float_as_uint(value) & 0x7FFFFFFFu;
       if (B::kept && bits != 0 && bits < float_infinity) bins_.add_outside(bits);
-      if (sums_are_done) continue;
       totals_.add_alone(value);
       if (has_format) totals_.few_beyond += is_above(half & 0x7FFFu, saturated_);
       if (has_format && usable_) totals_.add_error_alone(value, scale_, unit_, bounds_);
