@@ -459,7 +459,8 @@ def watch_learn(
     `result` is the place of the quantized tensor in what they return, -1 where it is that; `data` its attribute with the
     codes, where those are observed and not the first argument; `scale` the attribute of `scale_of` (`quantizer`,
     `result`, or nothing) with the scale, which is the `inverse` one or not. `columns` of the matrix, 0 where it has one
-    scale; `width` is the tensor's last dimension, of whose rows some may be left out. `signs` are attributes of the quantized tensor and what they must be: a call where one is not goes to `slow`.
+    scale; `width` is the tensor's last dimension, of whose rows some may be left out. `signs` are attributes of the
+    quantized tensor and what they must be: a call where one is not goes to `slow`.
     `ValueError` for a number or a word that is none.
     """
 

@@ -124,8 +124,8 @@ def watch(
     `blocks`: keep largest magnitudes of blocks too. `checks`: also look for values that are not finite in what modules
     return, losses, gradients and parameters. `recompute`: in every N-th step make what norms and activations cast in the
     same kernel again in high precision, which costs them twice. `rows`: of tensors of a million elements and more look at
-    every N-th row, which saves time on the GPU; what is not finite in the others is not seen there. Nothing waits for the GPU, and results stay what they are
-    bit for bit.
+    every N-th row, which saves time on the GPU; what is not finite in the others is not seen there. Nothing waits for
+    the GPU, and results stay what they are bit for bit.
 
     `table()`, `scales()` and `histograms()` are pandas; `trace()` is what `tetrace.fp8` takes. Raises `UsageError` for an
     option that makes no sense.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +18,13 @@ from click.testing import CliRunner
 from tests.cli.test_report import failure, run
 from tests.fp8.made import Made, bfloat16
 from tests.traces import Recording
-from tetrace import fp8
+from tetrace import analyze, fp8, load
+from tetrace.breakdown.fp8_findings import called
 from tetrace.cli.fp8_tensor import sparkline
 from tetrace.cli.main import tetrace
 from tetrace.trace import store
 
+GPU = Path(__file__).parent.parent / "data/stability-e4m3.tetrace"
 LOST = "layers.2.mlp.fc1.input"
 
 
@@ -253,11 +257,43 @@ def test_a_recording_without_statistics_says_how_to_make_one(command: list[str],
 
 
 def test_the_report_says_it_too(recording: Path) -> None:
-    text = " ".join(run("report", recording).stdout.split())
+    text = " ".join(run("report", recording, COLUMNS="400").stdout.split())
     assert "FP8 values: 3 problems in 7 tensors" in text
-    assert "NaN FP8: NaN or Inf begins here: tetrace fp8 nan RUN" in text
+    assert f"NaN FP8: NaN or Inf begins here: tetrace fp8 nan {recording}" in text
     page = run("report", recording, "--format", "markdown").stdout
     assert "1. **NaN**: FP8: NaN or Inf begins here." in page
+
+
+def test_the_reports_advice_can_be_pasted(tmp_path: Path) -> None:
+    """In every format: the path as it was given, as a shell takes it."""
+    path = tmp_path / "my run.tetrace"
+    store.write(training().trace(), path)
+    for name in ("terminal", "markdown", "json"):
+        text = run("report", path, "--format", name, COLUMNS="400").stdout
+        assert f"tetrace fp8 nan '{path}'" in text.replace("\\_", "_"), name
+    document = json.loads(run("report", path, "--format", "json").stdout)
+    advice = next(found["advice"] for found in document["findings"] if found["name"] == "fp8_non_finite")
+    assert shlex.split(advice) == ["tetrace", "fp8", "nan", str(path)]
+    assert run(*shlex.split(advice)[1:]).returncode == 0
+    shutil.copytree(GPU, path, dirs_exist_ok=True)
+    assert f"tetrace fp8 health '{path}'" in run("report", path, "--format", "html").stdout
+
+
+def test_advice_names_no_run_that_it_does_not_know(recording: Path) -> None:
+    found = analyze(load(recording)).findings
+    assert found[0].advice == "tetrace fp8 nan RUN"
+    with called(Path("a b")):
+        assert analyze(load(recording)).findings[0].advice == "tetrace fp8 nan 'a b'"
+    assert analyze(load(recording)).findings[0].advice == "tetrace fp8 nan RUN"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ["compare"]], ids=lambda command: command[0])
+def test_a_mistyped_folder_is_not_made(command: list[str], recording: Path, tmp_path: Path) -> None:
+    page = tmp_path / "nope" / "page.md"
+    others = [recording] if command[0] == "compare" else command[1:]
+    code, line = failure("fp8", command[0], recording, *others, "-o", page)
+    said = f"tetrace: {page}: its folder {page.parent} does not exist; make it, or choose another"
+    assert (code, line, page.parent.exists()) == (2, said, False)
 
 
 def test_health_does_not_import_pandas(recording: Path) -> None:

@@ -250,7 +250,8 @@ print("count", len(n)); sys.exit(4)"""
         (["--collector", "host", "--calls", "all", "talks.py"], "--calls all has no meaning with --collector host"),
         (["--collector", "host", "--nsys", "-d 3", "talks.py"], "--nsys has no meaning with --collector host"),
         (["--nsys", "-o x", "talks.py"], "name the recording with -o"),
-        (["-o", "talks.py/x", "talks.py"], "cannot be written"),
+        (["-o", "talks.py/x", "talks.py"], "talks.py is no folder; choose one with -o"),
+        (["-o", "gone/x", "talks.py"], "gone does not exist; make it, or choose another with -o"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(arguments: list[str], says: str, tmp_path: Path) -> None:

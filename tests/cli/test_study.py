@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import fcntl
+import os
+import pty
 import shutil
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -48,6 +57,8 @@ def test_studies_are_listed(study: Path, capsys: pytest.CaptureFixture[str]) -> 
         (("small", "--repeat", "0"), "'--repeat'"),
         (("small", "--collector", "nvprof"), "'--collector'"),
         (("small", "--report-only"), "nothing is stored"),
+        (("small", "--output", "gone/out"), "gone/out: its folder gone does not exist; make it, or choose another"),
+        (("small", "--output", "profiles/small/model.py/out"), "its folder profiles/small/model.py is no folder"),
         (("small", "--new", "other"), "--new other starts a study and small names one; leave one out"),
         (("--new", "../other"), "--new '../other': cannot be a folder's name"),
         (("--new", "small"), "profiles/small: exists; choose another name, or run it: tetrace study small"),
@@ -82,9 +93,6 @@ def test_without_a_gpu_and_without_results(
 
 
 def test_two_runs_do_not_write_one_folder(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import fcntl
-    import os
-
     folder = study / "results" / "cpu"
     folder.mkdir(parents=True)
     handle = os.open(folder, os.O_RDONLY)
@@ -163,3 +171,42 @@ def test_results_that_tetrace_brings_are_not_written_over(
     assert call(capsys, "attention", "--report-only", "--output", str(copy))[0] == 0
     assert (copy / "REPORT.md").is_file()
     assert {file.name: file.stat().st_mtime_ns for file in brought.iterdir()} == before
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What `tetrace study` writes on a terminal of 100 columns."""
+    end, other = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 45, 100, 0, 0))
+    command = [sys.executable, "-m", "tetrace", "study", *arguments]
+    env = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"NO_COLOR": "1"}
+    with subprocess.Popen(command, stdout=other, stderr=subprocess.DEVNULL, env=env) as process:
+        os.close(other)
+        said = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while piece := os.read(end, 65536):
+                said += piece
+        os.close(end)
+    assert process.returncode == 0
+    return said.decode()
+
+
+def test_claims_are_cut_on_a_terminal_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    brought = shipped.folder() / "attention/results/h200"
+    with (brought / "claims.csv").open(encoding="utf-8") as file:
+        longest = max((row["claim"] for row in list(csv.DictReader(file))[:6]), key=len)
+    shown = on_a_terminal("attention")
+    assert longest not in shown
+    assert "…" in shown
+    for said in (
+        on_a_terminal("attention", "--wide"),
+        call(capsys, "attention")[1],
+        call(capsys, "attention", "--wide")[1],
+    ):
+        assert longest in said
+        assert "…" not in said[said.index("Claims of the note") :]
+        sentences = said[: said.index("main: ms a step")].splitlines()
+        assert max(map(len, sentences)) <= 100

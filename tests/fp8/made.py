@@ -235,7 +235,8 @@ def _described(name: str, step: int, process: int, order: int) -> dict[str, Any]
 def _columns(table: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for column in BY_NAME[table].columns:
-        values = [entry[column.name] for entry in entries]
+        missing = "elements" if column.name == "tensor_elements" else column.name
+        values = [entry.get(column.name, entry[missing]) for entry in entries]
         if column.dtype == "text":
             words = list(dict.fromkeys(values))
             columns[column.name] = text_column(np.array([words.index(v) for v in values], np.int32), words)

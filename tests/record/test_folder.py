@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -89,5 +90,13 @@ def test_what_a_killed_recorder_left_is_kept(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match="is no folder; choose one with -o"):
         take(Place(tmp_path / "file" / "run.tetrace"))
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path: Path) -> None:
+    at = Place(tmp_path / "nope" / "run.tetrace")
+    said = f"{at.recording}: its folder {tmp_path / 'nope'} does not exist; make it, or choose another with -o"
+    with pytest.raises(UsageError, match=re.escape(said)):
+        take(at)
+    assert not list(tmp_path.iterdir())

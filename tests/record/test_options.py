@@ -107,8 +107,8 @@ def test_what_cannot_be_run(scripts: Path, typed: str, says: str) -> None:
 
 
 def test_fp8_reaches_the_recorded_processes():
-    options = Options(fp8=inspected(True, 10, r"layers\.3", False, True, 5))
-    wanted = {"every": 10, "modules": r"layers\.3", "histogram": False, "blocks": True, "recompute": 5}
+    options = Options(fp8=inspected(True, 10, r"layers\.3", False, True, 5, 8))
+    wanted = {"every": 10, "modules": r"layers\.3", "histogram": False, "blocks": True, "recompute": 5, "rows": 8}
     assert json.loads(options.variable("host", "none"))["fp8"] == wanted
     assert inspected(True, None, None, None, False) == Inspected()
     assert "fp8" not in Options().document("host", "none")

@@ -170,7 +170,20 @@ def test_a_folder_with_nothing_in_it_says_why(tmp_path: Path) -> None:
     folder = tmp_path / "run.tetrace.recording"
     folder.mkdir()
     (folder / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="no Python process with torch was seen"):
+    with pytest.raises(
+        InputError, match="nothing was recorded; no Python process was seen to import torch: it may be missing"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["nothing", "another program"])
+def test_what_the_recorder_noted_is_why_nothing_is_there(tmp_path: Path, others: bool) -> None:
+    """Also where a program that is no Python was seen, of which only the collector's library leaves something."""
+    folder = tmp_path / "run.tetrace.recording"
+    (folder / f"process-{PID}").mkdir(parents=True) if others else folder.mkdir()
+    why = "the script failed (exit code 1) before it imported torch, as far as could be seen"
+    (folder / "run.json").write_text(json.dumps({"uninstrumented": why}))
+    with pytest.raises(InputError, match=r"nothing was recorded; the script failed \(exit code 1\) before it imported"):
         load(folder)
 
 

@@ -52,7 +52,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
         Made(of, peaks={"bf16_flops": 1e12})
         .measured("slow", forward=[1.0, 1.1, 1.2], backward=[3.0, 3.3, 3.6], fields=less)
         .measured("fast", forward=[0.5, 0.5, 0.6], backward=[1.5, 1.7, 1.8], fields=more)
-        .failed("broken", "ValueError", "50264 is not divisible by 16", expected=True)
+        .failed("broken", "ValueError", "50264 is not divisible by 16", "File gemm.py, line 7", expected=True)
         .failed("other", "OutOfMemoryError", "CUDA out of memory")
         .state("late", TIMED_OUT)
         .state("stopped", INTERRUPTED)
@@ -181,6 +181,8 @@ def test_words_truths_and_errors(material):
     assert judge(material, claim(figure="fact:lib", against="", one_of=("FA", "cudnn"))).verdict == HOLDS
     assert judge(material, claim(figure="error", of="broken", against="", equals="divisible by 16")).verdict == HOLDS
     assert judge(material, claim(figure="error", of="broken", against="", equals="cuBLAS")).verdict == FAILS
+    by_place = judge(material, claim(figure="error", of="broken", against="", equals="gemm.py"))
+    assert (by_place.verdict, by_place.here) == (HOLDS, "ValueError: 50264 is not divisible by 16")
     both = Value(word="FlashAttention, FusedAttention", unit="word")
     assert judge(material, claim(figure="backend", equals="FusedAttention"), both).verdict == HOLDS
     assert judge(material, claim(figure="backend", equals="UnfusedDotProductAttention"), both).verdict == FAILS

@@ -8,6 +8,7 @@ from tests.study.made import Made, study
 from tests.study.stack import OWN_BASELINES, TOML, rounds
 from tetrace.study.material import Material
 from tetrace.study.report import Report, write
+from tetrace.study.screen import stored
 
 
 def test_what_the_noise_hides_is_not_called_fastest_of_all(tmp_path):
@@ -74,3 +75,14 @@ def test_one_round_names_nothing_fastest_of_all(tmp_path, toml):
     assert first in verdict
     assert "not told apart from" in verdict
     assert second in verdict.split("not told apart from")[1]
+
+
+def test_what_became_of_a_claim_is_kept_whole(tmp_path):
+    """It is the terminal that cuts it, where it is narrow."""
+    why = f"it is {'very ' * 40}much about what no run measures"
+    of = study(tmp_path, f'{TOML}\n[[claim]]\nsays = "It is stable"\nfigure = "none"\nwhy = "{why}"\n')
+    folder = Made(of).measured("none", total=rounds(1.0)).write(tmp_path / "results")
+    write(folder, of)
+    page = stored(folder)
+    assert page is not None
+    assert any(row[-1] == why for row in page.grids[-1].rows)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from tetrace.cli.folders import check_folder
 from tetrace.cli.output import check_output, write_output
 from tetrace.cli.pages import Output, output_options
 from tetrace.errors import UsageError
@@ -60,7 +59,6 @@ def diff(
         raise UsageError(f"--steps is given {len(steps)} times for {len(runs)} runs; give it once, or once for each")
     if page and (output.path or output.format_name != "terminal" or by):
         raise UsageError(f"--html {page} names a format and a file, and holds every table; leave the other options out")
-    check_folder(page, output.path)
     output.check(*runs)
     for run in runs if page else ():
         check_output(page, "a page", True, output.force, run)

@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from tetrace import __version__
-from tetrace.cli.folders import check_folder
 from tetrace.cli.output import check_output
 from tetrace.cli.progress import progress
 from tetrace.errors import UsageError
@@ -90,7 +89,6 @@ def _check(outputs: dict[str, Path], steps: str | None, everything: bool, force:
         raise UsageError(f"--all draws every step; leave --steps {steps} out, or --all")
     if len(outputs) > len({path.resolve() for path in outputs.values()}):
         raise UsageError(f"{outputs['chrome']}: named by --perfetto and --chrome; choose two names")
-    check_folder(*outputs.values())
     for name, path in outputs.items():
         check_output(path, f"--{name}", True, force, run)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from tetrace.cli.folders import check_folder
 from tetrace.errors import UsageError
 
 # What stands for characters that the terminal's encoding does not have.
@@ -43,6 +44,7 @@ def check_output(path: Path | None, what: str, one_document: bool, force: bool, 
         if what == "parquet":
             raise UsageError("--format parquet is no text: name a file with -o")
         return
+    check_folder(path)
     refuse_input(path, source)
     if path.exists():
         if not force:
@@ -69,7 +71,7 @@ def write_output(documents: Mapping[str, str | bytes], path: Path | None, one_do
         if one_document:
             _write(path, documents[""])
         else:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True)
             for name, content in documents.items():
                 _write(path / name, content)
     except OSError as error:
@@ -79,7 +81,6 @@ def write_output(documents: Mapping[str, str | bytes], path: Path | None, one_do
 
 def _write(path: Path, content: str | bytes) -> None:
     """Beside its final name and renamed: a file that exists is a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))

@@ -100,6 +100,13 @@ _FAILED = 2
     "--fp8-blocks", is_flag=True, help="Keep the largest magnitudes of blocks too, for what-if of block recipes."
 )
 @click.option(
+    "--fp8-rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Look at every N-th row of tensors of a million elements and more: less work for the GPU, shares are those of these "
+    "rows, and what is not finite in others is seen only where modules return it.  [default: 1, all]",
+)
+@click.option(
     "--fp8-recompute",
     type=click.IntRange(min=1),
     metavar="N",
@@ -130,6 +137,7 @@ def record(
     fp8_histogram: bool | None,
     fp8_blocks: bool,
     fp8_recompute: int | None,
+    fp8_rows: int | None,
     nsys: tuple[str, ...],
     keep_nsys_rep: bool,
     force: bool,
@@ -151,7 +159,7 @@ def record(
     streams.hold()
     _check_options(command)
     chosen = window(steps, seconds, warmup, collector)
-    seen = inspected(fp8, fp8_every, fp8_modules, fp8_histogram, fp8_blocks, fp8_recompute)
+    seen = inspected(fp8, fp8_every, fp8_modules, fp8_histogram, fp8_blocks, fp8_recompute, fp8_rows)
     options = Options(output, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every, seen)
     with Relay(_say) as relay:
         session = Session(options, resolved(command), __version__, _say, relay)
@@ -184,26 +192,32 @@ def _save(session: Session, run: Run) -> int:
         _say(f"defect: {type(error).__name__}: {error}; TETRACE_DEBUG=1 shows where")
         return _FAILED
     _say(f"saved {_short(saved.path)}")
-    _show(saved)
-    for line in filter(None, (saved.hint, saved.problem)):
+    hint = "" if _show(saved) else saved.hint
+    for line in filter(None, (hint, saved.problem)):
         _say(line)
     return _FAILED if saved.problem else 0
 
 
-def _show(saved: Saved) -> None:
-    """The first screen, on standard error: standard output is the script's alone."""
+def _show(saved: Saved) -> bool:
+    """The first screen, on standard error: standard output is the script's alone. True where it says itself that the run
+    is one step."""
     import tetrace
+    from tetrace.breakdown.fp8_findings import called
+    from tetrace.breakdown.host_run import is_one_step
     from tetrace.report.reporter import Options as Shown
     from tetrace.report.terminal import Terminal
 
     color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     width = shutil.get_terminal_size((_WIDTH, 45)).columns
     try:
-        shown = Terminal(Shown(width=width, color=color, version=__version__)).documents(tetrace.analyze(saved.trace))
+        breakdown = tetrace.analyze(saved.trace)
+        with called(Path(_short(saved.path))):
+            shown = Terminal(Shown(width=width, color=color, version=__version__)).documents(breakdown)
     except TetraceError as error:
         _say(f"there is no report of it ({error})")
-        return
+        return False
     _write(str(shown[""]))
+    return is_one_step(breakdown)
 
 
 def _short(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tetrace import __version__
-from tetrace.cli.folders import check_folder, check_recording
+from tetrace.cli.folders import check_recording
 from tetrace.cli.output import check_output, write_output
 from tetrace.cli.progress import progress
 from tetrace.errors import UsageError
@@ -100,11 +100,11 @@ def report(
     folder. The first screen gives the verdict, step time, GPU activity, quantization, launches and findings.
     """
     import tetrace
+    from tetrace.breakdown.fp8_findings import called
 
     format_name, output = _destination(format_name, output, page)
     options = _options(by, kernel, top, full, wide, to_file=output is not None)
     check_recording(save)
-    check_folder(output, save)
     one_document = bool(by or kernel) or format_name not in ("csv", "parquet")
     check_output(output, format_name, one_document, force, run)
     check_output(save, "a recording", False, force, run)
@@ -114,7 +114,9 @@ def report(
     if save:
         _save(trace, save, force)
     breakdown = tetrace.analyze(trace, steps=steps, device=device, process=process)
-    write_output(reporter.documents(breakdown), output, one_document)
+    with called(run):
+        documents = reporter.documents(breakdown)
+    write_output(documents, output, one_document)
 
 
 def _destination(format_name: str, output: Path | None, page: Path | None) -> tuple[str, Path | None]:

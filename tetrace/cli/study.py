@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tetrace.cli.folders import check_folder
 from tetrace.cli.output import write_output
 from tetrace.errors import TetraceError, UsageError
 from tetrace.record.options import COLLECTORS
@@ -60,7 +61,12 @@ _NOTHING_MEASURED = 1
     metavar="S",
     help="End a configuration after S seconds of its own work.  [default: 600]",
 )
-@click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Write the results to FOLDER.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the results to FOLDER, which is made in a folder that exists.",
+)
 @click.option("--report-only", is_flag=True, help="Measure nothing: write the report of stored results again.")
 @click.option(
     "--against",
@@ -69,6 +75,9 @@ _NOTHING_MEASURED = 1
     help="Compare with the results in FOLDER, of another run of the study: is the ranking the same?",
 )
 @click.option("--new", metavar="NAME", help="Start a study of your own in ./profiles/NAME.")
+@click.option(
+    "--wide", is_flag=True, help="Names and claims uncut, lines as long as they get; so it is where a pipe reads."
+)
 def study(
     study: str | None,
     only: tuple[str, ...],
@@ -84,6 +93,7 @@ def study(
     report_only: bool,
     against: Path | None,
     new: str | None,
+    wide: bool,
 ) -> int:
     """Measure a workload under a matrix of options, record each configuration, and explain every difference.
 
@@ -98,7 +108,8 @@ def study(
     if new is not None:
         return _new(new, study)
     if study is None:
-        return _list()
+        return _list(wide)
+    check_folder(output)
     from tetrace.study import machine as machines
     from tetrace.study import resolve, spec
     from tetrace.study.runner import Options
@@ -117,14 +128,22 @@ def study(
     chosen.chosen(options.only)
     machine = machines.find(chosen.device, os.environ)
     if report_only or machine is None:
-        return _stored(chosen, place, output, quick, report_only, against)
+        return _stored(chosen, place, output, quick, report_only, against, wide)
     if against:
         resolve.check(chosen, against)
     folder = output or place.results / resolve.results_name(machine.slug, quick, chosen.changed)
-    return _run(chosen, measure, machine, folder, options, against)
+    return _run(chosen, measure, machine, folder, options, against, wide)
 
 
-def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options: Options, against: Path | None) -> int:
+def _run(
+    study: Study,
+    measure: Measure,
+    machine: Machine,
+    folder: Path,
+    options: Options,
+    against: Path | None,
+    wide: bool,
+) -> int:
     from tetrace.cli.study_folder import alone, stoppable
     from tetrace.cli.study_progress import shown
     from tetrace.study import results
@@ -145,7 +164,7 @@ def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options
             raise
         watcher.say("writing the report")
         _report(folder, study, against)
-    click.echo(_screen(folder, study), nl=False)
+    click.echo(_screen(folder, study, wide), nl=False)
     click.echo(f"tetrace: {folder / 'REPORT.md'}", err=True)
     chosen = {planned.name for planned in study.chosen(options.only)}
     states = {each.state for each in measured.configurations if each.name in chosen and not each.expected}
@@ -153,7 +172,7 @@ def _run(study: Study, measure: Measure, machine: Machine, folder: Path, options
 
 
 def _stored(
-    study: Study, place: Place, output: Path | None, quick: bool, report_only: bool, against: Path | None
+    study: Study, place: Place, output: Path | None, quick: bool, report_only: bool, against: Path | None, wide: bool
 ) -> int:
     """Show stored results: those of --output, else the newest, of --quick and --option where those are given."""
     from tetrace.study import resolve
@@ -174,7 +193,7 @@ def _stored(
     if report_only or against:
         resolve.check_report(study, place, folders[0])
         _report(folders[0], study, against)
-    click.echo(_screen(folders[0], study), nl=False)
+    click.echo(_screen(folders[0], study, wide), nl=False)
     click.echo(f"tetrace: nothing was measured here ({why}); these are the stored results of {folders[0]}", err=True)
     return 0
 
@@ -185,14 +204,23 @@ def _report(folder: Path, study: Study, against: Path | None) -> None:
     report.write(folder, study, against)
 
 
-def _screen(folder: Path, study: Study) -> str:
+def _screen(folder: Path, study: Study, wide: bool) -> str:
     from tetrace.study import report
 
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return report.first_screen(folder, study, shutil.get_terminal_size((_WIDTH, 45)).columns, color)
+    return report.first_screen(folder, study, _width(), color, _is_wide(wide))
 
 
-def _list() -> int:
+def _width() -> int:
+    return shutil.get_terminal_size((_WIDTH, 45)).columns
+
+
+def _is_wide(asked: bool) -> bool:
+    """What a program or a file gets has no width to be cut to."""
+    return asked or not sys.stdout.isatty()
+
+
+def _list(wide: bool) -> int:
     """All studies: name, title, and on which machines there are results."""
     from tetrace.report.grid import Column, Grid
     from tetrace.study import resolve, spec
@@ -210,7 +238,7 @@ def _list() -> int:
     if not rows:
         raise UsageError("there are no studies here; start one with --new NAME")
     columns = (Column("study", number=False), Column("", number=False), Column("results", number=False))
-    lines = Grid("", columns, tuple(rows)).lines(shutil.get_terminal_size((_WIDTH, 45)).columns)
+    lines = Grid("", columns, tuple(rows)).lines(_width(), _is_wide(wide))
     write_output({"": "\n".join([*lines, ""])}, None, True)
     for line in unreadable:
         click.echo(f"tetrace: {line}", err=True)

@@ -83,6 +83,10 @@ def _check(at: Place, force: bool, keep_report: bool) -> None:
     for path in (at.recording, at.report) if keep_report else (at.recording,):
         if path.exists() and not force:
             raise UsageError(f"{path}: exists; choose another name with -o or pass --force")
+    if not at.recording.parent.is_dir():
+        parent = at.recording.parent
+        why = "is no folder; choose one" if parent.exists() else "does not exist; make it, or choose another"
+        raise UsageError(f"{at.recording}: its folder {parent} {why} with -o")
     if at.recording.exists() and not (at.recording / "metadata.json").is_file():
         raise UsageError(f"{at.recording}: exists and is not a .tetrace folder; choose another name with -o")
 
@@ -90,7 +94,6 @@ def _check(at: Place, force: bool, keep_report: bool) -> None:
 def _make(folder: Path) -> bool:
     """Make `folder` with its lock inside, at once: of two recorders, one gets it."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}.", dir=folder.parent))
     except OSError as error:
         raise UsageError(f"{folder.parent}: cannot be written ({error.strerror}); name a folder with -o") from error

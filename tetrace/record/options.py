@@ -36,13 +36,15 @@ class Window:
 @dataclass(frozen=True)
 class Inspected:
     """What is inspected of FP8: in every `every`-th step, tensors of modules in whose path `modules` is found. In every
-    `recompute`-th step what fused kernels cast is made again; in none where it is 0."""
+    `recompute`-th step what fused kernels cast is made again, in none where it is 0; of large tensors every `rows`-th row
+    is looked at."""
 
     every: int = 1
     modules: str = ""
     histogram: bool = True
     blocks: bool = False
     recompute: int = 0
+    rows: int = 1
 
 
 def inspected(
@@ -52,13 +54,14 @@ def inspected(
     histogram: bool | None,
     blocks: bool,
     recompute: int | None = None,
+    rows: int | None = None,
 ) -> Inspected | None:
     """What `--fp8` and its options name; None without it.
 
     Raises `UsageError` for an option of it without `--fp8`, and for what is no regular expression.
     """
     given = {"every": every is not None, "modules": modules is not None, "histogram": histogram is not None}
-    given |= {"blocks": blocks, "recompute": recompute is not None}
+    given |= {"blocks": blocks, "recompute": recompute is not None, "rows": rows is not None}
     extra = next((name for name, is_given in given.items() if is_given), None)
     if not fp8 and extra is not None:
         raise UsageError(f"--fp8-{extra} says how --fp8 inspects; give --fp8 too")
@@ -70,7 +73,7 @@ def inspected(
         raise UsageError(
             f"--fp8-modules {modules!r} is no regular expression ({error}); in the shell, quote it"
         ) from error
-    return Inspected(every or 1, modules or "", histogram is not False, blocks, recompute or 0)
+    return Inspected(every or 1, modules or "", histogram is not False, blocks, recompute or 0, rows or 1)
 
 
 @dataclass(frozen=True)

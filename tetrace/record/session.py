@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tetrace.errors import InputError, TetraceError, UsageError
 from tetrace.instrument import masking, observer
-from tetrace.record import environment, folder
+from tetrace.record import environment, folder, uninstrumented
 from tetrace.record.collectors import Collector, after, choose
 from tetrace.record.command import Command
 from tetrace.record.options import Options
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _BOOTSTRAP = Path(__file__).resolve().parent.parent / "instrument" / "bootstrap"
-_NOT_INSTRUMENTED = (
-    "no Python process was instrumented: none imported torch, or it ran as python -I, -E or -S, with a PYTHONPATH of "
-    "its own, or as another Python than tetrace is built for"
-)
-# What ran may hide its imports, hence no more than what could be seen.
-_FAILED_EARLY = "the script failed ({}) before it imported torch, as far as could be seen"
 _ONE_STEP = "the whole run is one step: no optimizer drove a loop; call tetrace.step() where a step of the script ends"
 
 
@@ -173,7 +167,7 @@ class Session:
         instrumented = any(working.glob("process-*/process.json"))
         try:
             problem, notices = self._collect(run)
-            missing = "" if instrumented else _not_instrumented(run.ended)
+            missing = "" if instrumented else uninstrumented.why(run.ended, self.command.run)
             self._end(run, notices, missing)
             if missing and (problem or not run.collector.records_gpu):
                 raise InputError(_left(working, _nothing(run.ended, problem, missing)))
@@ -196,7 +190,8 @@ class Session:
 
     def _end(self, run: Run, notices: Sequence[str], missing: str) -> None:
         notices = [*notices, *([missing] if missing else [])]
-        folder.write_run(run.at.working, {**run.document, "ended": run.ended.document(), "notices": notices})
+        said = {"ended": run.ended.document(), "notices": notices, "uninstrumented": missing}
+        folder.write_run(run.at.working, {**run.document, **said})
 
     def _import(self, run: Run) -> Trace:
         working = run.at.working
@@ -212,11 +207,6 @@ class Session:
         report = run.at.working / "nsys.nsys-rep"
         if self.options.keep_nsys_rep and report.exists():
             shutil.copyfile(report, run.at.report)
-
-
-def _not_instrumented(ended: Ended) -> str:
-    """Why no process left anything of its own."""
-    return _NOT_INSTRUMENTED if ended.finished else _FAILED_EARLY.format(ended.how)
 
 
 def _nothing(ended: Ended, problem: str, missing: str) -> str:

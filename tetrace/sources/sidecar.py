@@ -63,8 +63,9 @@ def read(folder: Path, progress: Progress | None = None) -> Trace:
     if trace is None:
         trace = events.read(processes) or _from_rings(processes, sites, _first_step(folder))
     if trace is None:
+        run = Process(folder, {}).document("run.json")
         raise InputError(
-            f"{folder}: nothing was recorded{f' ({problem})' if problem else ''}; {_why_nothing(processes)}"
+            f"{folder}: nothing was recorded{f' ({problem})' if problem else ''}; {_why_nothing(run, processes)}"
         )
     return attach(trace, folder, processes, sites, [problem] if problem else [])
 
@@ -89,12 +90,19 @@ def read_export(
     return Trace(dataclasses.replace(whole.metadata, source=source), whole.tables)
 
 
-def _why_nothing(processes: Sequence[Process]) -> str:
-    if processes and not any(process.rings for process in processes):
+def _why_nothing(run: Mapping[str, Any], processes: Sequence[Process]) -> str:
+    """What happened, as `tetrace record` noted it when the script had ended; else all that it may have been."""
+    instrumented = [process for process in processes if process.is_python]
+    if instrumented and not any(process.rings for process in instrumented):
         return "the script imported torch, and no file of ranges could be made: it opened none, or the disk is full"
-    if processes:
+    if instrumented:
         return "the script imported torch but opened no range"
-    return "no Python process with torch was seen: was it started with -I, -E or -S, or does it not use torch?"
+    if run.get("uninstrumented"):
+        return str(run["uninstrumented"])
+    return (
+        "no Python process was seen to import torch: it may be missing there or not be used, or the script had not come to "
+        "it, or ran as python -I, -E or -S, which leaves tetrace out"
+    )
 
 
 def _exported(

@@ -66,7 +66,8 @@ def _verdict(material: Material, claim: Claim, found: Value) -> tuple[str, str]:
         return _of_state(material, claim, str(found.word))
     if found.estimate is not None:
         return _beside_identical(material, claim, found, *_of_number(claim, found.estimate))
-    return (HOLDS if _is_one_of(claim, found.word) else FAILS), ""
+    word = f"{found.word} {found.also}" if found.also else found.word
+    return (HOLDS if _is_one_of(claim, word) else FAILS), ""
 
 
 def _of_state(material: Material, claim: Claim, state: str) -> tuple[str, str]:

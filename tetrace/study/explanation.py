@@ -43,8 +43,8 @@ class Explanation:
     `recorded` are all causes as recorded, the largest first, and `step_ns` an average recorded step of either; `verdict`
     says whether it is more than noise. `timed_ns` are steps of either as timed without a recorder, None where one was not:
     causes are those of the recorded steps then. `work_noise_ns` is the noise of the difference of what the GPU works, None
-    where too few steps were recorded. `rates_off_by` is which part of what a
-    clock adds to either step may be charged to the wrong kernels, 0 where the clock does not set its length.
+    where too few steps were recorded. `rates_off_by` is which part of what a clock adds to either step may be charged to the
+    wrong kernels, 0 where the clock does not set its length.
     """
 
     names: tuple[str, str]

@@ -163,7 +163,7 @@ def _error(material: Material, found: Configuration) -> Value:
             if found.state == MEASURED
             else Value(reason=_state_words(material, found))
         )
-    return Value(word=f"{found.error.type}: {found.error.message} {found.error.output}".strip(), unit=WORD)
+    return Value(word=f"{found.error.type}: {found.error.message}", also=found.error.output, unit=WORD)
 
 
 def _finite(_material: Material, found: Configuration) -> Value:

@@ -180,13 +180,13 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
         _replace(folder / name, text)
 
 
-def first_screen(folder: Path, study: Study, width: int = 100, color: bool = False) -> str:
+def first_screen(folder: Path, study: Study, width: int = 100, color: bool = False, wide: bool = False) -> str:
     """What the terminal shows of stored results: as the last report said it, or without recordings where there is none
-    of these results. Raises `InputError` where there are no results."""
+    of these results. `wide`: rows are not cut to `width`. Raises `InputError` where there are no results."""
     from tetrace import __version__
 
     page = screen.stored(folder) or screen.screen(Report(Material(folder, study, recordings=False)))
-    return written(page, "terminal", Options(width=max(width, 60), color=color, version=__version__))
+    return written(page, "terminal", Options(wide=wide, width=max(width, 60), color=color, version=__version__))
 
 
 def _replace(file: Path, text: str) -> None:

@@ -39,7 +39,7 @@ def screen(report: Report) -> Page:
         heads = (
             Column("claim", number=False), Column("verdict", number=False, keep=0), Column("here", number=False, keep=1),
         )  # fmt: skip
-        lines = tuple((cut(one.claim.says), one.verdict, cut(one.here or one.why, 160)) for one in report.judged)
+        lines = tuple((cut(one.claim.says), one.verdict, cut(one.here or one.why)) for one in report.judged)
         grids.append(
             _shortened(Grid("Claims of the note", heads, lines), _ROWS - len(grids[0].rows) if grids else _ROWS)
         )

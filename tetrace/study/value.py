@@ -15,13 +15,14 @@ _SUFFIXES = {TIMES: "×", PERCENT: "%", MS: " ms", SECONDS: " s", RATE: "/s"}
 @dataclass(frozen=True)
 class Value:
     """A figure: a number with its interval, or a word; or `reason`, why there is neither. `failed`: it is because the
-    configuration failed."""
+    configuration failed. `also`: what a claim on the word may name too, which is too long to be said."""
 
     estimate: Estimate | None = None
     word: str | bool | None = None
     unit: str = PLAIN
     reason: str = ""
     failed: bool = False
+    also: str = ""
 
     @property
     def known(self) -> bool:

@@ -201,9 +201,8 @@ class Worker:
         with processors.kept_on(cpus):
             for _ in range(steps):
                 tetrace.step()
-                self._workload.step(
-                    _no_mark
-                )  # the loss is not kept: a copy of it would be a kernel more than in a round
+                # The loss is not kept: a copy of it would be a kernel more than in a round.
+                self._workload.step(_no_mark)
             self._synchronize()
             tetrace.step()
         return {}
