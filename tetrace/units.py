@@ -45,3 +45,8 @@ def byte_count(size: float) -> str:
 def percent(part: float, whole: float) -> str:
     """`part` as a percentage of `whole`; an empty string where there is no whole to divide by."""
     return f"{100 * part / whole:.1f}%" if whole else ""
+
+
+def plural(number: int, word: str) -> str:
+    """A number of things: `1 step`, `2,048 steps`."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.attribute.test_attribution import ADAM, CAST, GEMM, te_linear
+from tests.report.runs import recorded
 from tests.traces import AUTOGRAD, Recording
 from tetrace.attribute.attribution import attribute
+from tetrace.breakdown.account import account
 from tetrace.breakdown.analysis import Breakdown, break_down
 from tetrace.breakdown.busy_categories import busy_by_category
 from tetrace.breakdown.gaps import CAUSES
 from tetrace.errors import UsageError
-from tetrace.report.content import facts
+from tetrace.report.facts import facts
 from tetrace.report.scale import scale_of
 
 
@@ -66,16 +69,40 @@ def test_host_bound_idle_is_charged_to_the_innermost_range_of_the_launching_thre
         Recording()
         .range("backward", 0, 100)
         .range("_Linear_backward", 12, 20, AUTOGRAD)
-        .range("nvte_quantize_v2", 14, 17, AUTOGRAD)
+        .range("nvte_quantize_v2", 14, 18, AUTOGRAD)
         .launch("a", call=(0, 1), runs=(5, 10))
-        .launch(CAST, call=(16, 17), runs=(21, 25), thread=AUTOGRAD)
+        .launch(CAST, call=(17, 18), runs=(21, 25), thread=AUTOGRAD)
     )
     table = whole(recording).tables["host_ranges"]
-    assert [(row["range"], row["phase"], row["host_bound_ns"], row["quantizes"]) for row in table.rows()] == [
-        ("(no range)", "backward", 2000, 0),
-        ("_Linear_backward", "backward", 2000, 0),
-        ("nvte_quantize_v2", "backward", 2000, 1),
+    # One gap in three pieces: it counts where the longest is.
+    assert [
+        (row["range"], row["phase"], row["gaps"], row["host_bound_ns"], row["quantizes"]) for row in table.rows()
+    ] == [
+        ("nvte_quantize_v2", "backward", 1, 3000, 1),
+        ("(no range)", "backward", 0, 2000, 0),
+        ("_Linear_backward", "backward", 0, 2000, 0),
     ]
+
+
+@pytest.mark.parametrize("name", ["te4-fp8.sqlite", "ddp-straggler.sqlite"])
+def test_a_gap_counts_once_in_a_total(name: str) -> None:
+    """Gaps that end in an activity whose call began after the GPU had run dry."""
+    breakdown = recorded(name, "all")
+    trace, links = breakdown.attribution.trace, breakdown.attribution.links
+    start, end = (trace.column("activities", column) for column in ("start_ns", "end_ns"))
+    lane = list(zip(*(trace.column("activities", column).tolist() for column in ("process", "device")), strict=True))
+    late, busy_until = 0, dict.fromkeys(lane, -1)
+    for i in np.lexsort((end, start)).tolist():
+        runs_dry = busy_until[lane[i]]
+        if 0 <= runs_dry < start[i] and links.call[i] >= 0:
+            late += int(trace.column("calls", "start_ns")[links.call[i]] > runs_dry)
+        busy_until[lane[i]] = max(runs_dry, int(end[i]))
+    counted = int(breakdown.tables["host_ranges"]["gaps"].sum())
+    assert counted == late > 500
+    of = account(breakdown)
+    assert counted == sum(
+        n for line, n in zip(of.lines, of.count.tolist(), strict=True) if line.category == "host_bound"
+    )
 
 
 def steps_of(walls: list[int]) -> Recording:

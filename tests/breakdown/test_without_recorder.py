@@ -15,13 +15,16 @@ from tetrace.breakdown.without_recorder import PlainStep, added_waiting_ns, plai
 from tetrace.trace.trace import Trace
 
 
-def run(works: float, waits: float, **facts: object) -> Trace:
-    """Five steps whose GPU works and then waits for the host so many µs; `facts` are the recording's."""
+def run(works: float, waits: float, synchronizes: bool = False, **facts: object) -> Trace:
+    """Five steps whose GPU works and then waits for the host so many µs, which sits in a synchronization where it
+    `synchronizes`; `facts` are the recording's."""
     recording, at = Recording(), 0.0
     for step in range(5):
         end = at + works + waits
         recording.range(f"step_{step}", at, end).range("forward", at, end)
         recording.launch(GEMM, (at, at + 0.5), (at + 1, at + 1 + works))
+        if synchronizes:
+            recording.call("cudaStreamSynchronize", at + 0.5, end, "synchronize")
         at = end
     trace = recording.trace()
     return Trace(dataclasses.replace(trace.metadata, facts=facts), trace.tables)
@@ -74,6 +77,15 @@ def test_the_verdict_is_on_the_step_without_the_recorder(
     verdict = of(run(works, 100 - works, **facts)).verdict
     assert verdict.startswith(begins)
     assert says in verdict
+
+
+@pytest.mark.parametrize(
+    ("facts", "idles"), [({}, "and idles 70.0%, 69.0% while"), (known(50), "and idles 40.0%, 40.0% while")]
+)
+def test_synchronizing_takes_no_more_than_the_step_idles(facts: dict[str, object], idles: str) -> None:
+    verdict = of(run(30, 70, synchronizes=True, **facts)).verdict
+    assert verdict.startswith("Synchronization-bound: ")
+    assert idles in verdict
 
 
 def test_a_busy_gpu_needs_no_caveat() -> None:

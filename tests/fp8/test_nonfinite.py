@@ -255,6 +255,18 @@ class TestALinear:
     def test_a_weight_that_was_finite_after_the_optimizer(self) -> None:
         assert "it was finite after step 1: look at what wrote to it since" in advice(origin("b.weight"))
 
+    def test_a_weight_that_was_not_looked_at_after_the_optimizer(self) -> None:
+        """The optimizer may have written to it."""
+        run = Made().tensor(0, "a.weight", [1.0]).tensor(1, "a.weight", [1.0], nans=1)
+        (found,) = find_nonfinite(run.trace()).origins
+        assert advice(found).startswith("look at the gradient and the learning rate of the step before")
+
+    def test_a_parameter_that_was_seen_in_later_steps_only_is_not_told(self) -> None:
+        run = Made().check(0, "a.output", nans=1, operation="Linear")
+        run.check(1, "a.parameter", phase="optimizer", operation="weight")
+        (found,) = find_nonfinite(run.trace()).origins
+        assert found.parameters == ()
+
 
 def test_unknown_counts_are_no_nan() -> None:
     run = Made().tensor(0, "a.input", [1.0], nans=-1, infs=-1)

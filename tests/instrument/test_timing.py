@@ -2,77 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_cuda import needs_compiler
 from test_transitions import functions as backward_functions
 
+from tests.instrument.timed import (
+    HEAD,
+    HEAD_BACK,
+    LAYER,
+    LAYER_BACK,
+    LOSS_BACK,
+    MODEL,
+    MODEL_BACK,
+    PART,
+    PART_BACK,
+    STEP,
+    back,
+    begin,
+    call,
+    counts,
+    rows,
+    step,
+)
 from tetrace import _C
 
 pytestmark = needs_compiler
-
-STEP = _C.site("step", 0, 0)
-MODEL, LAYER, HEAD = (_C.site(name, 0, 1) for name in ("model", "layer", "head"))
-MODEL_BACK, LAYER_BACK, HEAD_BACK = (_C.site(name, 0, 2) for name in ("model", "layer", "head"))
-LOSS_BACK, PART_BACK = _C.site("loss", 0, 2), _C.site("part", 0, 2)
-PART = _C.site("part", 0, 1)
-for forward, backward in ((MODEL, MODEL_BACK), (LAYER, LAYER_BACK), (HEAD, HEAD_BACK), (PART, PART_BACK)):
-    _C.set_backward_site(forward, backward)
-
-
-def begin(cuda, events=1000, native=True):
-    """Measures MODEL and, inside it, LAYER and HEAD. PART is inside LAYER and not measured itself."""
-    _C.ranges_open("", 8192)
-    for forward, backward, around in ((MODEL, MODEL_BACK, -1), (LAYER, LAYER_BACK, MODEL), (HEAD, HEAD_BACK, MODEL)):
-        _C.timing_measure(forward, around, True)
-        _C.timing_measure(backward, around, True)
-    _C.timing_measure(PART, LAYER, False)
-    _C.timing_measure(PART_BACK, LAYER, False)
-    _C.timing_measure(LOSS_BACK, -1, True)
-    _C.timing_open(events, STEP, cuda.get_device, cuda.get_stream, cuda.source if native else 0, cuda.path)
-
-
-def step(number, sampled=True):
-    _C.set_step(number)
-    return _C.timing_step(number, sampled)
-
-
-def call(cuda, site, ns, *inside):
-    """A range of `site` with `ns` of work, half before what is inside it and half after."""
-    _C.push(site)
-    cuda.work(ns // 2)
-    for one in inside:
-        call(cuda, *one)
-    cuda.work(ns - ns // 2)
-    _C.pop()
-
-
-def back(cuda, *nodes):
-    """A backward whose nodes are of these sites and take these times."""
-    for site, ns in nodes:
-        _C.push(site)
-        cuda.work(ns)
-        _C.pop()
-    _C.timing_end_backward()
-
-
-def rows():
-    """{(step, site): (count, skipped, ns)} of what was measured since it was last asked."""
-    found = np.frombuffer(_C.timing_rows(), "<i4, <i4, <i4, <i4, <i8").tolist()
-    return {(step, site): tuple(numbers) for site, step, *numbers in found}
-
-
-def counts(*names):
-    found = _C.timing_counts()
-    return tuple(found[name] for name in names)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -187,18 +144,6 @@ def test_the_end_waits_a_while_and_no_longer(cuda):
     threading.Timer(0.05, lambda: cuda.hold(1, False)).start()
     _C.timing_close(10)
     assert rows() == {(1, MODEL): (1, 0, 5)}
-
-
-def test_python_runs_on_while_the_driver_makes_a_thread_wait(cuda):
-    """It is another thread of Python that ends the waiting."""
-    begin(cuda)
-    step(1)
-    for opened in (_C.push, lambda _: _C.pop()):
-        cuda.stall()
-        threading.Timer(0.02, lambda: cuda.stall(False)).start()
-        opened(MODEL)
-    step(2, False)
-    assert rows()[1, MODEL] == (1, 0, 0)
 
 
 def test_a_capture_is_left_alone(cuda):
@@ -372,123 +317,6 @@ def test_a_lost_device_leaves_what_was_pending(cuda):
     assert rows() == {(1, STEP): (0, 1, 0), (1, MODEL): (0, 1, 0)}
 
 
-def test_threads_have_stacks_and_backwards_of_their_own(cuda):
-    """Sixteen threads on streams of their own, some of which end while modules are open."""
-    begin(cuda, events=20000)
-    step(1)
-
-    def work(number):
-        cuda.enter(-1)
-        cuda.use(16 + number)
-        for _ in range(50):
-            call(cuda, MODEL, 2, (LAYER, 4), (LAYER, 6))
-            back_of_thread = ((HEAD_BACK, 3), (LAYER_BACK, 5))
-            for site, ns in back_of_thread:
-                _C.push(site)
-                cuda.work(ns)
-                _C.pop()
-        _C.push(MODEL)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    _C.timing_end_backward()
-    number, found = 2, {}
-    while not found and number < 1000:  # the last of a thread's end comes after its join
-        step(number, False)
-        found = rows()
-        number += 1
-        time.sleep(0.001)
-    assert found[1, MODEL] == (16 * 50, 0, 16 * 50 * 12)
-    assert found[1, LAYER] == (16 * 100, 0, 16 * 50 * 10)
-    assert found[1, HEAD_BACK] == (16 * 50, 0, 16 * 50 * 3)
-
-
-def test_the_end_of_a_backward_is_told_by_another_thread(cuda):
-    begin(cuda)
-    step(1)
-    at, done = threading.Event(), threading.Event()
-
-    def autograd():
-        cuda.enter(-1)
-        cuda.use(1)
-        _C.push(LAYER_BACK)
-        cuda.work(30)
-        _C.pop()
-        at.set()
-        done.wait(10)
-
-    worker = threading.Thread(target=autograd)
-    worker.start()
-    at.wait(10)
-    _C.timing_end_backward()
-    step(2, False)
-    assert rows()[1, LAYER_BACK] == (1, 0, 30)
-    done.set()
-    worker.join()
-
-
-def test_nobody_waits_for_ever_while_the_queue_is_full(cuda):
-    """A backward by hooks holds its chain and waits for the interpreter, its end waits for the chain, and a thread that
-    is new holds the interpreter."""
-    script = """
-        import os, sys, threading, time
-        from fake_cuda import FakeCuda
-        from tetrace import _C
-        cuda = FakeCuda(sys.argv[1])
-        step, layer, back = _C.site("step", 0, 0), _C.site("layer", 0, 1), _C.site("layer", 0, 2)
-        _C.ranges_open("", 8192)
-        _C.timing_measure(layer, -1, True), _C.timing_measure(back, -1, True)
-        cuda.enter(0), cuda.use(1)
-        _C.timing_open(100, step, cuda.get_device, cuda.get_stream, cuda.source, cuda.path)
-        _C.timing_step(1, True)
-
-        def in_range(site):
-            cuda.enter(0), cuda.use(1)
-            _C.push(site)
-            _C.pop()
-
-        cuda.stall()
-        works = (lambda: in_range(back), _C.timing_end_backward, lambda: in_range(layer))
-        threads = [threading.Thread(target=work) for work in works]
-        for thread in threads:
-            thread.start()
-            time.sleep(0.2)
-        cuda.stall(False)
-        for thread in threads: thread.join()
-        print("done", flush=True)
-        os._exit(0)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script), cuda.path]
-    here = str(Path(__file__).parent)
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": here}, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout == "done\n", done.stderr
-
-
-def test_a_thread_that_ends_while_its_backward_is_ended(cuda):
-    begin(cuda)
-    step(1)
-
-    def autograd():
-        cuda.enter(0)
-        cuda.use(1)
-        _C.push(LAYER_BACK)
-        _C.pop()
-
-    for _ in range(200):
-        worker = threading.Thread(target=autograd)
-        worker.start()
-        while worker.is_alive():
-            _C.timing_end_backward()
-    step(2, False)
-    calls, skipped, _ = rows().get((1, LAYER_BACK), (0, 0, 0))
-    assert calls + skipped <= 200  # of those that ended first nothing is known; no event is lost (the fixture)
-
-
 def test_a_node_of_no_known_module_ends_the_one_before(cuda):
     begin(cuda)
     step(1)
@@ -533,27 +361,6 @@ def test_ranges_that_were_open_before_and_are_never_closed(cuda):
     step(3, False)
     # The layer's interval belongs to the step in which it began.
     assert rows() == {(1, STEP): (1, 0, 10), (1, LAYER): (1, 0, 15), (2, STEP): (1, 0, 5)}
-
-
-def test_a_forked_child_measures_nothing(cuda):
-    begin(cuda)
-    step(1)
-    _C.push(MODEL)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _C.push(LAYER)
-        _C.pop()
-        _C.pop()
-        _C.timing_end_backward()
-        step(2)
-        _C.timing_close(1)
-        os.write(writing, str(cuda.count("records")).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reading, 10) == b"2"  # the parent's, of the step and the model
-    os.close(reading), os.close(writing)
-    _C.pop()
 
 
 def test_the_summary(cuda):

@@ -5,32 +5,24 @@ from __future__ import annotations
 import base64
 import gzip
 import importlib
-import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.report.runs import breakdown_of, recorded, three_steps
 from tests.traces import Recording
-from tetrace.breakdown import fp8_maps
 from tetrace.breakdown.analysis import Breakdown
 from tetrace.breakdown.busy_categories import ORDER, busy_by_category
-from tetrace.breakdown.compare import compare_all
 from tetrace.breakdown.gemm_shapes import gemm_shapes
 from tetrace.breakdown.hierarchy import hierarchy
 from tetrace.breakdown.tables import RECORDED_CALLS, Table
 from tetrace.errors import UsageError
-from tetrace.report.column_meanings import column_meaning
-from tetrace.report.definitions import DEFINITIONS
-from tetrace.report.html import Html, bars, fp8_charts
-from tetrace.report.html.comparison import document as comparison_document
+from tetrace.report.html import Html, bars
 from tetrace.report.html.data import document
 from tetrace.report.html.icicle import pruned, tree
 from tetrace.report.html.material import Material
@@ -38,12 +30,7 @@ from tetrace.report.html.page import SCRIPTS, page
 from tetrace.report.html.plotly_script import DRAWN, quick
 from tetrace.report.html.step_bars import steps as steps_chart
 from tetrace.report.reporter import Options
-from tetrace.report.scale import Scale
-from tetrace.report.views import VIEWS, View
 
-LAYERS = "../../profiles/layer_stack/results/nvidia-h200/fp8-delayed.tetrace"
-# Words that a definition shares with the documentation, one after the other.
-_SHARED = 4
 HOSTILE = (
     "</script><script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -68,22 +55,6 @@ def hostile() -> Recording:
             recording.launch(name, (begin + 2, begin + 3), (begin + 5, begin + 9))
         at += 200
     return recording
-
-
-def grids_in(data: Any) -> Iterator[dict[str, Any]]:
-    """Every table of a page's data."""
-    if isinstance(data, dict):
-        if "columns" in data:
-            yield data
-        data = list(data.values())
-    if isinstance(data, list):
-        for one in data:
-            yield from grids_in(one)
-
-
-def is_sentence(words: str) -> bool:
-    """A whole sentence that quotes nothing of the schema."""
-    return bool(re.fullmatch(r"[A-Z].{15,}\.", words)) and not re.search(r"-1|_ns|[{}]", words)
 
 
 def data_of(breakdown: Breakdown) -> dict[str, Any]:
@@ -250,38 +221,6 @@ class TestSections:
         assert data["wall"] is None
         assert "held" in [section["id"] for section in data["sections"]]
 
-    @pytest.mark.parametrize("name", ["te4-fp8.sqlite", "stability-e4m3.tetrace", "kineto_qwen_h100.json.gz"])
-    def test_every_term_has_its_definition(self, name: str) -> None:
-        data = data_of(recorded(name))
-        rows = [row for block in blocks(data, "launches", "facts") for row in block["rows"]]
-        terms = {one["term"] for one in [*data["figures"], *data["wall"]["parts"], *rows]}
-        assert terms <= set(DEFINITIONS)
-        meant = {row["label"]: row["term"] for row in rows}
-        assert meant["Latency on an idle stream"] == "Latency on an idle stream"
-
-    @pytest.mark.parametrize("name", ["ddp-straggler.sqlite", "stability-e4m3.tetrace", LAYERS])
-    def test_every_column_has_a_meaning(self, name: str) -> None:
-        grids = list(grids_in(data_of(recorded(name))))
-        assert len(grids) > 9
-        for grid in grids:
-            for column in grid["columns"]:
-                assert is_sentence(column["term"]), (grid["title"], column["head"], column["term"])
-
-    def test_every_column_of_a_comparison_has_a_meaning(self) -> None:
-        a, b = (recorded(name) for name in ("te4-bf16.sqlite", "te4-fp8.sqlite"))
-        for grid in grids_in(comparison_document(compare_all([a, b]), "1")):
-            for column in grid["columns"]:
-                assert is_sentence(column["term"]), (grid["title"], column["head"], column["term"])
-
-    @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-    def test_every_column_of_a_view_has_a_meaning_of_its_own_scale(self, view: View) -> None:
-        breakdown = recorded("te4-fp8.sqlite")
-        for scale in (Scale(3, " per step"), Scale(3, " per lane"), Scale(1, "")):
-            for field in view.fields(breakdown, scale):
-                said = column_meaning(view.name, field.column.head, scale)
-                assert is_sentence(said), (field.column.head, said)
-                assert scale.each == " per step" or "average counted step" not in said, (field.column.head, said)
-
     def test_findings_that_cost_no_time_have_their_word(self) -> None:
         found = data_of(recorded("stability-e4m3.tetrace"))["findings"]
         assert [one["cost"] for one in found if one["title"].startswith("FP8")] == ["clipped", "flushed", "flushed"]
@@ -383,73 +322,6 @@ class TestPlotly:
     )
     def test_a_script_of_another_form_is_taken_as_it_is(self, script: str) -> None:
         assert quick(script) == script
-
-
-@pytest.mark.parametrize("name", DEFINITIONS)
-def test_definitions_are_sentences_in_the_words_of_the_documentation(name: str) -> None:
-    """Each shares a run of words with it: who changes one of them meets the other."""
-    words = DEFINITIONS[name]
-    assert all(is_sentence(one) for one in re.split(r"(?<=\.) (?=[A-Z])", words)), words
-    text = (Path(__file__).parent.parent.parent / "docs/how-it-works.md").read_text(encoding="utf-8")
-    plain, said = (re.sub(r"[*`.,;:()|]", "", one).lower().split() for one in (text, words))
-    documented = " ".join(plain)
-    runs = [" ".join(said[at : at + _SHARED]) for at in range(len(said) - _SHARED + 1)]
-    assert any(run in documented for run in runs), words
-
-
-class TestFp8Map:
-    """Which cells lead to a history, and what colours say."""
-
-    def test_every_cell_of_a_recording_that_fits_has_its_history(self) -> None:
-        material = Material(recorded("stability-e4m3.tetrace"))
-        for measure in fp8_charts.MEASURES:
-            spec = fp8_charts.health_map(material, measure)
-            assert spec is not None
-            (trace,) = spec["data"]
-            cells = zip(itertools.chain(*trace["z"]), itertools.chain(*trace["customdata"]), strict=True)
-            assert all(place >= 0 and said == fp8_charts.HAS for z, (_, place, said, _) in cells if z is not None)
-
-    def test_what_is_worst_is_kept_and_the_rest_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fp8_maps, "_MOST_POINTS", 10 * (21 + fp8_maps._POINTS_BESIDE))
-        material = Material(recorded("stability-e4m3.tetrace"))
-        maps = material.fp8
-        assert maps is not None
-        assert (len(maps.histories), maps.without_history) == (10, 179)
-        problems = list(dict.fromkeys(one.name for one in maps.health.problems))
-        assert [history.name for history in maps.histories] == problems[:10]
-        spec = fp8_charts.health_map(material, "saturated")
-        assert spec is not None
-        said = {one for row in spec["data"][0]["customdata"] for _, place, one, _ in row if place < 0}
-        assert said == {"its history is not in this file"}
-        (section,) = [one for one in data_of(material.breakdown)["sections"] if one["id"] == "fp8"]
-        assert section["blocks"][1]["more"] == "10 of 189 tensors; 179 are left out"
-
-    def test_a_long_run_stays_small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fp8_maps, "_MOST_CELLS", 33 * 7)
-        material = Material(recorded("stability-e4m3.tetrace"))
-        maps = material.fp8
-        assert maps is not None
-        assert (len(maps.steps), maps.steps_left_out, maps.steps[-1]) == (7, 14, 20)
-        assert {len(history.steps) for history in maps.histories} == {7}
-        spec = fp8_charts.health_map(material, "flushed")
-        assert spec is not None
-        assert "7 of 21 recorded steps are shown" in spec["layout"]["meta"]["note"]
-
-    @pytest.mark.parametrize(
-        ("measure", "last", "unit"),
-        [
-            ("range_used", "≥ 200%", "of the format's largest value"),
-            ("saturated", "≥ 1%", "of the elements"),
-            ("flushed", "≥ 20%", "of what is not zero"),
-            ("not_finite", "≥ 1", "elements"),
-        ],
-    )
-    def test_the_last_colour_is_at_least_its_number(self, measure: str, last: str, unit: str) -> None:
-        spec = fp8_charts.health_map(Material(recorded("stability-e4m3.tetrace")), measure)
-        assert spec is not None
-        bar = spec["data"][0]["colorbar"]
-        assert (bar["ticktext"][-1], bar["title"]["text"]) == (last, unit)
-        assert bar["tickvals"][-1] == spec["data"][0]["zmax"]
 
 
 def test_a_format_has_one_colour_in_every_report() -> None:

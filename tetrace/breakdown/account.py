@@ -57,8 +57,9 @@ class Line(NamedTuple):
 class Account:
     """The used steps of a run. `line`, `frame` and `ns` say what is charged in which frame (step of a lane).
 
-    `count` (activities, or gaps) and `work_ns` (durations summed over streams) are sums over the steps of a line,
-    `order` is the place at which it first comes in a step. `period` is the step of each frame: lanes share steps.
+    `count` (activities, or gaps: each once for a cause, where its longest piece is) and `work_ns` (durations summed over
+    streams) are sums over the steps of a line, `order` is the place at which it first comes in a step. `period` is the step
+    of each frame: lanes share steps.
     `latency_ns` is the launch latency of each frame on idle streams: their median is the floor that tells launch latency
     from what is unexplained, and scatters too. `kernels` are the names of the kernels of a family, those that ran longest first.
     """
@@ -279,7 +280,7 @@ def _idle(scope: Scope, floor_ns: int) -> _Part:
     (line, in_frame), both = distinct(index, found.window)
     return _Part(
         lines=tuple(lines),
-        count=counts(index, len(lines)),
+        count=sums(index, len(lines), found.longest.astype(np.int64)),
         work_ns=np.zeros(len(lines), np.int64),
         order=first_rows(index, len(lines)),
         line=line.astype(np.int32),

@@ -79,6 +79,10 @@ class Totals:
         """Idle time of all causes."""
         return sum(self.idle_ns.values())
 
+    def per_step(self, ns: int) -> int:
+        """The part of an average step in a sum over the steps, in whole ns."""
+        return ns // max(self.steps, 1)
+
 
 @dataclass(frozen=True)
 class Breakdown:
@@ -110,7 +114,7 @@ class Breakdown:
     @property
     def verdict(self) -> str:
         """One sentence: what the step is bound by."""
-        from tetrace.breakdown.findings import verdict
+        from tetrace.breakdown.verdict import verdict
 
         return verdict(self)
 

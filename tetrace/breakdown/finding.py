@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tetrace.units import duration
+
+if TYPE_CHECKING:
+    from tetrace.breakdown.analysis import Breakdown
+
+# Below these shares of wall, or of what the GPU works, a thing is not worth a finding.
+OF_WALL = OF_BUSY = 0.03
 
 
 @dataclass(frozen=True)
@@ -27,3 +34,8 @@ class Finding:
     def cost(self) -> str:
         """What it costs in words: a duration, or the mark."""
         return self.mark or duration(self.ns)
+
+
+def step_word(breakdown: Breakdown) -> str:
+    """What the costs of findings are of."""
+    return "a step" if breakdown.selection.per_step else "in all"

@@ -66,7 +66,8 @@ class Idle:
     """Idle time of windows by cause. `causes` has shape (windows, len(CAUSES)); busy + causes = wall, each row.
 
     `charged_row` and `charged_ns` say which host range (row of Host, -1 where none was open) host-bound idle is charged
-    to, with the window and the activity that ended the gap.
+    to, with the window and the activity that ended the gap. `charged_longest` marks one piece of each gap, its longest: those
+    are as many as there are gaps.
     """
 
     busy: Times
@@ -75,6 +76,7 @@ class Idle:
     charged_row: Codes
     charged_activity: Codes
     charged_ns: Times
+    charged_longest: Mask
 
     def of(self, used: Mask) -> Idle:
         """The idle time of the windows that `used` marks."""
@@ -87,6 +89,7 @@ class Idle:
             self.charged_row[kept],
             self.charged_activity[kept],
             self.charged_ns[kept],
+            self.charged_longest[kept],
         )
 
 
@@ -153,19 +156,21 @@ def idle(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int
             f"wall time of {windows.end[one] - windows.start[one]} ns; please report this"
         )
     gap, row, ns = charged
-    return Idle(busy, causes, gaps.window[gap], row, gaps.activity[gap], ns)
+    return Idle(busy, causes, gaps.window[gap], row, gaps.activity[gap], ns, _longest(gap, ns, len(gaps.start)))
 
 
 @dataclass(frozen=True)
 class Charges:
     """Idle time piece by piece, shape (pieces,): its window, its cause (index of CAUSES), the host range it is charged to
-    (row of Host, -1 where none was open) and the activity that ended the gap."""
+    (row of Host, -1 where none was open) and the activity that ended the gap. `longest` marks one piece of each gap and
+    cause, its longest: those are as many as there are gaps that idle for this cause."""
 
     window: Codes
     cause: Codes
     row: Codes
     activity: Codes
     ns: Times
+    longest: Mask
 
 
 def charges(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: int) -> Charges:
@@ -175,7 +180,7 @@ def charges(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: 
     launch on to the range that launched.
     """
     gaps = _gaps(attribution, lanes, lanes.of_windows(windows), windows)
-    found: list[tuple[Codes, Codes, Codes, Times]] = []
+    found: list[tuple[Codes, Codes, Codes, Times, Mask]] = []
 
     def add(cause: int, ns: Times) -> None:
         if cause == HOST_BOUND:
@@ -186,12 +191,26 @@ def charges(attribution: Attribution, lanes: Lanes, windows: Windows, floor_ns: 
             row = attribution.host.innermost(attribution.links.thread[activity], gaps.start[here])
         else:
             row = attribution.links.launch_range[activity]
-        found.append((here.astype(np.int32), np.full(len(here), cause, np.int32), row, ns[here]))
+        once = np.ones(len(here), np.bool_)
+        found.append((here.astype(np.int32), np.full(len(here), cause, np.int32), row, ns[here], once))
 
     gap, row, ns = _causes(attribution, gaps, floor_ns, add)
-    found.append((gap, np.full(len(gap), HOST_BOUND, np.int32), row, ns))
-    gap, cause, row, ns = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return Charges(gaps.window[gap], cause, row, gaps.activity[gap], ns)
+    longest = _longest(gap, ns, len(gaps.start))
+    found.append((gap, np.full(len(gap), HOST_BOUND, np.int32), row, ns, longest))
+    gap, cause, row, ns, longest = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    return Charges(gaps.window[gap], cause, row, gaps.activity[gap], ns, longest)
+
+
+def _longest(gap: Codes, ns: Times, gaps: int) -> Mask:
+    """The longest piece of each gap, the first of several as long, shape (pieces,)."""
+    most = np.zeros(gaps, np.int64)
+    np.maximum.at(most, gap, ns)
+    longest = np.flatnonzero(ns == most[gap])[::-1]
+    first = np.full(gaps, -1)
+    first[gap[longest]] = longest  # of several the last that is written, which is the first piece
+    result = np.zeros(len(gap), np.bool_)
+    result[first[first >= 0]] = True
+    return result
 
 
 @dataclass(frozen=True)

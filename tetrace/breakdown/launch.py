@@ -173,7 +173,7 @@ def host_ranges_table(scope: Scope, idle: Idle) -> Table:
         "range": names,
         "module": scope.module_words(in_module),
         "phase": phase_words(in_phase),
-        "gaps": counts(index, len(names)),
+        "gaps": sums(index, len(names), idle.charged_longest.astype(np.int64)),
         "host_bound_ns": sums(index, len(names), idle.charged_ns),
         "quantizes": np.array([bool(QUANTIZING_RANGE.search(name)) for name in names], np.int64),
     }

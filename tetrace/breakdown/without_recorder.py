@@ -43,7 +43,7 @@ def plain_step(breakdown: Breakdown) -> PlainStep | None:
 def waiting_ns(breakdown: Breakdown) -> int:
     """What the GPU waits for the host in an average step: until it launches, and for its launches."""
     totals = breakdown.totals
-    return (totals.idle_ns["host_bound"] + totals.idle_ns["launch_latency"]) // max(totals.steps, 1)
+    return totals.per_step(totals.idle_ns["host_bound"] + totals.idle_ns["launch_latency"])
 
 
 def added_waiting_ns(breakdown: Breakdown) -> int:

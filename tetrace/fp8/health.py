@@ -14,6 +14,7 @@ from tetrace.fp8 import lost_gradients, nonfinite, scale_health
 from tetrace.fp8.flags import LEVELS, Problem, Recorded, flags, share_words
 from tetrace.fp8.observations import DELAYED, QUANTIZED, WHOLE, groups, is_gradient, non_finite, starts_of, tensor_name
 from tetrace.fp8.prediction import FORMATS
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,18 +65,18 @@ class Health:
     @property
     def verdict(self) -> str:
         """One sentence: healthy, the worst problem, or that nothing was quantized."""
-        looked = f"{_plural(self.tensors, 'tensor')} in {_plural(len(self.steps), 'step')}"
+        looked = f"{plural(self.tensors, 'tensor')} in {plural(len(self.steps), 'step')}"
         notes = len(self.problems) - self._serious
         if self._serious:
             no_fp8 = "" if self.quantized else "Nothing was quantized to FP8. "
             worst = self.problems[0]
             where = f"{worst.name} at step {worst.first_step}" if worst.module else "the recipe"
-            many = _plural(self._serious, "problem") + (f", {_plural(notes, 'note')}" if notes else "")
+            many = plural(self._serious, "problem") + (f", {plural(notes, 'note')}" if notes else "")
             return f"{no_fp8}{many} in {looked}. The worst: {worst.title}, {where} ({worst.evidence})."
         if not self.quantized:
             return f"Nothing was quantized to FP8: {looked} were looked at, all finite."
         if notes:
-            return f"Healthy: {looked}, with {_plural(notes, 'note')}."
+            return f"Healthy: {looked}, with {plural(notes, 'note')}."
         return f"Healthy: nothing of what tetrace looks for in {looked}."
 
     @property
@@ -115,10 +116,6 @@ def _rank(problem: Problem) -> tuple[int, int, float, int]:
     return LEVELS.index(problem.level), KINDS.index(problem.kind), -number, problem.first_step
 
 
-def _plural(number: int, word: str) -> str:
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
 def _level(share: float, limits: tuple[float, float, float]) -> str:
     return LEVELS[0] if share >= limits[0] else LEVELS[1] if share >= limits[1] else LEVELS[2]
 
@@ -131,7 +128,7 @@ def _non_finite(recorded: Recorded) -> Iterator[Problem]:
             if origin.made_by
             else f"after {origin.before.name if origin.before else 'the start'}"
         )
-        others = f", then {_plural(origin.tensors - 1, 'more tensor')}" if origin.tensors > 1 else ""
+        others = f", then {plural(origin.tensors - 1, 'more tensor')}" if origin.tensors > 1 else ""
         yield Problem(
             kind="non_finite",
             level="critical",
@@ -227,7 +224,7 @@ def _jump(recorded: Recorded) -> Iterator[Problem]:
         alone = np.zeros(len(rows), np.bool_)
         alone[first] = True
         others = len(np.unique(rows.tensor[at])) - 1
-        more = f"; then {_plural(others, 'more tensor')} in this step" if others else ""
+        more = f"; then {plural(others, 'more tensor')} in this step" if others else ""
         for flag in flags(recorded, rows, alone, growth):
             yield flag.problem(
                 kind="jump",

@@ -295,13 +295,14 @@ def _parameters(rows: Rows, row: int, past: Places, read: list[str]) -> tuple[tu
     for held, tensor in roles.items():
         earlier = past[rows.tensor[past] == tensor]
         later = same_step[(same_step > row) & (rows.tensor[same_step] == tensor)]
-        if held not in known:
-            found.append(
-                (
-                    _seen(rows, int(earlier[-1])) if len(earlier) else None,
-                    _seen(rows, int(later[0])) if len(later) else None,
-                )
+        if held in known or not (len(earlier) or len(later)):
+            continue
+        found.append(
+            (
+                _seen(rows, int(earlier[-1])) if len(earlier) else None,
+                _seen(rows, int(later[0])) if len(later) else None,
             )
+        )
     return tuple(found)
 
 
@@ -351,7 +352,7 @@ def advice(origin: Origin) -> str:
     kind = origin.tensor.role.rpartition(".")[2]
     if origin.overflowed_half:
         return f"fp16 ends at {_LARGEST_HALF:,.0f}: train in bf16, or scale this tensor down"
-    if kind == "weight" and origin.before:
+    if kind == "weight" and origin.before and origin.before.role.endswith(".parameter"):
         return f"it was finite after step {origin.before.step}: look at what wrote to it since (a load, a hook, a copy in place)"
     if kind in ("weight", "parameter") or origin.tensor.phase == OPTIMIZER:
         return "look at the gradient and the learning rate of the step before; clip gradients, or skip steps that are not finite"

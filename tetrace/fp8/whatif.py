@@ -254,9 +254,10 @@ def _summed(case: Case, found: Predicted) -> tuple[Row, ...]:
 
 def _row(rows: Rows, found: Predicted, unset: Mask, mine: Places) -> Row:
     module, role = rows.keys[int(rows.tensor[mine[0]])]
-    elements, kept = int(rows["elements"][mine].sum()), max(float(nonzero(rows)[mine].sum()), 1.0)
+    own_nonzero = nonzero(rows)[mine]
+    elements, kept = int(rows["elements"][mine].sum()), max(float(own_nonzero.sum()), 1.0)
     signal = float((rows["mean_square"] * (rows["elements"] - non_finite(rows)))[mine].sum())
-    flushed = found.flushed_upper[mine] >= 0.5 * nonzero(rows)[mine]
+    flushed = (found.flushed_upper[mine] >= 0.5 * own_nonzero) & (own_nonzero > 0)
     lost = (found.saturated_upper + found.flushed_upper)[mine] / np.maximum(rows["elements"][mine], 1)
     return Row(
         module=module,

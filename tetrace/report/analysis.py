@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.breakdown.analysis import Breakdown
-from tetrace.breakdown.findings import findings, verdict
+from tetrace.breakdown.findings import findings
+from tetrace.breakdown.verdict import verdict
 from tetrace.report import content
 from tetrace.report.grid import printable
 from tetrace.report.scale import scale_of

@@ -81,7 +81,7 @@ _VIEWS: dict[str, dict[str, str]] = {
     },
     "host": {
         "ms": "Milliseconds in which the GPU idled because the host had not launched, charged to this range{each}.",
-        "gaps": "How many stretches of idle time are charged to the range, in whole or in part{each}.",
+        "gaps": "How many stretches of idle time have their longest piece in this range{each}: each counts once.",
         "phase": "The phase in which the host was: forward, recompute, backward, optimizer, other, or unattributed.",
         "module": "The module in which the host was, a pseudo-module in parentheses, or unattributed.",
         "quantizes": "The word yes stands where the range quantizes, updates scales or handles autocast.",
@@ -236,8 +236,10 @@ _VIEWS: dict[str, dict[str, str]] = {
         "": "What the difference is where it is none: same, noise, or ? where too few steps were recorded to tell.",
         "median a": "Milliseconds of this row in the median counted step of run a.",
         "median b": "Milliseconds of this row in the median counted step of run b.",
-        "count a": "How many activities, or stretches of idle time, an average counted step of run a has here.",
-        "count b": "How many activities, or stretches of idle time, an average counted step of run b has here.",
+        "count a": "How many activities, or stretches of idle time (each once for a cause), an average counted step of run a "
+        "has here.",
+        "count b": "How many activities, or stretches of idle time (each once for a cause), an average counted step of run b "
+        "has here.",
         "kind": "Whether the GPU works in this time, or waits.",
         "part": "The category of the work, or the cause of the idle time; of quantization whether kernels only quantize, do so "
         "beside other work, or the GPU waits while the host quantizes.",

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from tetrace.breakdown.findings import findings, verdict
+from tetrace.breakdown.findings import findings
+from tetrace.breakdown.verdict import verdict
 from tetrace.report import content
+from tetrace.report.facts import facts
 from tetrace.report.grid import Grid, cut, printable
 from tetrace.report.grids import grid_of, host_grids, matches_grid, matrix
 from tetrace.report.reporter import Options
@@ -84,7 +86,7 @@ class Markdown:
             yield from grid_lines(grid_of(breakdown, BY_NAME["lane"], 0))
         yield from _time(breakdown, scale)
         yield from grid_lines(matrix(breakdown, scale))
-        for fact in content.facts(breakdown, scale):
+        for fact in facts(breakdown, scale):
             first, *others = fact.lines
             yield f"- **{fact.label}**: {escaped(first)}"
             yield from (f"  - {escaped(line)}" for line in others)

@@ -7,8 +7,9 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tetrace.breakdown.findings import findings, verdict
+from tetrace.breakdown.findings import findings
 from tetrace.breakdown.kernel_search import kernel_matches
+from tetrace.breakdown.verdict import verdict
 from tetrace.errors import UsageError
 from tetrace.report.plain import csv_text, json_text
 from tetrace.report.reporter import Options

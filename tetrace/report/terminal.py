@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.breakdown.finding import Finding
-from tetrace.breakdown.findings import findings, verdict
+from tetrace.breakdown.findings import findings
+from tetrace.breakdown.verdict import verdict
 from tetrace.report import content
+from tetrace.report.facts import facts
 from tetrace.report.grid import Grid, cells, cut_end, printable
 from tetrace.report.grids import grid_of, host_grids, matches_grid, matrix
 from tetrace.report.reporter import Options
@@ -20,10 +22,13 @@ from tetrace.report.views import BY_NAME, VIEWS
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
     from tetrace.report.content import Stretch
+    from tetrace.report.facts import Fact
 
 _ROWS = 45
-# Rows of the matrix, host ranges and findings: the first that fits is taken.
+# Rows of the matrix, host ranges and findings: the first that fits is taken. Where none does, facts are brief: the first
+# line of a screen, an empty one, may go.
 _SIZES = ((10, 5, 5), (9, 4, 5), (9, 3, 5), (8, 3, 5), (7, 3, 5), (6, 3, 5), (6, 2, 4), (5, 2, 4), (5, 2, 3), (4, 2, 3))
+_BRIEF_SIZES = ((5, 2, 4), (4, 2, 3), (3, 2, 3), (3, 1, 3), (3, 1, 2))
 # The worst findings are worth more of the screen than the last rows of other sections.
 _RESERVED = 2
 _NARROWEST = 60
@@ -45,6 +50,7 @@ class _Parts:
     scale: Scale
     above: list[Line]
     facts: list[Line]
+    brief_facts: list[Line]
     waits: bool
     found: list[Finding]
 
@@ -129,20 +135,31 @@ class Terminal:
         """As much as fits the screen below the head; rows that are left go to the findings."""
         room = _ROWS - sum(1 for _ in self._head(breakdown))
         parts = self._parts(breakdown)
-        for sizes in _SIZES:
-            lines = list(self._sections(breakdown, parts, *sizes, spare=0))
-            if len(lines) + _RESERVED <= room:
-                break
-        lines = list(self._sections(breakdown, parts, *sizes, spare=max(room - len(lines), 0)))
+        lines = self._fitted(breakdown, parts, _SIZES, room, _RESERVED)
+        if len(lines) > room + 1 and not self._options.full:
+            brief = dataclasses.replace(parts, facts=parts.brief_facts)
+            lines = self._fitted(breakdown, brief, _BRIEF_SIZES, room, -1)
         yield from lines[1:] if len(lines) > room else lines
+
+    def _fitted(
+        self, breakdown: Breakdown, parts: _Parts, choice: Sequence[tuple[int, int, int]], room: int, reserved: int
+    ) -> list[Line]:
+        """The sections in the first size of `choice` that leaves `reserved` rows of the room, or in the last one."""
+        for sizes in choice:
+            lines = list(self._sections(breakdown, parts, *sizes, spare=0))
+            if len(lines) + reserved <= room:
+                break
+        return list(self._sections(breakdown, parts, *sizes, spare=max(room - len(lines), 0)))
 
     def _parts(self, breakdown: Breakdown) -> _Parts:
         scale = scale_of(breakdown)
+        said = facts(breakdown, scale)
         known = breakdown.totals.idle_ns["host_bound"] and breakdown.attribution.trace.has("calls")
         return _Parts(
             scale=scale,
             above=[*self._verdict(breakdown), *self._lanes(breakdown), *self._time(breakdown, scale), []],
-            facts=[*self._facts(breakdown, scale), []],
+            facts=[*self._facts(said, brief=False), []],
+            brief_facts=[*self._facts(said, brief=True), []],
             waits=bool(known),
             found=findings(breakdown),
         )
@@ -188,13 +205,12 @@ class Terminal:
             )
         return line
 
-    def _facts(self, breakdown: Breakdown, scale: Scale) -> Iterator[Line]:
-        facts = content.facts(breakdown, scale)
-        label = max(len(fact.label) for fact in facts)
-        for fact in facts:
+    def _facts(self, said: list[Fact], brief: bool) -> Iterator[Line]:
+        label = max(len(fact.label) for fact in said)
+        for fact in said:
             lines = [
                 part
-                for line in fact.lines
+                for line in (fact.brief if brief else fact.lines)
                 for part in textwrap.wrap(printable(line), self._width - label - 2, break_on_hyphens=False)
             ]
             for i, line in enumerate(lines):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tetrace.breakdown.findings import findings, verdict
+from tetrace.breakdown.findings import findings
+from tetrace.breakdown.verdict import verdict
 from tetrace.breakdown.without_recorder import added_waiting_ns
 from tetrace.report import content
 from tetrace.report.definitions import DEFINITIONS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tetrace.report import content
 from tetrace.report.column_meanings import column_meaning
+from tetrace.report.facts import facts
 from tetrace.report.html import bars, fp8_charts, step_bars
 from tetrace.report.html.grids import gemm_shape_grid, matrix_grid, plain_grid, view_grid
 from tetrace.report.html.icicle import icicle
@@ -137,10 +138,8 @@ def _timeline(material: Material) -> Json:
 
 def _quantization(material: Material) -> Json:
     breakdown = material.breakdown
-    facts = [
-        fact for fact in content.facts(breakdown, material.scale) if fact.label in ("quantization", "FP8 coverage")
-    ]
-    rows = [[line for fact in facts for line in fact.lines]] if facts else []
+    said = [fact for fact in facts(breakdown, material.scale) if fact.label in ("quantization", "FP8 coverage")]
+    rows = [[line for fact in said for line in fact.lines]] if said else []
     return _section(
         "quantization",
         "What FP8 costs",
@@ -200,8 +199,8 @@ def _gemms(material: Material) -> Json:
 
 
 def _attention(material: Material) -> Json:
-    facts = [fact for fact in content.facts(material.breakdown, material.scale) if fact.label == "attention"]
-    lines = [shortened(line) for fact in facts for line in fact.lines]
+    said = [fact for fact in facts(material.breakdown, material.scale) if fact.label == "attention"]
+    lines = [shortened(line) for fact in said for line in fact.lines]
     selected = _view(material, "backend")
     if lines and not selected:
         lines.append(f"which backend Transformer Engine selected, and why it refused the others: {NOT_CAPTURED}")
