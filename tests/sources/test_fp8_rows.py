@@ -63,7 +63,8 @@ def test_a_row_is_its_numbers_and_what_its_site_says(tmp_path):
     assert found == {
         "process": 0, "step": 7, "order": 5, "module": "up", "role": "input", "phase": "forward", "operation": "quantize",
         "source": "input", "format": "E4M3", "scaling": "current", "dtype": "bfloat16", "shape": "4x8", "elements": 10,
-        "tensor_elements": 32, "zeros": 1, "nans": 1, "infs": 1, "saturated": 2, "flushed": 3, "subnormal": 1, "amax": 3.0, "smallest": 0.5,
+        "tensor_elements": 32, "zeros": 1, "nans": 1, "infs": 1, "saturated": 2, "flushed": 3, "subnormal": 1,
+        "amax": 3.0, "smallest": 0.5,
         "mean": 2.0, "mean_square": 8.0, "squared_error": 0.5, "scale": 2.0,
     }  # fmt: skip
 
