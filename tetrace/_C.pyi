@@ -372,8 +372,15 @@ def fp8_end_step(device: int) -> None:
     """Begins the copy of the rows observed since the last time, behind their launches, on a stream of its own."""
 
 def fp8_take(device: int) -> tuple[bytes, bytes]:
-    """What the device is through with since the last time, without waiting: rows in order, and (16 bytes each: order
-    int64, bin int32, count uint32) the bins that are not empty of those with a histogram."""
+    """What the device is through with since the last time, without waiting: rows in order, and packed the bins that are
+    not empty of those with a histogram."""
+
+def fp8_unpack_bins(packed: bytes, is_cut: bool = False) -> bytes:
+    """Bins that are not empty, 16 bytes each: order int64, bin int32, count uint32.
+
+    `packed`: little-endian words, by stretches of neighbouring bins: the order (two, the lower first), the first bin with
+    the number of bins in the upper half, their counts. `is_cut`: its end is missing; so are the bins of the order there.
+    """
 
 def fp8_wait(device: int) -> None:
     """Waits until all rows whose copy was begun can be taken."""

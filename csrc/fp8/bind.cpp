@@ -1,12 +1,15 @@
 #include "fp8/bind.h"
 
+#include <cstring>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/error.h"
 #include "fp8/inspect.h"
 #include "fp8/inspector.h"
 #include "fp8/kernels.h"
+#include "fp8/packed_bins.h"
 #include "timing/bind.h"
 
 namespace py = pybind11;
@@ -62,6 +65,13 @@ py::bytes bytes_of(const std::vector<T>& values) {
 }
 
 py::tuple as_bytes(const Taken& taken) { return py::make_tuple(bytes_of(taken.rows), bytes_of(taken.bins)); }
+
+py::bytes unpacked_bins(const py::bytes& packed, bool is_cut) {
+  const std::string_view bytes = packed;
+  std::vector<std::uint32_t> words(bytes.size() / sizeof(std::uint32_t));
+  std::memcpy(words.data(), bytes.data(), words.size() * sizeof(std::uint32_t));
+  return bytes_of(unpack_bins(words.data(), words.size(), is_cut));
+}
 
 py::tuple take_rows(int device) { return as_bytes(take(device)); }
 
@@ -132,6 +142,7 @@ void bind(py::module_& module) {
              "layout"_a = 0, "flags"_a = 0);
   module.def("fp8_end_step", &end_step, "device"_a);
   module.def("fp8_take", &take_rows, "device"_a);
+  module.def("fp8_unpack_bins", &unpacked_bins, "packed"_a, "is_cut"_a = false);
   module.def("fp8_wait", &wait, "device"_a);
   module.def("fp8_skipped", &skipped_tensors, "device"_a);
   module.def("fp8_inspect", &inspect_tensors, "device"_a, "stream"_a, "tensors"_a, "dtype"_a, "format"_a = 0,

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "fp8/packed_bins.h"
 #include "fp8/tensor_stats.h"
 
 namespace tetrace::fp8 {
@@ -64,7 +65,7 @@ Taken inspect(int device, void* stream, const Tensor* tensors, std::size_t count
     taken.rows.push_back(finish(found[i], elements_of(tensor), whole_of(tensor), flags_of(tensor, call)));
     taken.rows.back().order = static_cast<std::int64_t>(i);
     taken.rows.back().site = tensors[i].site;
-    if (call.histogram) gather_bins(found_bins.data() + i * histogram_bins, taken.rows.back(), taken.bins);
+    if (call.histogram) pack_bins(found_bins.data() + i * histogram_bins, taken.rows.back(), taken.bins);
   }
   return taken;
 }

@@ -72,7 +72,7 @@ void end_step(int device);
 
 struct Taken {
   std::vector<Row> rows;
-  std::vector<BinCount> bins;  // those that are not empty, of rows with the flag
+  PackedBins bins;  // of rows with the flag
 };
 // What the device is through with, without waiting; in order.
 Taken take(int device);

@@ -3,13 +3,14 @@
 #include <algorithm>
 
 #include "common/error.h"
+#include "fp8/packed_bins.h"
 #include "timing/interpreter.h"
 
 namespace tetrace::fp8 {
 namespace {
 
 constexpr std::size_t histogram_bytes = histogram_bins * sizeof(std::uint32_t);
-constexpr std::size_t usual_bins = 256;  // that are not empty in a histogram
+constexpr std::size_t usual_words = 256;  // of a histogram
 
 }  // namespace
 
@@ -226,7 +227,7 @@ void Ring::read(const Part& part, Taken& taken) {
   const Counters* counters = counters_ + part.rows.at;
   const std::uint32_t* histogram = histograms_ + part.bins.at * histogram_bins;
   taken.rows.reserve(taken.rows.size() + part.rows.size());
-  taken.bins.reserve(taken.bins.size() + part.bins.size() * usual_bins);
+  taken.bins.reserve(taken.bins.size() + part.bins.size() * usual_words);
   for (std::uint64_t number = part.rows.first; number < part.rows.end; ++number, ++counters) {
     const Header& header = headers_[number % capacity_];
     const bool has_bins = (header.flags & flag::histogram) != 0;
@@ -236,7 +237,7 @@ void Ring::read(const Part& part, Taken& taken) {
       row.site = header.site;
       row.step = header.step;
       taken.rows.push_back(row);
-      if (has_bins) gather_bins(histogram, row, taken.bins);
+      if (has_bins) pack_bins(histogram, row, taken.bins);
     }
     if (has_bins) histogram += histogram_bins;
   }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace tetrace::fp8 {
 
@@ -60,5 +61,9 @@ struct BinCount {
   std::uint32_t count;
 };
 static_assert(sizeof(BinCount) == 16);
+
+// Histograms as words, since every byte of them is copied in each step: by stretches of neighbouring bins, each the order
+// (two words, the lower first), the first bin with the number of bins in the upper half, and their counts.
+using PackedBins = std::vector<std::uint32_t>;
 
 }  // namespace tetrace::fp8

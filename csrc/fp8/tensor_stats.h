@@ -35,7 +35,5 @@ std::uint32_t flags_of(const Tensor& tensor, const Call& call);
 
 // What a row says of counters.
 Row finish(const Counters& counters, std::uint64_t elements, std::uint64_t whole, std::uint32_t flags);
-// Adds those bins of a row's tensor that are not empty.
-void gather_bins(const std::uint32_t* histogram, const Row& row, std::vector<BinCount>& bins);
 
 }  // namespace tetrace::fp8

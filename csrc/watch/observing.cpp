@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "fp8/packed_bins.h"
 #include "ranges/threads.h"
 #include "timing/streams.h"
 
@@ -83,7 +84,7 @@ fp8::Taken take_from(int number) {
 void append(fp8::Taken& all, Device& device, fp8::Taken&& part) {
   const std::int64_t last = part.rows.back().order;
   for (fp8::Row& row : part.rows) row.order = order_of(device, row.order);
-  for (fp8::BinCount& bin : part.bins) bin.order = order_of(device, bin.order);
+  fp8::renumber_bins(part.bins, [&](std::int64_t order) { return order_of(device, order); });
   for (; device.first <= last && !device.orders.empty(); ++device.first) device.orders.pop_front();
   rows_taken += static_cast<std::int64_t>(part.rows.size());
   if (all.rows.empty()) {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tetrace.fp8 import reference, rows
+from tetrace.fp8 import recorded, reference, rows
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 EXACT = ("elements", "zeros", "nans", "infs", "saturated", "flushed", "subnormal")
@@ -57,7 +57,7 @@ def scales(kind: str) -> list[float]:
 def counted(counters: Any, tensors: list[tuple[Any, ...]], dtype: int, **call: int) -> tuple[Any, Any]:
     """Rows, and counts of bins by row, of what `counters` (`_C.fp8_inspect` and the like) gives."""
     found, bins = counters(tensors, dtype, **call)
-    places = np.frombuffer(bins, np.dtype([("order", "<i8"), ("bin", "<i4"), ("count", "<u4")]))
+    places = recorded.unpacked(bins)
     counts = np.zeros((len(tensors), reference.BINS), np.int64)
     np.add.at(counts, (places["order"], places["bin"]), places["count"])
     return np.frombuffer(found, rows.ROW), counts

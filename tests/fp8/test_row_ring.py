@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tetrace import _C
+from tetrace.fp8 import recorded
 from tetrace.fp8.rows import ROW
 
 # None that a real GPU of these tests has: kernels are loaded once a device.
@@ -47,17 +48,22 @@ class Ring:
             pytest.skip(str(error))
         self.seen = 0
 
+    def result(self, counts):
+        """What the next tensors have."""
+        first, last = np.flatnonzero(counts)[[0, -1]].tolist()
+        self.fake.fake_result(
+            ctypes.c_uint64(int(counts.sum())),
+            ctypes.c_uint32(last // 2 << 21 | last % 2),
+            ctypes.c_uint32(first // 2 << 21 | first % 2),
+            counts.ctypes.data_as(ctypes.c_void_p),
+        )
+
     def observe(self, count=1, flags=HISTOGRAM):
         """What is to come back of these tensors; nothing where there was no room."""
         counts = np.zeros(BINS, np.uint32)
         first, last = 1000 + self.seen % 50, 1100
         counts[first] = counts[last] = self.seen + 1
-        self.fake.fake_result(
-            ctypes.c_uint64(2 * self.seen + 2),
-            ctypes.c_uint32((last // 2) << 21),
-            ctypes.c_uint32(first // 2 << 21 | first % 2),
-            counts.ctypes.data_as(ctypes.c_void_p),
-        )
+        self.result(counts)
         tensors = [(MEMORY.ctypes.data, 1, 64, 64, self.seen, 0, 0)] * count
         order = _C.fp8_observe(DEVICE, 1, tensors, 0, 5, 0, 0, flags)
         if order < 0:
@@ -89,7 +95,7 @@ def taken():
     rows, bins = _C.fp8_take(DEVICE)
     found = np.frombuffer(rows, ROW)
     zeros = (found["zeros"].astype(np.int64)).tolist()
-    counts = np.frombuffer(bins, "<i8,<i4,<u4")
+    counts = recorded.unpacked(bins)
     return list(zip(found["order"].tolist(), found["site"].tolist(), zeros, strict=True)), counts.tolist()
 
 
@@ -110,6 +116,36 @@ def test_a_ring_without_histograms_copies_none(ring):
     _C.fp8_end_step(DEVICE)
     assert taken() == (rows, [])
     assert one.fake.fake_copied() == 3 * ROW_BYTES
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
+def test_histograms_come_as_they_are(ring, share):
+    dice = np.random.default_rng(1)
+    one, wanted = ring(64), []
+    for order in range(20):
+        counts = (dice.integers(1, 1 << 31, BINS) * (dice.random(BINS) < share)).astype(np.uint32)
+        counts[:2], counts[dice.integers(2, 2000)] = 0, 7  # none below the smallest magnitude
+        one.result(counts)
+        assert _C.fp8_observe(DEVICE, 1, [(MEMORY.ctypes.data, 1, 64, 64, 0, 0, 0)], 0, 5, 0, 0, HISTOGRAM) == order
+        wanted += [(order, place, int(counts[place])) for place in np.flatnonzero(counts).tolist()]
+    _C.fp8_end_step(DEVICE)
+    assert taken()[1] == wanted
+
+
+def test_what_is_packed_here_is_unpacked_as_from_there():
+    dice = np.random.default_rng(2)
+    orders = [0, 1, 1 << 33, (1 << 62) + 5]
+    counts = [(dice.integers(0, 1 << 32, BINS) * (dice.random(BINS) < 0.3)).astype(np.uint32) for _ in orders]
+    packed = [recorded.packed(order, own) for order, own in zip(orders, counts, strict=True)]
+    found = recorded.unpacked(b"".join(packed))
+    for order, own in zip(orders, counts, strict=True):
+        mine = found[found["order"] == order]
+        assert mine["bin"].tolist() == np.flatnonzero(own).tolist()
+        assert mine["count"].tolist() == own[own > 0].tolist()
+    before = len(b"".join(packed[:-1]))
+    for cut in (before + 5, before + 13, len(b"".join(packed)) - 4):
+        left = recorded.unpacked(b"".join(packed)[:cut], is_cut=True)
+        assert list(dict.fromkeys(left["order"].tolist())) == (orders[:2] if cut == before + 5 else orders[:3])
 
 
 def test_every_step_is_read_from_the_same_memory(ring):

@@ -50,6 +50,14 @@ def read(folder: Path) -> dict[str, Any]:
 KNOWN = rows.FORMAT_KNOWN | 1 << rows.FORMAT_SHIFT
 
 
+def packed(*bins):
+    """Histograms of (order, bin, count), those of an order beside each other."""
+    counts = {}
+    for order, place, count in bins:
+        counts.setdefault(order, np.zeros(2048, np.uint32))[place] = count
+    return b"".join(recorded.packed(order, own) for order, own in counts.items())
+
+
 def test_a_row_is_its_numbers_and_what_its_site_says(tmp_path):
     row = {"order": 5, "elements": 10, "zeros": 1, "nans": 1, "infs": 1, "saturated": 2, "flushed": 3, "subnormal": 1,
            "sum": 16.0, "square_sum": 64.0, "squared_error": 0.5, "site": 0, "step": 7, "amax": 3.0, "smallest": 0.5,
@@ -84,9 +92,9 @@ def test_what_was_not_known_is_missing(tmp_path):
 
 
 def test_processes_chunks_histograms_blocks_and_scales(tmp_path):
-    bins = np.array([(1, 1016, 3), (0, 1018, 4)], recorded.BIN)
+    bins = packed((1, 1016, 3), (0, 1018, 4))
     blocks = np.array([(0, 2, 127, 5)], recorded.BLOCK)
-    later = recorded.chunk(rows_of({"order": 1, "step": 1}).tobytes(), bins.tobytes(), blocks.tobytes())
+    later = recorded.chunk(rows_of({"order": 1, "step": 1}).tobytes(), bins, blocks.tobytes())
     earlier = recorded.chunk(rows_of({"order": 0, "step": 0}).tobytes())
     scales = np.array([(0, 3, 1.0, 2.0, 448.0, 0.0, 16, 2)], recorded.SCALE)
     process(tmp_path, 12, later, earlier, scales=scales)
@@ -105,10 +113,10 @@ def test_processes_chunks_histograms_blocks_and_scales(tmp_path):
 
 @pytest.mark.parametrize("cut", range(1, 288, 29))
 def test_a_file_that_a_crash_cut_off_gives_what_is_whole(tmp_path, cut):
-    bins = np.array([(0, 1016, 3)], recorded.BIN)
-    first = recorded.chunk(rows_of({"order": 0}).tobytes(), bins.tobytes())
-    bins = np.array([(1, 1016, 3)], recorded.BIN)
-    second = recorded.chunk(rows_of({"order": 1}, {"order": 2}).tobytes(), bins.tobytes())
+    bins = packed((0, 1016, 3))
+    first = recorded.chunk(rows_of({"order": 0}).tobytes(), bins)
+    bins = packed((1, 1016, 3))
+    second = recorded.chunk(rows_of({"order": 1}, {"order": 2}).tobytes(), bins)
     process(tmp_path, 11, first, second)
     path = tmp_path / "process-11" / recorded.ROWS_FILE
     whole = path.read_bytes()
@@ -121,8 +129,8 @@ def test_a_file_that_a_crash_cut_off_gives_what_is_whole(tmp_path, cut):
 
 
 def test_half_a_histogram_is_none(tmp_path):
-    bins = np.array([(0, 1016, 3), (0, 1018, 1), (1, 1016, 2), (1, 1018, 2)], recorded.BIN)
-    process(tmp_path, 11, recorded.chunk(rows_of({"order": 0}, {"order": 1}).tobytes(), bins.tobytes())[:-1])
+    bins = packed((0, 1016, 3), (0, 1018, 1), (1, 1016, 2), (1, 1018, 2))
+    process(tmp_path, 11, recorded.chunk(rows_of({"order": 0}, {"order": 1}).tobytes(), bins)[:-1])
     left = recorded.read_rows(tmp_path / "process-11" / recorded.ROWS_FILE)
     assert left.rows["order"].tolist() == [0, 1]
     assert left.bins["order"].tolist() == [0, 0]

@@ -1,7 +1,7 @@
 """The files that a recording keeps of FP8 in a process' folder: rows of tensors, and scales of delayed scaling.
 
-`fp8-rows.bin` is a header and chunks: each its sizes, then rows (`rows.ROW`), counts of histograms' bins, and counts of
-blocks. `fp8-scales.bin` is a header and rows of `SCALE`. A killed process leaves whole chunks and at most a part of one.
+`fp8-rows.bin` is a header and chunks: each its sizes, then rows (`rows.ROW`), histograms (`packed`), and counts of blocks.
+`fp8-scales.bin` is a header and rows of `SCALE`. A killed process leaves whole chunks and at most a part of one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace import _C
 from tetrace.fp8.rows import ROW
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 ROWS_FILE, SCALES_FILE = "fp8-rows.bin", "fp8-scales.bin"
-_VERSION = 1
+_VERSION = 2
 # Elements of the tensor `order` whose magnitude is in `bin`.
 BIN = np.dtype([("order", "<i8"), ("bin", "<i4"), ("count", "<u4")])
 # Its blocks of this layout whose amax has this exponent.
@@ -31,6 +32,7 @@ SCALE = np.dtype(
         *(("history_max", "<f4"), ("length", "<i4"), ("used", "<i4")),
     ]
 )
+_WORD = np.dtype("<u4")
 _HEADER = struct.Struct("<8sII")
 _CHUNK = struct.Struct("<4sIII")
 _CHUNK_MAGIC = b"FP8\n"
@@ -48,9 +50,24 @@ class Rows:
 
 
 def chunk(rows: bytes, bins: bytes = b"", blocks: bytes = b"") -> bytes:
-    """One chunk, whose parts are arrays of the dtypes above as bytes."""
-    sizes = len(rows) // ROW.itemsize, len(bins) // BIN.itemsize, len(blocks) // BLOCK.itemsize
-    return _CHUNK.pack(_CHUNK_MAGIC, *sizes) + rows + bins + blocks
+    """One chunk. `rows` and `blocks` are arrays of the dtypes above as bytes, `bins` are `packed`."""
+    sizes = len(rows) // ROW.itemsize, len(bins) // _WORD.itemsize, len(blocks) // BLOCK.itemsize
+    return b"".join((_CHUNK.pack(_CHUNK_MAGIC, *sizes), rows, bins, blocks))
+
+
+def packed(order: int, counts: npt.NDArray[Any]) -> bytes:
+    """The histogram of a tensor, shape (bins,), as `_C.fp8_unpack_bins` reads it; nothing where it is empty."""
+    places = np.flatnonzero(counts)
+    if not len(places):
+        return b""
+    first, end = int(places[0]), int(places[-1]) + 1
+    head = [order & 0xFFFFFFFF, order >> 32, first | (end - first) << 16]
+    return np.array([*head, *counts[first:end].tolist()], _WORD).tobytes()
+
+
+def unpacked(bins: bytes, is_cut: bool = False) -> npt.NDArray[Any]:
+    """Histograms as an array of `BIN`; of those that a crash cut off, without the one at the cut."""
+    return np.frombuffer(_C.fp8_unpack_bins(bins, is_cut), BIN)
 
 
 def read_rows(path: Path) -> Rows:
@@ -63,13 +80,20 @@ def read_rows(path: Path) -> Rows:
         if magic != _CHUNK_MAGIC:
             break
         at += _CHUNK.size
-        for part, size, dtype in zip(parts, sizes, (ROW, BIN, BLOCK), strict=True):
-            there = min(size, (len(data) - at) // dtype.itemsize)
-            found = np.frombuffer(data, dtype, max(there, 0), min(at, len(data)))
-            # Of the tensor at the cut some counts are missing: half a histogram is none.
-            part.append(found if there == size or dtype is ROW else found[found["order"] != found["order"][-1:]])
+        for part, size, dtype in zip(parts, sizes, (ROW, _WORD, BLOCK), strict=True):
+            there = max(min(size, (len(data) - at) // dtype.itemsize), 0)
+            content = data[at : at + there * dtype.itemsize]
+            part.append(_part(content, dtype, there < size))
             at += size * dtype.itemsize
     return Rows(*(_joined(part, dtype) for part, dtype in zip(parts, (ROW, BIN, BLOCK), strict=True)))
+
+
+def _part(content: bytes, dtype: np.dtype[Any], is_cut: bool) -> npt.NDArray[Any]:
+    """What is whole. Of the tensor at a cut some counts are missing: half a histogram is none."""
+    if dtype is _WORD:
+        return unpacked(content, is_cut)
+    found = np.frombuffer(content, dtype)
+    return found[found["order"] != found["order"][-1:]] if is_cut and dtype is BLOCK else found
 
 
 def read_scales(path: Path) -> npt.NDArray[Any]:

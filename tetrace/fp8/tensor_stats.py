@@ -9,7 +9,7 @@ import torch
 
 from tetrace import _C
 from tetrace.errors import UsageError
-from tetrace.fp8 import reference, rows
+from tetrace.fp8 import recorded, reference, rows
 from tetrace.fp8.formats import FORMATS, Format, format_named
 from tetrace.fp8.statistics import TensorStats, combined, stats_of
 
@@ -25,7 +25,6 @@ _CODE_DTYPES = {"E4M3": 3, "E5M2": 4}
 _WITH_HISTOGRAM, _IS_INVERSE = 1, 2
 # Of one launch: counts of bins have 32 bits.
 _MOST_ELEMENTS = 1 << 31
-_BIN = np.dtype([("order", "<i8"), ("bin", "<i4"), ("count", "<u4")])
 
 
 def inspect(
@@ -167,7 +166,7 @@ def _on_device(
     except ValueError as error:
         raise UsageError(str(error)) from None
     counts = np.zeros(reference.BINS, np.int64)
-    places = np.frombuffer(bins, _BIN)
+    places = recorded.unpacked(bins)
     np.add.at(counts, places["bin"], places["count"])
     return combined(np.frombuffer(found, rows.ROW)), counts
 

@@ -39,10 +39,10 @@ class Observer:
         whole = not check and not operand.codes
         if self._histogram and whole:
             row["flags"] |= rows.HISTOGRAM
-            self._bins.append(_pairs(recorded.BIN, order, counts))
+            self._bins.append(recorded.packed(order, counts))
         if self._blocks and whole and operand.tensor.dim() > 1 and operand.tensor.numel():
             exponents = {layout: reference.block_exponents(operand.tensor, layout) for layout in _BLOCKS}
-            self._of_blocks += [_pairs(recorded.BLOCK, order, exponents[one], layout=one) for one in _BLOCKS]
+            self._of_blocks += [_blocks(order, one, exponents[one]) for one in _BLOCKS]
         self._rows.append(row.tobytes())
 
     def _sample(self, operand: Operand) -> Any:
@@ -77,13 +77,11 @@ def _measured(operand: Operand) -> tuple[Any, Any]:
     return reference.measure(tensor, number_format, scales, operand.layout)
 
 
-def _pairs(dtype: np.dtype[Any], order: int, counts: Any, **more: int) -> bytes:
-    """Places of `counts` that are not zero, with their counts, as rows of `dtype`."""
+def _blocks(order: int, layout: int, counts: Any) -> bytes:
+    """Places of `counts` that are not zero, with their counts, as rows of `recorded.BLOCK`."""
     places = np.flatnonzero(counts)
-    found = np.zeros(len(places), dtype)
-    found["order"], found["bin"], found["count"] = order, places, counts[places]
-    for name, value in more.items():
-        found[name] = value
+    found = np.zeros(len(places), recorded.BLOCK)
+    found["order"], found["layout"], found["bin"], found["count"] = order, layout, places, counts[places]
     return found.tobytes()
 
 
