@@ -72,7 +72,7 @@ wheel: ## build a wheel from the sdist that is in dist/, and try that in an envi
 package: sdist ## both
 	$(MAKE) wheel
 
-docs: setup ## write docs/tables.md and docs/cli.md again
+docs: setup ## write docs/tables.md, docs/cli.md and the outputs in README.md again
 	$(BIN)/python docs/generate.py
 
 clean: ## remove what the other targets made

@@ -307,6 +307,7 @@ def test_two_ranks_launch_what_they_launch_under_nsys(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",  # on a port of its own
         "--nproc-per-node",
         "2",
         str(PROFILES / "ddp" / "model.py"),

@@ -31,7 +31,9 @@ def _needs() -> None:
 
 
 def record(folder: Path, *options: str, script: str = str(MODEL)) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", script, *SIZES, "--nvtx", "none"]
+    # Standalone: on a port of its own, so that several may run.
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch = [*ranks, script, *SIZES, "--nvtx", "none"]
     command = [sys.executable, "-m", "tetrace", "record", "--collector", "nsys", "-o", str(folder / "run"), "--"]
     command += [*launch, "--recipe", "delayed", "--warmup", "3", "--steps", str(STEPS), *options]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, check=False)
