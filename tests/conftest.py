@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +35,17 @@ LONGEST = (
     ),
 )
 NOT_RUN = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _observer() -> None:
+    """Built before the first test: a process remembers whether it found the observer, and recordings have a notice without
+    it, so that results would depend on the order of tests."""
+    if find_spec("torch") is None or not any(map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))):
+        return
+    from tetrace.instrument import observer
+
+    observer.build()
 
 
 @functools.cache

@@ -8,7 +8,6 @@ profiles/ added (rows of a recording that were in none before it), with their GP
 from __future__ import annotations
 
 import csv
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tetrace.attribute import classify as module
 from tetrace.attribute.classify import CATEGORIES, KernelClass, attention_backend, classify, classify_all
 
 DATA = Path(__file__).parent.parent / "data"
@@ -366,23 +364,16 @@ def test_attention_backend(name: str, backend: str) -> None:
     assert attention_backend(classify(name)) == backend
 
 
-def test_thousands_of_names_are_quick() -> None:
-    recorded = [row["name"] for row in rows("kernel_names.tsv") if row["kind"] == "kernel"]
-    names = [f"{recorded[i % len(recorded)]}_{i}" for i in range(5000)]
-    classify_all(names[:1])  # compiles the table
-    module._classify.cache_clear()
-    start = time.perf_counter()
-    classes = classify_all(names)
-    assert time.perf_counter() - start < 0.5  # measured: 0.1 s
-    assert len(classes) == 5000
+def test_many_names_at_once_are_what_each_is() -> None:
+    names = [row["name"] for row in rows("kernel_names.tsv") if row["kind"] == "kernel"]
+    assert list(classify_all([*names, names[0]])) == [classify(name) for name in [*names, names[0]]]
 
 
 @pytest.mark.parametrize("piece", ["a", "a_1", "(", "<", "::", "triton_", "_1.", "nccl_", "&(", "cutlass_gemm_"])
-def test_a_name_of_100_kb_is_quick(piece: str) -> None:
-    start = time.perf_counter()
+def test_a_name_of_100_kb_does_not_hang(piece: str) -> None:
+    """A regular expression that looks back again and again takes minutes for it, any other some milliseconds."""
     for prefix in ("", "void at::native::elementwise_kernel<", "triton_poi_fused_", "cudnn_", "nvjet_"):
-        classify(prefix + piece * (100_000 // len(piece)))
-    assert time.perf_counter() - start < 0.5
+        assert classify(prefix + piece * (100_000 // len(piece))).category in CATEGORIES
 
 
 @given(st.text(), st.sampled_from(["kernel", "memcpy", "memset", "graph"]), st.text())

@@ -28,7 +28,7 @@ def backward_of(path: str) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def _observer() -> None:
     try:
-        autograd.build()
+        observer.load()
     except TetraceError as error:
         pytest.skip(str(error))
 

@@ -19,17 +19,12 @@ from test_timer import Model, driver, train  # noqa: E402
 
 import tetrace  # noqa: E402
 from tetrace.errors import UsageError  # noqa: E402
-from tetrace.instrument import autograd, module_times, row_file, start  # noqa: E402
+from tetrace.instrument import module_times, row_file, start  # noqa: E402
 from tetrace.report.reporter import Options  # noqa: E402
 from tetrace.report.terminal import Terminal  # noqa: E402
 from tetrace.sources import events  # noqa: E402
 
 pytestmark = needs_compiler
-
-
-@pytest.fixture(scope="module", autouse=True)
-def built():
-    autograd.build()
 
 
 @pytest.fixture

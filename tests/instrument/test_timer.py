@@ -26,11 +26,6 @@ from tetrace.report.module_times import summary  # noqa: E402
 pytestmark = needs_compiler
 
 
-@pytest.fixture(scope="module", autouse=True)
-def built():
-    autograd.build()
-
-
 class Work(torch.autograd.Function):
     """Takes `forward_ns` on the current stream, and `backward_ns` in backward."""
 
