@@ -30,7 +30,7 @@ class Bins {
     __syncthreads();
   }
 
-  // Places the window around the block's first values: from 47 binades below the largest to 16 above. To be called by all
+  // Places the window around the block's first values: from 39 binades below the largest to 24 above. To be called by all
   // threads of the block before any value is added, with the largest exponent of each, or 0.
   __device__ void place_window(int exponent) {
     if (top_ >= 0) return;
@@ -38,7 +38,7 @@ class Bins {
     if (threadIdx.x % 32 == 0) atomicMax(largest_exponent(), largest);
     __syncthreads();
     const int found = *largest_exponent();
-    top_ = min((found == 0 ? exponent_of(0x3F800000u) : found) + 16, 254);
+    top_ = min((found == 0 ? exponent_of(0x3F800000u) : found) + 24, 254);
   }
 
   __device__ bool holds(int smallest_exponent, int largest_exponent) const {

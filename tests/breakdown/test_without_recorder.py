@@ -15,14 +15,19 @@ from tetrace.breakdown.without_recorder import PlainStep, added_waiting_ns, plai
 from tetrace.trace.trace import Trace
 
 
-def run(works: float, waits: float, synchronizes: bool = False, **facts: object) -> Trace:
+NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
+
+
+def run(works: float, waits: float, synchronizes: bool = False, reduces: float = 0, **facts: object) -> Trace:
     """Five steps whose GPU works and then waits for the host so many µs, which sits in a synchronization where it
-    `synchronizes`; `facts` are the recording's."""
+    `synchronizes`; of its work the last `reduces` µs are communication; `facts` are the recording's."""
     recording, at = Recording(), 0.0
     for step in range(5):
         end = at + works + waits
         recording.range(f"step_{step}", at, end).range("forward", at, end)
-        recording.launch(GEMM, (at, at + 0.5), (at + 1, at + 1 + works))
+        recording.launch(GEMM, (at, at + 0.5), (at + 1, at + 1 + works - reduces))
+        if reduces:
+            recording.launch(NCCL, (at + 0.5, at + 1), (at + 1 + works - reduces, at + 1 + works))
         if synchronizes:
             recording.call("cudaStreamSynchronize", at + 0.5, end, "synchronize")
         at = end
@@ -86,6 +91,18 @@ def test_synchronizing_takes_no_more_than_the_step_idles(facts: dict[str, object
     verdict = of(run(30, 70, synchronizes=True, **facts)).verdict
     assert verdict.startswith("Synchronization-bound: ")
     assert idles in verdict
+
+
+def test_communication_is_never_of_more_work_than_the_step_is_long() -> None:
+    begins = (
+        "Communication-bound: a step takes 45.0 µs without the recorder, less than the 48.0 µs that the GPU works, "
+    )
+    assert of(run(48, 52, reduces=28, **known(45))).verdict.startswith(f"{begins}28.0 µs of them on communication")
+
+
+def test_a_window_without_length_is_bound_by_nothing() -> None:
+    verdict = of(Recording().launch(GEMM, (0, 1), (2, 2)).trace()).verdict
+    assert verdict == "What binds it cannot be told: the chosen time has no length."
 
 
 def test_a_busy_gpu_needs_no_caveat() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.fp8 import kernel_cases as cases
 from tetrace import _C, fp8
 from tetrace.errors import UsageError
-from tetrace.fp8 import reference, rows
+from tetrace.fp8 import recorded, reference, rows
 from tetrace.fp8.formats import E4M3, E5M2
 
 torch = pytest.importorskip("torch")
@@ -190,7 +190,7 @@ def observed(tensor: Any, site: int, step: int, flags: int = HISTOGRAM) -> int:
 def taken() -> tuple[Any, Any]:
     _C.fp8_wait(0)
     found, bins = _C.fp8_take(0)
-    return np.frombuffer(found, rows.ROW), np.frombuffer(bins, "<i8,<i4,<u4")
+    return np.frombuffer(found, rows.ROW), recorded.unpacked(bins)
 
 
 @pytest.mark.usefixtures("ring")

@@ -40,10 +40,13 @@ def test_every_fourth_row_of_a_large_tensor(tmp_path):
     }
     assert tetrace.fp8.what_if(trace, recipe="current").sampled
     (notice,) = [one for one in trace.metadata.notices if "row" in one]
-    assert notice.startswith("FP8 inspection looked at one row in 4 of tensors of a million elements and more")
+    assert notice.startswith(
+        "FP8 inspection looked at one row in 4 of tensors of a million elements and more that have one"
+    )
+    assert notice.endswith("seen first in what modules return")
 
 
-@pytest.mark.parametrize(("shape", "rows"), [(SMALL, 4), (LARGE, 1)])
+@pytest.mark.parametrize(("shape", "rows"), [(SMALL, 4), (LARGE, 1), ((), 1), ((), 4)])
 def test_small_tensors_are_looked_at_whole_and_large_ones_where_nothing_else_was_asked_for(tmp_path, shape, rows):
     tensor, trace = quantized(tmp_path, shape, rows=rows)
     (row,) = frame(trace).to_dict("records")

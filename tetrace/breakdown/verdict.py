@@ -37,6 +37,8 @@ def _bound_by(breakdown: Breakdown) -> str:
     totals, plain = breakdown.totals, plain_step(breakdown)
     busy = totals.per_step(totals.busy_ns)
     wall = plain.plain_ns if plain else totals.per_step(totals.wall_ns)
+    if not wall:
+        return "What binds it cannot be told: the chosen time has no length"
     works = f"the GPU works {duration(busy)} of {_span(breakdown)}"
     idles = f"and idles {percent(max(wall - busy, 0), wall)}"
     if not breakdown.attribution.trace.has("calls"):
@@ -47,6 +49,11 @@ def _bound_by(breakdown: Breakdown) -> str:
         if plain:
             return f"Launch-bound: {works} {idles} of it, because the host launches late"
         return f"Launch-bound: {works} {idles}, {duration(late_ns)} of it because the host had not launched yet"
+    if plain and busy > wall:
+        # Tracing the nodes of CUDA graphs makes the GPU's own work longer too.
+        recorded = duration(totals.per_step(totals.wall_ns))
+        works = f"a step takes {duration(wall)} without the recorder, less than the {duration(busy)} that the GPU works"
+        idles = f"in the {recorded} with it"
     # No more than the step idles without the recorder.
     waits = min(totals.per_step(totals.idle_ns["synchronization"]), max(wall - busy, 0))
     if waits >= _LAUNCH_BOUND * wall:
@@ -57,11 +64,6 @@ def _bound_by(breakdown: Breakdown) -> str:
     copied = copied_ns(breakdown)
     if copied >= _COPY_BOUND * totals.busy_ns:
         return f"Copy-bound: {works}, {percent(copied, totals.activity_ns)} of it copies between host and device"
-    if plain and busy > wall:
-        # Tracing the nodes of CUDA graphs makes the GPU's own work longer too.
-        recorded = duration(totals.per_step(totals.wall_ns))
-        works = f"a step takes {duration(wall)} without the recorder, less than the {duration(busy)} that the GPU works"
-        idles = f"in the {recorded} with it"
     bound = "GPU-bound" if busy >= _GPU_BOUND * wall else "Mostly GPU-bound"
     return f"{bound}: {works} {idles}; {_largest_categories(breakdown)}"
 

@@ -51,8 +51,8 @@ _WORDS = {
 }
 
 _SOME_ROWS = (
-    "FP8 inspection looked at one row in {:,} of tensors of a million elements and more: counts are of these rows, and what "
-    "is not finite in the others is seen first in what modules return"
+    "FP8 inspection looked at one row in {:,} of tensors of a million elements and more that have one scale: counts are of "
+    "these rows, and what is not finite in the others is {}"
 )
 
 _installed: Inspection | None = None
@@ -127,7 +127,8 @@ class Inspection:
         if self._settings.checks:
             undo.append(self._checks.install())
         if self._settings.rows > 1:  # said at once: a process that is killed has no end
-            process.notice(_SOME_ROWS.format(self._settings.rows))
+            seen = "seen first in what modules return" if self._settings.checks else "not seen"
+            process.notice(_SOME_ROWS.format(self._settings.rows, seen))
         steps.before_step.append(self._step)
         # Before the first step begins, the number is still that of an earlier recording.
         self._step(steps.current() if steps.is_following() else 0)

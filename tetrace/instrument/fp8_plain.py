@@ -48,7 +48,7 @@ class Observer:
     def _sample(self, operand: Operand) -> Any:
         """The rows that a device would look at."""
         tensor, columns = operand.tensor, fp8_operands.width(operand.tensor)
-        if operand.layout != fp8_operands.TENSOR or not tensor.numel():
+        if self._every == 1 or operand.layout != fp8_operands.TENSOR or not columns or not tensor.numel():
             return tensor
         height = tensor.numel() // columns
         is_whole = _C.fp8_rows_of_sample(height, columns, self._every) == height
