@@ -14,7 +14,6 @@ from tetrace.breakdown.analysis import Breakdown, break_down
 from tetrace.breakdown.without_recorder import PlainStep, added_waiting_ns, plain_step, waiting_ns
 from tetrace.trace.trace import Trace
 
-
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 
 
