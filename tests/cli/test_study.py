@@ -75,6 +75,14 @@ def test_each_mistake_is_one_line(
     assert not (study / "results").exists()
 
 
+def test_help_says_whose_numbers_hold_and_what_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    """A study sets its rounds and processes itself, and need not record or explain all of its configurations."""
+    text = " ".join(call(capsys, "--help")[1].split())
+    assert text.count("[default: the study's own, else 8]") == 2
+    assert "records those that the study names, and takes apart the speed-ups that recordings can explain" in text
+    assert "every difference" not in text
+
+
 def test_a_mistake_in_the_file_is_one_line(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (study / "study.toml").write_text((study / "study.toml").read_text().replace("warmup", "warm_up"))
     code, _, err = call(capsys, "small")

@@ -11,9 +11,12 @@ import pytest
 
 import tetrace.fp8
 from tests.fp8.made import LARGEST, Made, bfloat16
+from tetrace.errors import InputError
 from tetrace.fp8.flags import Problem, share_words
 from tetrace.fp8.health import KINDS, check_health
+from tetrace.fp8.whatif import what_if
 from tetrace.trace import store
+from tetrace.trace.trace import Trace
 
 RECORDINGS = Path(__file__).parent.parent.parent / "profiles/stability/results/h200"
 NAME = "layers.2.mlp.fc1"
@@ -124,6 +127,52 @@ class TestSaturation:
         found = problems(Made().tensor(3, "a.input", values, scale=448.0))
         assert [one.level for one in found] == ([level] if level else [])
         assert all(one.number == clipped / 4096 and one.first_step == 3 for one in found)
+
+    @pytest.mark.parametrize(
+        ("times", "ran", "scaling", "margin"),
+        [
+            (1.9, 0, "delayed", "margin=1"),
+            (2.1, 0, "delayed", "margin=2"),
+            (4.0, 0, "delayed", "margin=2"),
+            (4.1, 0, "delayed", ""),
+            (25.2, 0, "delayed", ""),
+            (1.9, 1, "delayed", "margin=2"),
+            (1.9, 0, "block", ""),
+        ],
+    )
+    def test_a_margin_is_told_of_where_it_is_enough(self, times: float, ran: int, scaling: str, margin: str) -> None:
+        """One that makes the room that was missing, beside what the run had; far beyond only another recipe helps."""
+        used = 448.0 / 2**ran
+        run = Made().update(0, "a.input", scale=used, next_scale=used, amax=1.0)
+        run.tensor(1, "a.input", np.append(np.full(60, 0.1), np.full(4, times * 2**ran)), scale=used, scaling=scaling)
+        (found,) = problems(run)
+        other = f" or {margin}" if margin else ""
+        assert found.advice == (
+            f"its amax grows faster than the history follows; see `tetrace fp8 whatif RUN recipe=current`{other}"
+        )
+
+    @pytest.mark.parametrize(
+        ("values", "scaling", "lacks", "options", "settings"),
+        [
+            ([0.1, 3.0], "delayed", "histograms of magnitudes", "--fp8", "recipe=current"),
+            ([1e-8, 0.9], "delayed", "histograms of magnitudes", "--fp8", "recipe=current"),
+            ([1e-8, 0.9], "current", "histograms of magnitudes", "--fp8 --fp8-blocks", "recipe=block"),
+            ([1e-8, 0.9], "current", "amaxes of blocks", "--fp8 --fp8-blocks", "recipe=block"),
+        ],
+    )
+    def test_advice_that_this_recording_cannot_answer(
+        self, values: list[float], scaling: str, lacks: str, options: str, settings: str
+    ) -> None:
+        """`tetrace fp8 whatif` ends with an error without histograms, and of block scaling without amaxes of blocks."""
+        run = Made().tensor(1, "a.input", values, scale=448.0, scaling=scaling).trace()
+        tables = {name: table for name, table in run.tables.items() if name != "fp8_histograms" or "blocks" in lacks}
+        (found,) = check_health(Trace(run.metadata, tables)).problems
+        assert (
+            f"this recording has no {lacks}: record again with `tetrace record {options} COMMAND`, then see "
+            f"`tetrace fp8 whatif NEW {settings}`"
+        ) in found.advice
+        with pytest.raises(InputError):
+            what_if(Trace(run.metadata, tables), recipe=settings.removeprefix("recipe="))
 
     def test_an_amax_beyond_by_a_rounding_is_none(self) -> None:
         """Current scaling puts the amax at the largest value, or a rounding beyond it: also where all are equal."""

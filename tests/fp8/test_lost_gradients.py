@@ -7,6 +7,7 @@ import pytest
 
 from tests.fp8.made import Made
 from tests.fp8.test_health import RECORDINGS, problems
+from tetrace.fp8.flags import share_words
 from tetrace.fp8.health import check_health
 from tetrace.trace import store
 
@@ -50,7 +51,8 @@ class TestGradientsLost:
             run.tensor(step, "b.grad_output", values, scale=448 * 4.0 if step else 1.0, format="E5M2")
             run.tensor(step, "a.grad_output", np.full(64, 0.25), scale=448 * 4.0 if step else 1.0, format="E5M2")
         found, *_ = [one for one in problems(run) if one.kind == "lost_gradients"]
-        assert (found.level, found.name, found.number) == ("note", "b.grad_output", 60 / 64)
+        assert (found.level, found.name, found.unit) == ("note", "b.grad_output", "of a sum of squares")
+        assert found.number == pytest.approx(60 * 1e-14 / (4 * 0.0625), rel=1e-3)
         assert found.evidence.startswith(
             "1 of 2 gradients in step 0, none wholly (at most <0.0001% of a sum of squares, of b.grad_output), before their "
             "first scale; "
@@ -72,7 +74,9 @@ class TestGradientsLost:
     def test_zeros_among_the_elements_do_not_count(self, small: int, count: int) -> None:
         values = np.concatenate([np.zeros(60), np.ones(4 - small), np.full(small, 1e-7)])
         run = Made().tensor(0, "a.grad_output", values).tensor(1, "a.grad_output", values[:-small], scale=2.0)
-        assert [(one.kind, one.number) for one in problems(run)] == [("lost_gradients", 0.5)] * count
+        found = problems(run)
+        assert [one.kind for one in found] == ["lost_gradients"] * count
+        assert all("2 of 4 elements become zero" in one.evidence for one in found)
 
     @pytest.mark.parametrize(("kept", "level"), [(0.0015, "warning"), (0.02, "note")])
     def test_a_gradient_is_lost_wholly_with_nearly_all_of_its_squares(self, kept: float, level: str) -> None:
@@ -81,7 +85,34 @@ class TestGradientsLost:
         for step in range(2):
             run.tensor(step, "a.grad_output", np.append(np.full(999, 5e-4), kept), scale=22400.0 if step else 1.0)
         (found,) = [one for one in problems(run) if one.kind == "lost_gradients"]
-        assert (found.level, found.number) == (level, 0.999)
+        lost = 999 * 5e-4**2
+        assert found.level == level
+        assert found.number == pytest.approx(0.999 if level == "warning" else lost / (lost + kept**2), rel=1e-3)
+
+    def test_lost_in_part_is_of_the_tensor_that_loses_most(self) -> None:
+        """The first of them loses nearly all of its elements, and hardly anything of its sum of squares."""
+        first = np.append(np.full(63, 1e-7), 0.25)
+        most = np.append(np.full(60, 5e-4), np.full(4, 2e-3))
+        run = Made()
+        for step in range(2):
+            run.tensor(step, "b.grad_output", first, scale=448 * 4.0 if step else 1.0)
+            run.tensor(step, "a.grad_output", most, scale=448 / 2e-3 if step else 1.0)
+        (found,) = [one for one in problems(run) if one.kind == "lost_gradients"]
+        told = share_words(found.number)
+        assert (found.level, found.name, found.unit) == ("note", "a.grad_output", "of a sum of squares")
+        assert found.number == pytest.approx(run.tensors[1]["squared_error"] / float((most**2).sum()), rel=1e-3)
+        assert f"none wholly (at most {told} of a sum of squares, of a.grad_output)" in found.evidence
+        assert "the first of them, b.grad_output: amax 0.25 at scale 1, 63 of 64 elements become zero" in found.evidence
+
+    def test_errors_that_were_not_recorded_leave_elements(self) -> None:
+        run = Made()
+        for step in range(2):
+            values = np.append(np.full(60, 5e-4), np.full(4, 0.25))
+            run.tensor(step, "a.grad_output", values, scale=448 * 4.0 if step else 1.0, squared_error=np.nan)
+        (found,) = [one for one in problems(run) if one.kind == "lost_gradients"]
+        assert (found.title, found.number, found.unit) == (
+            "Gradients lost in part", 60 / 64, "of elements that are not zero",
+        )  # fmt: skip
 
     def test_a_gradient_that_is_zero_before_any_is_lost_is_not_lost(self) -> None:
         """A branch whose weights begin at zero, and what runs before the first that is lost."""
@@ -138,23 +169,44 @@ class TestGradientsLost:
         assert (found.ranks, found.evidence[:28]) == ("all 2 ranks", "3 of 3 gradients in step 0, ")
 
     @pytest.mark.parametrize(
-        ("name", "level", "told"),
+        ("name", "level", "tensor", "share", "told"),
         [
-            ("transformer_layer-e4m3-0", "warning", "17 of 17 gradients in step 0, 16 in step 1, 8 in step 2, before"),
-            ("custom-e4m3-2", "warning", "17 of 17 gradients in step 0, 16 in step 1, 8 in step 2, before"),
-            ("transformer_layer-hybrid-0", "note", "16 of 17 gradients in step 0, none wholly (at most 97.2% of a sum"),
+            (
+                "transformer_layer-e4m3-0",
+                "warning",
+                "lm_head",
+                "100.0%",
+                "17 of 17 gradients in step 0, 16 in step 1, 8 in step 2, before",
+            ),
+            (
+                "custom-e4m3-2",
+                "warning",
+                "lm_head",
+                "100.0%",
+                "17 of 17 gradients in step 0, 16 in step 1, 8 in step 2, before",
+            ),
+            (
+                "transformer_layer-hybrid-0",
+                "note",
+                "layers.3.self_attention.layernorm_qkv",
+                "97.2%",
+                "16 of 17 gradients in step 0, none wholly (at most 97.2% of a sum",
+            ),
             (
                 "custom-hybrid-0",
                 "note",
+                "layers.3.qkv",
+                "96.8%",
                 "16 of 17 gradients in step 0, none wholly (at most 96.8% of a sum of squares, of "
                 "layers.3.qkv.grad_output), before",
             ),
-            ("custom-current-0", "", ""),
-            ("fused-block-0", "", ""),
+            ("custom-current-0", "", "", "", ""),
+            ("fused-block-0", "", "", "", ""),
         ],
     )
-    def test_in_recordings_of_an_h200(self, name: str, level: str, told: str) -> None:
+    def test_in_recordings_of_an_h200(self, name: str, level: str, tensor: str, share: str, told: str) -> None:
         found = check_health(store.read(RECORDINGS / f"{name}.tetrace")).problems
         lost = [one for one in found if one.kind == "lost_gradients"]
-        assert [(one.level, one.name) for one in lost] == ([(level, "lm_head.grad_output")] if level else [])
+        seen = [(one.level, one.name, share_words(one.number)) for one in lost]
+        assert seen == ([(level, f"{tensor}.grad_output", share)] if level else [])
         assert all(one.evidence.startswith(told) for one in lost)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tetrace.errors import InputError
 from tetrace.fp8 import recorded, rows
-from tetrace.sources import fp8
-from tetrace.sources.sites import processes_of
-from tetrace.trace.trace import Metadata, Trace
+from tetrace.fp8.health import check_health
+from tetrace.sources import fp8, sidecar
+from tetrace.sources.sites import Sites, processes_of, words
+from tetrace.trace.trace import Metadata, Trace, make_table
 
 SITES = [
     {"kind": "fp8", "module": "up", "role": "input", "phase": "forward", "call": "quantize", "format": "E4M3",
@@ -136,11 +138,39 @@ def test_half_a_histogram_is_none(tmp_path):
     assert left.bins["order"].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("content", [b"", b"something else entirely", recorded.ROWS_HEADER[:8] + b"\xff" * 400])
+@pytest.mark.parametrize("content", [b"", b"something else entirely", recorded.ROWS_HEADER[:8]])
 def test_files_of_another_kind_hold_nothing(tmp_path, content):
     process(tmp_path, 11)
     (tmp_path / "process-11" / recorded.ROWS_FILE).write_bytes(content)
     assert len(read(tmp_path)["fp8_tensors"]) == 0
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_rows_of_another_version_are_told_and_lose_nothing_else(tmp_path, beside):
+    """In a notice, and where FP8 is asked for in place of "none were recorded"; other processes are read."""
+    process(tmp_path, 11)
+    (tmp_path / "process-11" / recorded.ROWS_FILE).write_bytes(recorded.ROWS_HEADER[:8] + b"\1\0\0\0" + b"\xff" * 400)
+    if beside:
+        process(tmp_path, 12, recorded.chunk(rows_of({"order": 0, "elements": 4}).tobytes()))
+    found = processes_of(tmp_path)
+    table = {"processes": np.arange(len(found), dtype=np.int32)}
+    pids = np.array([one.pid for one in found], np.int64)
+    columns = {
+        "process": table["processes"],
+        "global_id": pids << 24,
+        "pid": pids,
+        "name": words(["python"] * len(found)),
+    }
+    bare = Trace(Metadata("run.tetrace", ""), {"processes": make_table("processes", columns, len(found))})
+    trace = sidecar.attach(bare, tmp_path, found, Sites(found))
+    assert recorded.UNREADABLE in trace.metadata.notices
+    assert trace.rows("processes") == len(found)
+    if beside:
+        assert trace.column("fp8_tensors", "process").tolist() == [1]
+    else:
+        with pytest.raises(InputError, match="the FP8 rows are of another version of tetrace and left out: read"):
+            check_health(trace)
+    assert fp8.read_folder(tmp_path).metadata.notices == (recorded.UNREADABLE,)
 
 
 def test_without_fp8_there_are_no_tables(tmp_path):

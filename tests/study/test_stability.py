@@ -14,6 +14,7 @@ from tetrace.attribute.kernel_rules import INSPECTION
 from tetrace.study.material import Material
 from tetrace.study.numerics import losses_section, numbers_section, numbers_words, origin_words, shapes_section
 from tetrace.study.recorded import recorded_section
+from tetrace.study.report import Report
 from tetrace.study.results import Losses
 from tetrace.study.section import Section
 from tetrace.study.stability import Numbers, numbers, refused
@@ -176,6 +177,35 @@ def test_the_answer_begins_with_what_became_of_the_numbers(tmp_path):
     )
     quiet = study(tmp_path / "quiet", TOML.replace("--fp8", "--force"))
     assert numbers_words(Material(made.write(tmp_path / "again"), quiet)) == ""
+
+
+CLAIM = '[[claim]]\nsays = "{figure}"\nof = "50304-e4m3"\nagainst = "50304-none"\nfigure = "{figure}"\nat_least = 1\n'
+EXPECTED = '[[matrix.expected]]\nconfiguration = "50264-*"\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "leads"),
+    [
+        ("", False),
+        (EXPECTED, True),
+        (CLAIM.format(figure="last_loss") + '[[claim]]\nsays = "n"\nfigure = "none"\n', True),
+        (EXPECTED + CLAIM.format(figure="last_loss") + CLAIM.format(figure="speedup"), False),
+        (CLAIM.format(figure="last_loss") + CLAIM.format(figure="speedup") + CLAIM.format(figure="first_loss"), True),
+    ],
+)
+def test_where_a_study_asks_what_fails_that_leads(tmp_path, more, leads):
+    """What it asks is seen by its claims, without those by failures that it expects."""
+    of = study(tmp_path / "study", TOML + more)
+    made = Made(of)
+    for recipe, ms, last in (("none", 2.0, 10.0), ("e4m3", 1.0, 10.5)):
+        made.measured(f"50304-{recipe}", total=[ms] * 7, fields={"losses": Losses.of([11.0, last])})
+    report = Report(Material(made.failed("50264-e4m3", "E", "m").write(tmp_path / "results"), of))
+    fastest = "Fastest: 50304-e4m3, 1.000 ms a step, 2.000× (2.000 to 2.000) of 50304-none"
+    losses = "The loss of each of 2 configurations stays finite"
+    first, second = (losses, fastest) if leads else (fastest, losses)
+    assert report.verdict.startswith(f"{first}. {second}. ")
+    assert report.short_verdict.startswith(f"{first}; ")
+    assert report.answers[0] == f"{second}."
 
 
 def test_one_reason_of_many_configurations_is_one_row(tmp_path):

@@ -10,6 +10,8 @@ import pytest
 from tests.study.made import Made, study
 from tetrace.study.claims import UNKNOWN, judge
 from tetrace.study.material import Material
+from tetrace.study.report import Report
+from tetrace.study.screen import screen
 from tetrace.study.sizes import crossing_words, sweeps_section
 from tetrace.study.spec import Claim
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
@@ -66,8 +68,8 @@ def test_lines_ratios_and_crossings(tmp_path):
     share = math.log(0.8) / (math.log(0.8) - math.log(8 / 7))
     assert crossing.at == pytest.approx(512 * 2**share)
     assert crossing_words(found) == [
-        "flash becomes faster than fused at seq ≈ 790: for certain between 512 and 1,024.",
-        "unfused is slower than fused at every measured seq (256 to 1,024).",
+        "Length: flash becomes faster than fused at seq ≈ 790: for certain between 512 and 1,024.",
+        "Length: unfused is slower than fused at every measured seq (256 to 1,024).",
     ]
 
 
@@ -86,6 +88,28 @@ def test_the_table_of_a_sweep(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("title", "name"), [('title = "Of 512"\n', "Of 512"), ("", "other, total_ms")])
+def test_sentences_of_two_sweeps_along_one_option_are_told_apart(tmp_path, title, name):
+    """By their titles, or else by what is swept; also on the first screen."""
+    other = TOML.partition("[[matrix]]")[2].replace('"length"', '"other"').replace('title = "Length"\n', title)
+    of = study(tmp_path, TOML + "[[matrix]]" + other.partition("[[matrix]]")[2])
+    made = Made(of)
+    for matrix, factor in (("length", 1.0), ("other", 0.75)):
+        for group, values in (("fused", TIMES["fused"]), ("flash", TIMES["flash"])):
+            for seq, ms in zip((256, 512, 1024, 2048), values, strict=True):
+                own = factor if group == "flash" else 1.0
+                made.measured(f"{matrix}:{seq}-{group}", total=[ms * own * drift for drift in DRIFT])
+    material = Material(made.write(tmp_path / "results"), of)
+    said = sweeps_section([sweep_of(material, one) for one in of.sweeps]).said
+    # 1.5, 2.5, 3.5, 5.0 ms against 1, 2, 4, 8; three quarters of them.
+    assert [one.partition(":")[0] for one in said] == ["Length", "Length", name, name]
+    assert said[0].startswith("Length: flash becomes faster than fused at seq ≈ 790")
+    assert said[2].startswith(f"{name}: flash becomes faster than fused at seq ≈ ")
+    assert said[3].startswith(f"{name}: flash over fused changes along seq")
+    shown = screen(Report(material)).said
+    assert [one for one in shown if "becomes faster" in one] == [said[0], said[2]]
+
+
 def test_places_in_doubt_decide_nothing(tmp_path):
     times = {"fused": (1.0, 2.0, 4.0, 8.0), "flash": (1.5, 2.0, 4.0, 5.0), "unfused": (1.0, 2.0, 4.0, 8.0)}
     wide = [0.97, 1.03, 0.98, 1.02, 0.99, 1.01, 1.0]
@@ -94,7 +118,7 @@ def test_places_in_doubt_decide_nothing(tmp_path):
     (crossing,) = found.crossings
     assert crossing.between == (256, 2048)
     assert crossing_words(found)[1] == (
-        "unfused is as fast as fused at every measured seq (256 to 2,048), as far as intervals tell."
+        "Length: unfused is as fast as fused at every measured seq (256 to 2,048), as far as intervals tell."
     )
     assert crossing_value(material, [found], "length", "unfused", "fused").reason == (
         "intervals do not tell unfused and fused apart anywhere"
@@ -107,7 +131,7 @@ def test_a_single_place_is_no_range(tmp_path):
     for group in ("fused", "unfused"):
         made.measured(f"length:256-{group}", total=[TIMES[group][0]] * 7)
     found = sweep_of(Material(made.write(tmp_path / "results"), of), of.sweeps[0])
-    assert crossing_words(found) == ["unfused is slower than fused at seq 256, the only one measured of both."]
+    assert crossing_words(found) == ["Length: unfused is slower than fused at seq 256, the only one measured of both."]
 
 
 def test_one_round_decides_nothing(tmp_path):
@@ -121,7 +145,7 @@ def test_one_round_decides_nothing(tmp_path):
     found = sweep_of(material, of.sweeps[0])
     assert found.crossings == ()
     assert crossing_words(found) == [
-        "flash and fused are not told apart at every measured seq (256 to 2,048): there are no intervals.",
+        "Length: flash and fused are not told apart at every measured seq (256 to 2,048): there are no intervals.",
     ]
     claimed = crossing_value(material, [found], "length", "flash", "fused")
     assert claimed.reason == "intervals do not tell flash and fused apart anywhere"

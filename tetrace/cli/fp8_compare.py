@@ -66,12 +66,12 @@ def page(a: Trace, b: Trace, title: str, found: Comparison, top: int) -> Page:
     return Page(
         title=title,
         verdict=_verdict(found),
-        said=tuple(_alone("A", found.only_a) + _alone("B", found.only_b)),
+        said=(*_alone("A", found.only_a), *_alone("B", found.only_b), *_sampled_apart(found)),
         grids=(grid,) if rows else (),
         notices=(*(f"A: {line}" for line in a.metadata.notices), *(f"B: {line}" for line in b.metadata.notices)),
         columns=COLUMNS,
         rows=rows_of(found),
-        facts={"only_a": list(found.only_a), "only_b": list(found.only_b), "steps": list(found.steps)},
+        facts={name: list(getattr(found, name)) for name in ("only_a", "only_b", "steps", "sampled_apart")},
     )
 
 
@@ -108,6 +108,13 @@ def _verdict(found: Comparison) -> str:
         f"They part at step {found.first.parts_at} in {found.first.name}, then in {parted - 1:,} more of {same} "
         f"(amaxes further apart than {100 * found.tolerance:g}%)."
     )
+
+
+def _sampled_apart(found: Comparison) -> list[str]:
+    if not found.sampled_apart:
+        return []
+    many = f"{len(found.sampled_apart):,} tensor{'' if len(found.sampled_apart) == 1 else 's'}"
+    return [f"A and B looked at other shares of the rows of {many} (--fp8-rows): amaxes of these are not compared"]
 
 
 def _alone(side: str, names: tuple[str, ...]) -> list[str]:

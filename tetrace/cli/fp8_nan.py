@@ -124,11 +124,12 @@ def _in_between(seen: Seen) -> str:
 
 
 def _state(seen: Seen) -> str:
-    from tetrace.fp8.nonfinite import counts
+    from tetrace.fp8.nonfinite import counts, looked_at
 
     if not seen.finite:
         return counts(seen)
-    return "finite" if seen.amax != seen.amax else f"finite, amax {words.number(seen.amax)}"
+    partly = f" in the {looked_at(seen)}" if seen.sampled else ""
+    return f"finite{partly}" if seen.amax != seen.amax else f"finite{partly}, amax {words.number(seen.amax)}"
 
 
 def _others(found: NonFinite, top: int) -> Grid:

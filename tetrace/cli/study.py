@@ -1,4 +1,4 @@
-"""`tetrace study`: measure a workload under a matrix of options, record it, and say what makes the difference."""
+"""`tetrace study`: measure a workload under a matrix of options, and say what makes the difference."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ _NOTHING_MEASURED = 1
 @click.option(
     "--only", multiple=True, metavar="PATTERN", help="Only configurations whose names fit: `fused-*`, `*-none`."
 )
-@click.option("--repeat", type=click.IntRange(min=1), metavar="N", help="Rounds of each configuration.  [default: 8]")
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rounds of each configuration.  [default: the study's own, else 8]",
+)
 @click.option(
     "--quick", is_flag=True, help="Fewer rounds and configurations, as the study says: minutes, wider intervals."
 )
@@ -53,7 +58,10 @@ _NOTHING_MEASURED = 1
 @click.option("--no-recordings", is_flag=True, help="Measure only: no recordings, and so no explanations.")
 @click.option("--collector", type=click.Choice(COLLECTORS), help="What records, as in `tetrace record`.")
 @click.option(
-    "--together", type=click.IntRange(min=1), metavar="N", help="At most N processes at a time.  [default: 8]"
+    "--together",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most N processes at a time.  [default: the study's own, else 8]",
 )
 @click.option(
     "--limit",
@@ -95,11 +103,12 @@ def study(
     new: str | None,
     wide: bool,
 ) -> int:
-    """Measure a workload under a matrix of options, record each configuration, and explain every difference.
+    """Measure a workload under a matrix of options, and say what makes the difference.
 
     A study is a folder with study.toml and model.py: one of ./profiles, one that tetrace brings, or any other. Without a
     name they are listed. Each configuration runs in a process of its own, in interleaved rounds; one that fails, hangs or
-    runs out of memory is a row with its error. Ctrl-C stops, and the same command goes on from there.
+    runs out of memory is a row with its error. Then it records those that the study names, and takes apart the speed-ups
+    that recordings can explain. Ctrl-C stops, and the same command goes on from there.
 
     The results are in profiles/NAME/results/MACHINE, with REPORT.md and report.html; those of --quick and --option are in
     folders of their own beside it. What is measured again, since its code, options or versions changed, is kept in

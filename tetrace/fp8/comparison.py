@@ -62,7 +62,8 @@ class Difference:
 class Comparison:
     """`differences`, in the order in which they part; tensors that only one recording has; the steps that both have.
 
-    Two amaxes differ when they are more than `tolerance` of the larger one apart, or one side alone is not finite.
+    Two amaxes differ when they are more than `tolerance` of the larger one apart, or one side alone is not finite. Amaxes
+    of tensors `sampled_apart`, of which the two looked at other shares of the rows (`--fp8-rows`), are not compared.
     """
 
     differences: tuple[Difference, ...]
@@ -70,6 +71,7 @@ class Comparison:
     only_b: tuple[str, ...]
     steps: tuple[int, ...]
     tolerance: float
+    sampled_apart: tuple[str, ...] = ()
 
     @property
     def first(self) -> Difference | None:
@@ -118,7 +120,21 @@ def compare(a: Trace, b: Trace, *, tolerance: float = _DIFFERENCE) -> Comparison
         only_b=tuple(tensor_name(*key) for key in rows_b.keys if key not in rows_a.keys),
         steps=tuple(steps.tolist()),
         tolerance=tolerance,
+        sampled_apart=tuple(
+            tensor_name(*key) for key in both if _sampled_apart(rows_a.take(of_a[key]), rows_b.take(of_b[key]))
+        ),
     )
+
+
+def _sampled_apart(a: Rows, b: Rows) -> bool:
+    """Whether the two looked at other shares of a tensor's rows: then the larger amax may be in a row of one side only."""
+    return not np.array_equal(_shares(a), _shares(b))
+
+
+def _shares(rows: Rows) -> npt.NDArray[np.float64]:
+    """The distinct shares of a tensor that were looked at, without a check's, which is of the whole."""
+    rows = rows.take(~rows.isin("source", CHECK))
+    return np.unique(np.where(rows.sampled, rows["elements"] / np.maximum(rows["tensor_elements"], 1), 1.0).round(3))
 
 
 def _rank(one: Difference) -> tuple[bool, int, int, float]:
@@ -146,13 +162,15 @@ def _difference(key: tuple[str, str], a: Rows, b: Rows, places: npt.NDArray[np.i
     parted, a_there, b_there = _parts_at(a, b, steps, tolerance)
     first = int(places[np.argmax(a["step"] == parted)]) if parted >= 0 else -1
     sides = _side(a), _side(b)
-    ratio = sides[1].amax / sides[0].amax if sides[0].amax > 0 else _UNKNOWN
+    ratio = sides[1].amax / sides[0].amax if sides[0].amax > 0 and not _sampled_apart(a, b) else _UNKNOWN
     return Difference(*key, len(steps), parted, first, ratio, a_there, b_there, *sides)
 
 
 def _parts_at(a: Rows, b: Rows, steps: npt.NDArray[Any], tolerance: float) -> tuple[int, float, float]:
     """The first step in which the two differ, and their amaxes there; -1 where they do not."""
     amaxes, bad = zip(*(_by_step(rows, steps) for rows in (a, b)), strict=True)
+    if _sampled_apart(a, b):
+        amaxes = (np.full(len(steps), np.nan),) * 2
     larger = np.fmax(*amaxes)
     with np.errstate(invalid="ignore"):
         apart = (np.abs(amaxes[0] - amaxes[1]) > tolerance * larger) | (bad[0] != bad[1])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.fp8 import lost_gradients, nonfinite, scale_health
+from tetrace.fp8.advice import clipped_words, whatif_words
 from tetrace.fp8.flags import LEVELS, Problem, Recorded, flags, share_words
 from tetrace.fp8.observations import DELAYED, QUANTIZED, WHOLE, groups, is_gradient, non_finite, starts_of, tensor_name
 from tetrace.fp8.prediction import FORMATS
@@ -172,7 +173,7 @@ def _saturation(recorded: Recorded) -> Iterator[Problem]:
             evidence=f"{share_words(float(share[flag.row]))} of elements clipped to ±{largest[flag.row]:g}{times}",
             advice="the scale is still 1: run the first steps with te.autocast(calibrating=True) or in BF16"
             if unset
-            else "its amax grows faster than the history follows: see `tetrace fp8 whatif RUN recipe=current` or margin=1",
+            else clipped_words(recorded, flag.row, float(beyond[flag.row])),
         )
     at_end = rows.isin("source", QUANTIZED) & (share >= _CODES[2])
     for flag in flags(recorded, rows, at_end, share):
@@ -202,7 +203,7 @@ def _underflow(recorded: Recorded) -> Iterator[Problem]:
             title="Underflow",
             unit="of elements that are not zero",
             evidence=f"{share_words(float(share[flag.row]))} of what is not zero becomes zero",
-            advice=f"see `tetrace fp8 whatif RUN {other}`; block scaling follows a wider range",
+            advice=f"{whatif_words(recorded, other)}; block scaling follows a wider range",
         )
 
 
@@ -255,7 +256,7 @@ def _amax_zero(recorded: Recorded) -> Iterator[Problem]:
     """Tensors that are zero in all of several steps."""
     rows = recorded.rows
     measured = rows.isin("source", *WHOLE, QUANTIZED) & (rows["elements"] > 0)
-    empty = measured & (rows["zeros"] == rows["elements"])
+    empty = measured & (rows["zeros"] == rows["elements"]) & ~rows.sampled
     many = len(rows.keys)
     always = np.bincount(rows.tensor[empty], minlength=many) == np.bincount(rows.tensor[measured], minlength=many)
     for flag in flags(recorded, rows, empty & always[rows.tensor], np.ones(len(rows))):

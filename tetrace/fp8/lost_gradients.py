@@ -39,8 +39,8 @@ class LostStep:
 class LostGradients:
     """The steps in which gradients were lost before their first scale, and the first of them in the order in which things
     ran: its amax, how many of its elements that are not zero became zero, and the squared error as a share of its sum of
-    squares (NaN where it was not recorded). `worst` is the one of which that share, `worst_error`, is the largest; empty
-    where it was recorded of none."""
+    squares (NaN where it was not recorded). `worst` is module and role of the one of which that share, `worst_error`, is
+    the largest; empty where it was recorded of none."""
 
     module: str
     role: str
@@ -51,7 +51,7 @@ class LostGradients:
     nonzero: int
     error: float
     steps: tuple[LostStep, ...]
-    worst: str = ""
+    worst: tuple[str, str] = ("", "")
     worst_error: float = float("nan")
 
     @property
@@ -95,7 +95,7 @@ def lost_gradients(recorded: Recorded) -> LostGradients | None:
         return None
     wholly = flushed & ((rows["flushed"] >= nonzero) | (_error(rows) >= _WHOLLY))
     where = _places(rows)
-    zero = unset & (rows["zeros"] == rows["elements"])
+    zero = unset & (rows["zeros"] == rows["elements"]) & ~rows.sampled
     # What is zero since what came before it left nothing; and what is seen by its FP8 codes alone, which are zero as they
     # are not later.
     after = zero & (rows["order"] > _first_order(rows, wholly, where))
@@ -120,7 +120,7 @@ def lost_gradients(recorded: Recorded) -> LostGradients | None:
             LostStep(step, *(_tensors(rows, mask, step) for mask in (lost, wholly, gradient)))
             for step in np.unique(rows["step"][lost]).tolist()
         ),
-        worst="" if np.isnan(worst_error) else rows.name(worst),
+        worst=("", "") if np.isnan(worst_error) else rows.keys[int(rows.tensor[worst])],
         worst_error=worst_error,
     )
 
@@ -156,26 +156,30 @@ def _later(rows: Rows, mask: Mask) -> Mask:
 
 
 def look(recorded: Recorded) -> Iterator[Problem]:
-    """One problem for all of them, of the first."""
+    """One problem for all of them: of the first, by its elements; where none is lost wholly, of the one that loses the
+    largest share of its sum of squares."""
     found = lost_gradients(recorded)
     if found is None:
         return
+    by_squares = not found.wholly and not np.isnan(found.worst_error)
+    module, role = found.worst if by_squares else (found.module, found.role)
     how = "" if found.wholly else ", none wholly"
-    if how and found.worst:
-        how += f" (at most {share_words(found.worst_error)} of a sum of squares, of {found.worst})"
+    if by_squares:
+        how += f" (at most {share_words(found.worst_error)} of a sum of squares, of {tensor_name(module, role)})"
+    first = "the first of them" + (f", {found.name}" if (module, role) != (found.module, found.role) else "")
     yield Problem(
         kind="lost_gradients",
         level="warning" if found.wholly else "note",
         title="Gradients lost" if found.wholly else "Gradients lost in part",
-        module=found.module,
-        role=found.role,
+        module=module,
+        role=role,
         ranks=found.ranks,
         first_step=found.steps[0].step,
         last_step=found.steps[-1].step,
         steps=len(found.steps),
-        number=found.flushed / found.nonzero,
-        unit="of elements that are not zero",
-        evidence=f"{found.steps_words}{how}, before their first scale; the first of them: {found.first_words}",
+        number=found.worst_error if by_squares else found.flushed / found.nonzero,
+        unit="of a sum of squares" if by_squares else "of elements that are not zero",
+        evidence=f"{found.steps_words}{how}, before their first scale; {first}: {found.first_words}",
         advice=advice(found),
     )
 

@@ -7,6 +7,7 @@ is known where its module's own tensors were seen before it; otherwise it lies b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,7 +45,8 @@ _LARGEST_SINGLE = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Seen:
-    """One observation of a tensor. `amax` is that of its finite values, NaN where it was not measured."""
+    """One observation of a tensor. `amax` is that of its finite values, NaN where it was not measured. `elements` were
+    looked at, of `tensor_elements`: more where only some rows were (`--fp8-rows`)."""
 
     step: int
     module: str
@@ -55,6 +57,12 @@ class Seen:
     nans: int
     infs: int
     amax: float
+    tensor_elements: int
+
+    @property
+    def sampled(self) -> bool:
+        """Whether only some rows of it were looked at."""
+        return self.tensor_elements > self.elements
 
     @property
     def name(self) -> str:
@@ -338,13 +346,21 @@ def _seen(rows: Rows, row: int) -> Seen:
         nans=max(int(rows["nans"][row]), 0),
         infs=max(int(rows["infs"][row]), 0),
         amax=float(rows["amax"][row]),
+        tensor_elements=max(int(rows["tensor_elements"][row]), int(rows["elements"][row])),
     )
 
 
 def counts(seen: Seen) -> str:
     """`2 NaN and 1 Inf of 4,096 elements`."""
     kinds = [f"{count:,} {kind}" for kind, count in (("NaN", seen.nans), ("Inf", seen.infs)) if count]
-    return f"{' and '.join(kinds)} of {seen.elements:,} elements"
+    return f"{' and '.join(kinds)} of {looked_at(seen)}"
+
+
+def looked_at(seen: Seen) -> str:
+    """`4,096 elements`, or `512 of 4,096 elements looked at`."""
+    if seen.sampled:
+        return f"{seen.elements:,} of {seen.tensor_elements:,} elements looked at"
+    return f"{seen.elements:,} elements"
 
 
 def advice(origin: Origin) -> str:
@@ -381,9 +397,15 @@ def _of_product(origin: Origin) -> str:
         missing = unseen or [word for word, one in (("weight", weight), ("input", read)) if not one]
         return f"{does}: look for what is not finite, or huge, in its {' and '.join(missing)}"
     # Of a row no more products are summed than an operand has elements.
-    if known[0].amax * known[1].amax * max(one.elements for one in known) > _LARGEST.get(origin.dtype, _LARGEST_SINGLE):
+    if known[0].amax * known[1].amax * max(one.tensor_elements for one in known) > _LARGEST.get(
+        origin.dtype, _LARGEST_SINGLE
+    ):
         largest = max(known, key=lambda one: one.amax)
         return f"{does}; the largest that it read is {largest.name} (amax {largest.amax:.3g}): look at how it grew"
+    partly = [one.name for one in known if one.sampled]
+    if partly:
+        again = f"record it again with all rows: --fp8-modules '{re.escape(origin.tensor.module)}' without --fp8-rows"
+        return f"{does}, and only some rows of {' and '.join(partly)} were looked at: {again}"
     since = [before.step for _, before in held if before]
     causes = [f"{' or '.join(unseen)} was written to{f' since step {min(since)}' if since else ''}"] if unseen else []
     if origin.before:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.errors import InputError
+from tetrace.fp8.recorded import UNREADABLE
 from tetrace.trace.schema import BY_NAME
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class Rows:
             {name: column[rows] for name, column in self.columns.items()}, self.words, self.keys, self.tensor[rows]
         )
 
+    @property
+    def sampled(self) -> Mask:
+        """Where only some rows of the tensor were looked at (`--fp8-rows`); of `fp8_tensors`."""
+        return self["tensor_elements"] > self["elements"]
+
     def isin(self, name: str, *words: str) -> Mask:
         """Where text column `name` is one of `words`."""
         wanted = [code for code, word in enumerate(self.words[name]) if word in words]
@@ -84,9 +90,8 @@ def is_gradient(role: str) -> bool:
 def tensors(trace: Trace) -> Rows:
     """`fp8_tensors` in the order of observations in each process. Raises `InputError` where it was not recorded."""
     if not trace.has("fp8_tensors"):
-        raise InputError(
-            f"{trace.metadata.source}: no FP8 statistics were recorded; record with `tetrace record --fp8 COMMAND`"
-        )
+        none = "no FP8 statistics were recorded; record with `tetrace record --fp8 COMMAND`"
+        raise InputError(f"{trace.metadata.source}: {UNREADABLE if UNREADABLE in trace.metadata.notices else none}")
     rows = _named_parameters(_rows(trace, "fp8_tensors"))
     unmeasured = rows.isin("source", CHECK) & (rows["amax"] == 0)
     # A check counts what is not finite; where it measured nothing else its other numbers mean nothing.

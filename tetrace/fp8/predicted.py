@@ -79,6 +79,7 @@ class Case:
     def predicted(self) -> Predicted:
         """Predictions of all observations that can be answered for."""
         rows = self.every.take(self.rows)
+        self.sampled = bool(rows.sampled.any())
         gradient = np.array([is_gradient(role) for _, role in rows.keys], np.bool_)[rows.tensor]
         ran = np.where(rows.isin("format", "E4M3"), 0, np.where(rows.isin("format", "E5M2"), 1, gradient.astype(int)))
         kind = self._formats(ran, gradient)
@@ -162,7 +163,7 @@ class Case:
         found = predict(part, scale[known], kind[known], mine["amax"], mine["smallest"], _counted(mine, held))
         # A histogram of a sample of the rows stands for all of them.
         factor = np.where(held > 0, nonzero(mine) / np.maximum(held, 1), 1.0)
-        self.sampled = bool((factor > 1.001).any() or (mine["tensor_elements"] > mine["elements"]).any())
+        self.sampled |= bool((factor > 1.001).any())
         return [column * factor for column in vars(found).values()]
 
     def _block_wise(self, rows: Rows, wanted: Places, recipe: Places, kind: Places) -> tuple[Places, list[Numbers]]:
@@ -178,11 +179,16 @@ class Case:
             mine = np.arange(here.start, here.stop)[layouts[here] == layout]
             if not len(mine):
                 continue
+            # Blocks are those of the whole tensor, also where the histogram is of some of its rows.
+            number = blocks.count[mine]
+            if rows.sampled[place]:
+                share = int(rows["elements"][place]) / int(rows["tensor_elements"][place])
+                number = np.ceil(number * share).astype(np.int64)
             found = predict_blocks(
                 self.histogram.bin[elements],
                 self.histogram.count[elements],
                 blocks.bin[mine],
-                blocks.count[mine],
+                number,
                 SIZES[layout],
                 FORMATS[int(kind[place])],
                 self.settings.power_of_two is not False or layout == "1x32",

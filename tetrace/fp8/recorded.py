@@ -36,8 +36,14 @@ _WORD = np.dtype("<u4")
 _HEADER = struct.Struct("<8sII")
 _CHUNK = struct.Struct("<4sIII")
 _CHUNK_MAGIC = b"FP8\n"
-ROWS_HEADER = _HEADER.pack(b"TETRFP8\0", _VERSION, ROW.itemsize)
+_ROWS_MAGIC = b"TETRFP8\0"
+ROWS_HEADER = _HEADER.pack(_ROWS_MAGIC, _VERSION, ROW.itemsize)
 SCALES_HEADER = _HEADER.pack(b"TETRSCL\0", _VERSION, SCALE.itemsize)
+# The notice of a trace whose files of rows are of another layout.
+UNREADABLE = (
+    "the FP8 rows are of another version of tetrace and left out: read the recording with the version that made it, or "
+    "record again"
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,16 @@ def _part(content: bytes, dtype: np.dtype[Any], is_cut: bool) -> npt.NDArray[Any
         return unpacked(content, is_cut)
     found = np.frombuffer(content, dtype)
     return found[found["order"] != found["order"][-1:]] if is_cut and dtype is BLOCK else found
+
+
+def is_other_version(path: Path) -> bool:
+    """Whether it is a file of rows, and of a layout that is not the one read here."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER.size)
+    except OSError:
+        return False
+    return len(header) == _HEADER.size and header.startswith(_ROWS_MAGIC) and header != ROWS_HEADER
 
 
 def read_scales(path: Path) -> npt.NDArray[Any]:

@@ -56,6 +56,12 @@ def read(processes: Sequence[Process], index_of: Mapping[int, int]) -> dict[str,
     return tables
 
 
+def notices(processes: Sequence[Process]) -> tuple[str, ...]:
+    """That FP8 rows of processes are of another version of tetrace, where they are."""
+    files = (process.folder / recorded.ROWS_FILE for process in processes)
+    return (recorded.UNREADABLE,) if any(map(recorded.is_other_version, files)) else ()
+
+
 def read_folder(folder: Path) -> Trace:
     """The FP8 tables of the process that left a folder in `folder`."""
     processes = processes_of(folder)[:1]
@@ -70,14 +76,15 @@ def read_folder(folder: Path) -> Trace:
         "processes": make_table("processes", described, len(pids)),
         **read(processes, {process.key: row for row, process in enumerate(processes)}),
     }
-    return Trace(Metadata("", "tetrace watch"), tables)
+    return Trace(Metadata("", "tetrace watch", notices=notices(processes)), tables)
 
 
 def _read(process: Process, index: int) -> _Part | None:
     folder = process.folder
-    if not (folder / recorded.ROWS_FILE).exists():
+    rows_file = folder / recorded.ROWS_FILE
+    if not rows_file.exists() or recorded.is_other_version(rows_file):
         return None
-    seen = recorded.read_rows(folder / recorded.ROWS_FILE)
+    seen = recorded.read_rows(rows_file)
     return _Part(process, index, _in_order(seen), recorded.read_scales(folder / recorded.SCALES_FILE))
 
 

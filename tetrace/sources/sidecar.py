@@ -137,7 +137,8 @@ def attach(
         tables["sites"] = sites.table(index_of)
     tables |= _side_tables(known, index_of) | fp8.read(known, index_of)
     run = Process(folder, {}).document("run.json")
-    said = (*_endings(run, processes), *map(str, run.get("notices", [])), *notices, *_process_notices(processes))
+    noted = map(str, run.get("notices", []))
+    said = (*_endings(run, processes), *noted, *notices, *fp8.notices(known), *_process_notices(processes))
     metadata = dataclasses.replace(
         trace.metadata,
         source=_source(folder),

@@ -16,6 +16,7 @@ from tetrace.study.stability import Numbers, Refused, numbers, refused
 if TYPE_CHECKING:
     from tetrace.study.material import Material
     from tetrace.study.results import Configuration
+    from tetrace.study.spec import Study
 
 # Problems of a configuration that its table names; the page has all.
 _SHOWN = 5
@@ -24,6 +25,8 @@ _STEPS = (1, 10, 20)
 _TRAINED = 0.01
 # Configurations that lose the same gradients are named in one row.
 _ALIKE = 9
+# Figures of claims on whether configurations run, and on what becomes of their numbers.
+_OF_NUMBERS = ("state", "error", "finite", "first_loss", "last_loss", "max_saturation_pct")
 
 
 def losses_section(material: Material) -> Section:
@@ -119,6 +122,15 @@ def numbers_section(material: Material) -> Section:
         grids.append(_problems_grid(known, _SHOWN))
         more.append(_problems_grid(known, 0))
     return Section("numbers", "FP8 numbers", _lost_words(known), tuple(grids), more=tuple(more))
+
+
+def asks_for_numbers(study: Study) -> bool:
+    """Whether what becomes of the numbers is what a study asks: most of its claims are about what fails and about losses;
+    without claims, failures are expected."""
+    figures = [claim.figure for claim in study.claims if claim.figure != "none"]
+    if not figures:
+        return any(matrix.expected for matrix in study.matrices)
+    return 2 * sum(figure in _OF_NUMBERS for figure in figures) > len(figures)
 
 
 def numbers_words(material: Material) -> str:

@@ -20,7 +20,7 @@ from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, eff
 from tetrace.study.fastest import fastest_words, idle_words
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_section, failed_section, measured_section
-from tetrace.study.numerics import losses_section, numbers_section, numbers_words, shapes_section
+from tetrace.study.numerics import asks_for_numbers, losses_section, numbers_section, numbers_words, shapes_section
 from tetrace.study.recorded import recorded_section
 from tetrace.study.repetition import repetition_section
 from tetrace.study.results import FAILED, MEASURED
@@ -87,15 +87,21 @@ class Report:
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """Sentences that answer the study's question: what became of the numbers, what the options do that do most, and
-        whether the GPU idles."""
-        found = (numbers_words(self.material), *effect_words(self.material), idle_words(self.material))
+        """Sentences after the first that answer the study's question: what became of the numbers (or what is fastest), what
+        the options do that do most, and whether the GPU idles."""
+        found = (*self._first[1:], *effect_words(self.material), idle_words(self.material))
         return tuple(f"{said}." for said in found if said)
 
     @cached_property
+    def _first(self) -> tuple[str, str]:
+        """What is fastest, and what became of the numbers: the one that the study asks for leads."""
+        fastest, numbers = fastest_words(self.material), numbers_words(self.material)
+        return (numbers, fastest) if numbers and asks_for_numbers(self.study) else (fastest, numbers)
+
+    @cached_property
     def verdict(self) -> str:
-        """What is fastest, by how much, the answers, how claims fare, what failed."""
-        first, rest = fastest_words(self.material), "; ".join(self._fates)
+        """What is fastest, by how much (or what became of the numbers), the answers, how claims fare, what failed."""
+        first, rest = self._first[0], "; ".join(self._fates)
         if not self.answers:
             return self.short_verdict
         return " ".join([f"{first}.", *self.answers, *([f"{rest}."] if rest else [])])
@@ -103,7 +109,7 @@ class Report:
     @property
     def short_verdict(self) -> str:
         """The same in one sentence, without the answers."""
-        return "; ".join([fastest_words(self.material), *self._fates]) + "."
+        return "; ".join([self._first[0], *self._fates]) + "."
 
     @cached_property
     def _fates(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def sweeps_section(swept: Sequence[Swept]) -> Section:
     for one in swept:
         if one.lines:
             grids.append(_sweep_grid(one))
-            said += [*crossing_words(one), *trend_words(one)]
+            said += [*crossing_words(one), *(f"{one.name}: {words}" for words in trend_words(one))]
     empty = [one.title for one in swept if not one.lines]
     if empty:
         said.append(f"Not measured: {'; '.join(empty)}.")
@@ -66,8 +66,13 @@ def _cell(found: Value) -> str:
     return value_cell(found.estimate) if found.unit == MS else found.words()
 
 
-def crossing_words(swept: Swept, only: str = "") -> list[str]:
-    """Each crossing in a sentence; lines that never cross say on which side they stay. `only`: of this line."""
+def crossing_words(swept: Swept) -> list[str]:
+    """Each crossing in a sentence that names the sweep; lines that never cross say on which side they stay."""
+    return [f"{swept.name}: {words}" for words in _crossings(swept)]
+
+
+def _crossings(swept: Swept, only: str = "") -> list[str]:
+    """The same without the sweep. `only`: of this line."""
     said = []
     for line in swept.lines:
         if only and line.name != only:
@@ -143,7 +148,7 @@ def payoff_words(one: Payoff) -> list[str]:
         predicted = f"{of} is {start} than {against} at {along} {low:,g}, {', '.join(parts)}"
     else:
         predicted = f"{of} is {start} than {against} from {along} {low:,g} to {high:,g}"
-    said = f"{one.sweep.title}. Predicted: {predicted}. Measured: {' '.join(crossing_words(one.sweep, of))}"
+    said = f"{one.sweep.title}. Predicted: {predicted}. Measured: {' '.join(_crossings(one.sweep, of))}"
     others = [row for row in one.rows if not row.recorded]
     if others:
         worst = max(others, key=lambda row: abs(row.error))

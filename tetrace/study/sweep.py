@@ -89,6 +89,11 @@ class Swept:
         """What it is called."""
         return self.sweep.title or f"{self.sweep.figure} along {self.sweep.along}"
 
+    @property
+    def name(self) -> str:
+        """What tells it from other sweeps in a sentence: those along the same option differ in what they leave fixed."""
+        return self.sweep.title or f"{self.sweep.matrix}, {self.sweep.figure}"
+
 
 def sweep_of(material: Material, sweep: Sweep) -> Swept:
     """A sweep as measured; lines of which nothing was measured, and nothing failed, are left out."""
