@@ -12,7 +12,9 @@ from tetrace.attribute.attribution import attribute
 from tetrace.breakdown.account import account
 from tetrace.breakdown.analysis import Breakdown, break_down
 from tetrace.breakdown.busy_categories import busy_by_category
+from tetrace.breakdown.figures import FIGURES, Run
 from tetrace.breakdown.gaps import CAUSES
+from tetrace.breakdown.without_recorder import waiting_ns
 from tetrace.errors import UsageError
 from tetrace.report.facts import facts
 from tetrace.report.scale import scale_of
@@ -33,7 +35,7 @@ def test_every_cause_of_idle_time() -> None:
         Recording()
         .range("forward", 0, 1000)
         .launch("a", call=(0, 2), runs=(10, 20))
-        # Host-bound from 20 to 30, then 4 µs of launch latency: the floor is the median on idle streams.
+        # Host-bound from 20 to 30, then 4 µs of launch latency, which is less than the floor.
         .launch("b", call=(30, 32), runs=(34, 40))
         # The host sits in a synchronization until 50, then launches at 52.
         .call("cudaStreamSynchronize", 40, 50, "synchronize")
@@ -44,24 +46,73 @@ def test_every_cause_of_idle_time() -> None:
         # Launched long before on a stream that waits for another.
         .stream_wait(76.5, stream=8)
         .launch("e", call=(77, 78), runs=(90, 95), stream=8)
-        # Launched long before, and nothing says why it is late: 4 µs floor, the rest unexplained.
+        # Launched long before, and nothing says why it is late.
         .launch("f", call=(78.5, 79), runs=(105, 110))
         # Two nodes of one graph.
         .launch("g", call=(109, 109.5), runs=(110, 115), correlation=99, node=5)
         .launch("h", call=(109, 109.5), runs=(118, 120), correlation=99, node=6)
     )
     breakdown = whole(recording)
-    assert breakdown.totals.latency_floor_ns == 4000
+    assert breakdown.totals.latency_floor_ns == 8000, "three launches on idle streams tell none"
     assert idle(breakdown) == {
         "host_bound": 10 + 2 + 2,
         "synchronization": 10,
-        "launch_latency": 4 + 4 + 4 + 4,
+        "launch_latency": 4 + 4 + 4,
         "dependency": 10,
         "graph": 3,
         "profiler": 10,
-        "unexplained": 6,
+        "unexplained": 10,
     }
     assert breakdown.totals.busy_ns + breakdown.totals.all_idle_ns == breakdown.totals.wall_ns == 110_000
+
+
+def launched_on_an_idle_stream(launches: int) -> Recording:
+    """So many launches, each 4 µs before its kernel, after a first one that was queued 100 ms before the recording."""
+    recording = Recording().range("forward", 0, 200_000).launch("first", (0, 1), (100_000, 100_010))
+    for i in range(launches):
+        at = 100_050 + 50 * i
+        recording.launch("a", (at, at + 1), (at + 4, at + 10))
+    return recording
+
+
+def test_the_first_activity_of_a_stream_tells_no_launch_latency() -> None:
+    told, untold = whole(launched_on_an_idle_stream(10)), whole(launched_on_an_idle_stream(9))
+    assert (told.launch.latency_median_ns, told.launch.latency_p95_ns, told.launch.latency_samples) == (4000, 4000, 10)
+    assert told.totals.latency_floor_ns == 4000
+    assert (untold.launch.latency_median_ns, untold.launch.latency_p95_ns, untold.launch.latency_samples) == (-1, -1, 9)
+    assert untold.totals.latency_floor_ns == 8000, "a floor all the same, to tell causes apart"
+    said = [line for fact in facts(untold, scale_of(untold)) if fact.label == "launches" for line in fact.lines]
+    assert "latency not told: 9 idle streams" in said[1]
+    latency = next(figure for figure in FIGURES if figure.name == "launch_latency_us")
+    assert (latency.value(Run(told)), latency.value(Run(untold))) == (4.0, None)
+    assert (account(told).latency_ns.tolist(), account(untold).latency_ns.tolist()) == ([4000.0], [8000.0])
+
+
+def queued(kernels: int, gap: float) -> Recording:
+    """Kernels of 10 µs that were launched 100 ms before they run, with gaps of so many µs between them."""
+    recording = Recording().range("forward", 0, 200_000)
+    for i in range(kernels):
+        at = 100_000 + (10 + gap) * i
+        recording.launch("a", (i, i + 0.5), (at, at + 10))
+    return recording
+
+
+def test_no_gap_between_queued_activities_waits_for_the_host() -> None:
+    breakdown = whole(queued(100, 2))
+    assert breakdown.launch.latency_samples == 0
+    assert idle(breakdown) == {"unexplained": 99 * 2}
+    assert waiting_ns(breakdown) == 0
+    assert breakdown.totals.busy_ns + breakdown.totals.all_idle_ns == breakdown.totals.wall_ns
+    said = [line for fact in facts(breakdown, scale_of(breakdown)) if fact.label == "launches" for line in fact.lines]
+    assert "latency not told: no idle stream" in said[1]
+
+
+def test_launch_latency_counts_from_the_call_also_where_that_is_before_the_gap() -> None:
+    """Called 5 µs before the GPU runs dry: of the floor of 8 µs three are left. A call that lasts longer counts whole."""
+    called = Recording().launch("a", (0, 1), (10, 20)).launch("b", (15, 16), (30, 40))
+    assert idle(whole(called)) == {"launch_latency": 3, "unexplained": 7}
+    lasts = Recording().launch("a", (0, 1), (10, 20)).launch("b", (15, 29), (30, 40))
+    assert idle(whole(lasts)) == {"launch_latency": 9, "unexplained": 1}
 
 
 def test_host_bound_idle_is_charged_to_the_innermost_range_of_the_launching_thread() -> None:

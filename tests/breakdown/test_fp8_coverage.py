@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.attribute.test_attribution import CAST, GEMM
 from tests.breakdown.test_findings import BF16, SOFTMAX, of
+from tests.report.runs import recorded
 from tests.traces import Recording
 from tetrace.breakdown.analysis import Breakdown
-from tetrace.breakdown.fp8_coverage import fp8_coverage, fp8_norms
+from tetrace.breakdown.fp8_coverage import NOT_TE, fp8_coverage, fp8_norms
+from tetrace.breakdown.recorded import in_attention
 
 NORM = "void transformer_engine::normalization::ln_fwd_tuned_kernel<Kernel_traits<__nv_bfloat16, __nv_bfloat16>>()"
 ADD = "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<c10::BFloat16>>()"
@@ -95,6 +97,36 @@ def test_unfused_attention_is_its_own_reason() -> None:
         Step().autocast(True, 1).module("DotProductAttention.0", "DotProductAttention", BF16, SOFTMAX, BF16, te=False)
     )
     assert statuses(step.broken_down()) == {"DotProductAttention.0": ("on", "attention not FP8")}
+
+
+def test_unfused_attention_by_the_classes_of_recorded_modules() -> None:
+    """Paths do not say that they are attention: the class recorded for one of those around does."""
+    breakdown = recorded("../../profiles/attention/results/h200/te-unfused.tetrace")
+    products = "self_attention.core_attention.unfused_attention"
+    assert statuses(breakdown)[products] == ("off", "attention not FP8")
+    (finding,) = [one for one in breakdown.findings if one.name == "unfused_attention"]
+    table = breakdown.tables["gemms"]
+    gemms = sum(row["total_ns"] for row in table.rows() if row["module"] == products)
+    attention = breakdown.tables["attention"]
+    assert finding.ns == int(attention["total_ns"].sum()) // 9 > gemms // 9
+    assert finding.evidence.startswith("3.4% of GPU activity")
+    assert finding.advice == "FusedAttention was refused: NVTE_FUSED_ATTN=0"
+
+
+def test_a_module_in_attention() -> None:
+    classes = {"layers.0": "TransformerLayer", "layers.0.dpa": "DotProductAttention", "layers.01": "Linear"}
+    inside = [name for name in ("layers.0", "layers.0.dpa", "layers.0.dpa.fused", "layers.01", "layers.0.dpa2")
+              if in_attention(name, classes)]  # fmt: skip
+    assert inside == ["layers.0.dpa", "layers.0.dpa.fused"]
+    assert in_attention("TransformerLayer_0/DotProductAttention.1", {})
+
+
+def test_the_advice_for_what_is_no_te_module_names_attention_by_hand() -> None:
+    """Whether a product has a weight is not recorded."""
+    breakdown = recorded("stability-e4m3.tetrace")
+    assert statuses(breakdown)["layers.0"] == ("on", NOT_TE)
+    (finding,) = [one for one in breakdown.findings if one.name == "outside_fp8"]
+    assert finding.advice == "TE modules under te.autocast; attention by hand: te.DotProductAttention"
 
 
 def test_a_recording_of_others_says_no_reason() -> None:

@@ -28,7 +28,7 @@ def budget(tmp_path: Path) -> Path:
 def test_a_run_keeps_the_budget_that_was_made_of_it(budget: Path) -> None:
     done = run("check", FP8, "--budget", budget)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "The budget is kept: 12 limits; 1 skipped." in done.stdout
+    assert "The budget is kept: 12 limits; 1 skipped (no --baseline was given)." in done.stdout
     assert "::" not in done.stdout
 
 
@@ -36,7 +36,9 @@ def test_a_run_over_budget_ends_with_1_and_a_table_of_what_broke(budget: Path) -
     done = run("check", BF16, "--budget", budget)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert lines[2].startswith("Over budget: 2 of 13 limits; 1 skipped; busy_ms is 3.443 ms; at most 3.310 ms.")
+    assert " ".join(" ".join(lines[2:4]).split()).startswith(
+        "Over budget: 2 of 13 limits; 1 skipped (no --baseline was given); busy_ms is 3.443 ms; the limit is at most 3.310 ms."
+    )
     assert [line.split()[1] for line in lines if line.startswith("broken")] == ["busy_ms", "fp8_coverage_pct"]
 
 
@@ -72,7 +74,7 @@ def test_junit(budget: Path, tmp_path: Path) -> None:
     failed = {case.get("name"): case.find("failure") for case in suite if case.find("failure") is not None}
     assert set(failed) == {"busy_ms", "fp8_coverage_pct"}
     assert failed["busy_ms"] is not None
-    assert failed["busy_ms"].get("message") == "busy_ms is 3.443 ms; at most 3.310 ms"
+    assert failed["busy_ms"].get("message") == "busy_ms is 3.443 ms; the limit is at most 3.310 ms"
     # A file of the last build is replaced.
     assert run("check", FP8, "--budget", budget, "--junit", file).returncode == 0
     assert ElementTree.parse(file).getroot()[0].get("failures") == "0"
@@ -82,8 +84,8 @@ def test_annotations_for_github(budget: Path) -> None:
     done = run("check", BF16, "--budget", budget, GITHUB_ACTIONS="true")
     commands = [line for line in done.stdout.splitlines() if line.startswith("::")]
     assert commands == [
-        "::error title=tetrace%3A busy_ms::te4-bf16.sqlite: busy_ms is 3.443 ms; at most 3.310 ms",
-        "::error title=tetrace%3A fp8_coverage_pct::te4-bf16.sqlite: fp8_coverage_pct is 0%25; at least 99%25",
+        "::error title=tetrace%3A busy_ms::te4-bf16.sqlite: busy_ms is 3.443 ms; the limit is at most 3.310 ms",
+        "::error title=tetrace%3A fp8_coverage_pct::te4-bf16.sqlite: fp8_coverage_pct is 0%25; the limit is at least 99%25",
     ]
     done = run("check", FP8, "--budget", budget, "--github")
     assert done.stdout.splitlines()[-1].startswith("::notice title=tetrace::te4-fp8.sqlite: The budget is kept")
@@ -91,6 +93,17 @@ def test_annotations_for_github(budget: Path) -> None:
     assert json.loads(done.stdout)["broken"] == 2, "annotations do not spoil a document"
     assert done.stderr.startswith("::error ")
     assert "::" not in run("check", BF16, "--budget", budget, "--no-github", GITHUB_ACTIONS="true").stdout
+
+
+def test_a_word_that_may_not_be_and_a_latency_that_is_not_told(tmp_path: Path) -> None:
+    budget = tmp_path / "b.toml"
+    budget.write_text('[limits]\nattention_backend = "none"\nlaunch_latency_us = { max = 1000000 }\n', encoding="utf-8")
+    deep = DATA.parent.parent / "profiles/attention/results/h200/te-fused.tetrace"
+    done = run("check", deep, "--budget", budget, "--github")
+    assert done.returncode == 1
+    assert "attention_backend is FusedAttention; may be none\n" in done.stdout
+    said = "launch_latency_us is not recorded; the limit is at most 1,000,000.000 µs (hardly a stream was idle at a launch)"
+    assert said in done.stdout
 
 
 def test_unknown_keys_are_told_with_those_near(tmp_path: Path) -> None:

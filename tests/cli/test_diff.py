@@ -23,8 +23,15 @@ BF16, FP8 = DATA / "te4-bf16.sqlite", DATA / "te4-fp8.sqlite"
 def test_a_part_within_noise_is_called_so_where_it_is_named() -> None:
     done = run("diff", DATA / "drift/large-none.tetrace", DATA / "drift/large-block.tetrace")
     assert (
-        "\nGEMMs −9.26, quantization +8.53, launches +0.19, attention −0.77 (noise), rope −0.19 (noise)," in done.stdout
+        "\nGEMMs −9.26, quantization +8.53, attention −0.77 (noise), all else −0.44 ms: net −1.94 ms a step"
+        in done.stdout
     )
+
+
+def test_what_passes_between_queued_kernels_is_no_waiting_for_the_host() -> None:
+    done = run("diff", DATA / "drift/large-none.tetrace", DATA / "drift/large-block.tetrace")
+    assert "idles 1.00 → 1.19 ms, none of it waiting for the\n  host.\n" in done.stdout
+    assert not re.search(r"host-bound|launch latency|launch_latency_us", done.stdout)
 
 
 def test_bf16_against_fp8_reads_as_a_few_sentences() -> None:
@@ -33,13 +40,13 @@ def test_bf16_against_fp8_reads_as_a_few_sentences() -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "te4-bf16.sqlite → te4-fp8.sqlite"
     works = lines.index(
-        "The GPU works 3.44 → 3.15 ms a step (−8.4%) and idles 11.6 → 15.3 ms, waiting for the host 11.6 →"
+        "The GPU works 3.44 → 3.15 ms a step (−8.4%) and idles 11.6 → 15.3 ms, waiting for the host 11.5 →"
     )
-    assert lines[works + 1] == "  15.2 ms; the recorder slows the host: time steps without it before you judge."
+    assert lines[works + 1] == "  15.1 ms; the recorder slows the host: time steps without it before you judge."
     parts = lines.index(
-        "Recorded: GEMMs −0.69, quantization +0.32, launches +3.58, all else +0.11 ms: net +3.32 ms a step"
+        "Recorded: GEMMs −0.69, quantization +0.32, waiting for the host +3.58, all else +0.11 ms: net +3.32"
     )
-    assert lines[parts + 1] == "  (+22.0%), 15.1 to 18.4 ms."
+    assert lines[parts + 1] == "  ms a step (+22.0%), 15.1 to 18.4 ms."
     assert works < parts
     assert re.search(r"-0\.429 +gemm +backward +nvjet bf16 → nvjet fp8", done.stdout)
     assert re.search(r"fp8_coverage_pct +0% +100%", done.stdout)

@@ -35,6 +35,18 @@ def test_names_are_cut_a_little_then_columns_left_out_then_names_cut_more() -> N
     assert GRID.lines(27)[:2] == ["   ms  kernel", "  1.5  a_kernel_…characters"]
 
 
+def test_a_column_keeps_the_words_that_it_must_before_others_are_left_out() -> None:
+    def grid(least: int) -> Grid:
+        heads = (Column("name", number=False, least=least), Column("reason", number=False), Column("n", keep=1))
+        return Grid("", heads, (("UnfusedDotProductAttention", "a reason of some length", "7"),))
+
+    assert grid(0).lines(40)[1] == "UnfusedD…ttention  a reason…me length  7"
+    assert grid(99).lines(42) == [
+        "name                        reason",
+        "UnfusedDotProductAttention  a reas… length",
+    ]
+
+
 def test_columns_of_a_pair_are_left_out_together() -> None:
     heads = (Column("name", number=False), *(Column(f"median {side}", keep=1, pair="median") for side in "ab"))
     grid = Grid("", heads, (("x", "1.0", "2.0"),))

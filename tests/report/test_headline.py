@@ -23,7 +23,7 @@ def pair(a: dict[str, object], b: dict[str, object]) -> Comparison:
 
 
 BOTH = pair(known(71, 73), known(63, 82))
-PARTS = "GEMMs −0.010, launches +0.019 ms: net +0.009 ms a step (+12.3%), 0.073 to 0.082 ms."
+PARTS = "GEMMs −0.010, waiting for the host +0.019 ms: net +0.009 ms a step (+12.3%), 0.073 to 0.082 ms."
 
 
 def test_steps_without_the_recorder_come_first() -> None:

@@ -7,16 +7,22 @@ import re
 
 import pytest
 
-from tests.report.runs import breakdown_of, recorded, rendered, three_steps
+import tetrace
+from tests.report.runs import DATA, breakdown_of, recorded, rendered, three_steps
 from tests.traces import Recording
 from tetrace.attribute.attribution import attribute
 from tetrace.breakdown.analysis import break_down
 from tetrace.errors import UsageError
-from tetrace.report.content import held_back
+from tetrace.report.content import held_back, steps_used
 from tetrace.report.scale import scale_of
 from tetrace.report.views import BY_NAME, VIEWS
+from tetrace.sources.detect import load
 from tetrace.trace.trace import Trace
 
+PROFILES = "../../profiles"
+LAYERS = f"{PROFILES}/layer_stack/results/nvidia-h200/fp8-delayed.tetrace"
+STRAGGLER = f"{PROFILES}/ddp/results/nvidia-h200-x2/fp8-straggler.tetrace"
+UNFUSED = f"{PROFILES}/attention/results/h200/te-unfused.tetrace"
 FIRST_SCREEN = """\
 made · test · NVIDIA H200 · pid 1
 steps 0–1 (2 of 3), marked by step ranges; left out: 2 (last, its end was not recorded)
@@ -27,8 +33,8 @@ Time                  ms/step  of wall
 wall                    0.200   100.0%  mean of 2 steps; median 0.200, 0.200 to 0.200
 busy                    0.028    14.0%  █████▌
 idle, host-bound        0.152    76.0%  ██████████████████████████████▌
-idle, launch latency    0.016     8.0%  ███
-idle, unexplained       0.004     2.0%  █
+idle, launch latency    0.015     7.5%  ███
+idle, unexplained       0.005     2.5%  █ what follows was launched already
 
 GPU activity (summed over streams), ms per step; phase 100.0% known, module 89.3%
 category      forward  backward  optimizer    all  of activity
@@ -43,14 +49,14 @@ quantization  3.00 µs on the GPU per step = 10.7% of GPU activity; none is fuse
               GPU idle while the host quantizes: 3.50 µs = 1.8% of wall
 FP8 coverage  100.0% of GEMM time, 7.00 µs per step: E4M3 100.0%
 launches      8 calls for 8 activities per step; median queue 0 deep
-              host time in calls 6.00 µs | latency 2.25 µs (p95 5.00 µs) | host-bound idle 152 µs
+              host time in calls 6.00 µs | latency 2.00 µs (p95 5.00 µs) | host-bound idle 152 µs
 
 ms/step  of wall  gaps  host ranges the GPU waits for
   0.050    25.0%     1  the step's own range (forward)
   0.045    22.5%     2  no range, in backward
-  0.020    10.0%     0  optimizer
+  0.020    10.0%     ·  optimizer
   0.019     9.5%     1  backward
-  0.005     2.5%     0  forward
+  0.005     2.5%     ·  forward
   0.013     6.5%     4  11 others; all 0.152: idle, host-bound
 
 FINDINGS
@@ -85,6 +91,33 @@ def test_a_notice_of_two_cudnns_says_what_it_means() -> None:
     metadata = dataclasses.replace(trace.metadata, notices=("2 copies of cuDNN are loaded, from a and b",))
     breakdown = break_down(attribute(Trace(metadata, trace.tables)))
     assert "\n! 2 copies of cuDNN are loaded, from a and b: may break TE; keep one\n" in rendered(breakdown)
+
+
+def test_left_out_steps_are_told_by_the_reason_that_is_shown() -> None:
+    brief = rendered(recorded(LAYERS), width=100).splitlines()[1]
+    assert brief == "steps 6–12 (7 of 14), marked by step ranges; left out: 0–5 (warm-up), 13 (last)"
+
+
+def test_steps_of_several_ranks_are_counted_as_the_mean_counts_them() -> None:
+    lines = rendered(recorded(STRAGGLER), width=100).splitlines()
+    assert lines[1] == "9 steps of 2 ranks: 3–7, 3–6 of 0–8, marked by step ranges; left out: 0–2 (warm-up), 8 (last)"
+    assert any("mean of 9 steps;" in line for line in lines)
+    same = load(DATA / STRAGGLER)
+    assert steps_used(tetrace.analyze(same, steps="4:6")).startswith("4 steps of 2 ranks: each 4–5 of 0–8, ")
+    assert steps_used(tetrace.analyze(same, steps="4:6", process=0)).startswith("steps 4–5 (2 of 9), ")
+
+
+def test_a_finding_keeps_its_advice_on_one_line() -> None:
+    (line,) = [line for line in rendered(recorded(STRAGGLER), width=100).splitlines() if "host to launch" in line]
+    assert line == "12.2 ms  the GPU waits for the host to launch: CUDA graphs, or a larger batch"
+
+
+def test_attention_backends_are_not_cut() -> None:
+    lines = rendered(recorded(UNFUSED), by="backend", width=100).splitlines()
+    assert lines[-2:] == [
+        "module                         backend                     refused",
+        "self_attention.core_attention  UnfusedDotProductAttention  FlashAttention 4: NV…n: NVTE_FUSED_ATTN=0",
+    ]
 
 
 @pytest.mark.parametrize("by", [view.name for view in VIEWS if view.whole])

@@ -17,7 +17,14 @@ from tetrace.attribute.classify import CATEGORIES
 from tetrace.attribute.distinct import counts, distinct, first_rows, sums
 from tetrace.breakdown.busy_categories import ORDER
 from tetrace.breakdown.gaps import CAUSES, charges
-from tetrace.breakdown.launch import NO_RANGE, QUANTIZING_RANGE, idle_stream_latency, place_words, places
+from tetrace.breakdown.launch import (
+    NO_RANGE,
+    QUANTIZING_RANGE,
+    idle_stream_latency,
+    place_words,
+    places,
+    told_latency,
+)
 from tetrace.breakdown.recorded import outermost_calls
 from tetrace.breakdown.scope import Scope, phase_words, role_words
 from tetrace.errors import ConservationError
@@ -119,12 +126,12 @@ def _step_numbers(scope: Scope) -> Times:
 
 
 def _latency(scope: Scope, floor_ns: int) -> npt.NDArray[np.float64]:
-    """Median launch latency on idle streams in each frame; that of all where a frame has no such launch."""
+    """Median launch latency on idle streams in each frame; the floor where a frame has no such launch, or all too few."""
     frames, start = scope.selection.frames, scope.column("start_ns")
     latency = idle_stream_latency(scope.attribution)[scope.rows]
     lane, of_frame = scope.lanes.of_activity[scope.rows], scope.lanes.of_windows(frames)
     found = np.full(len(of_frame), float(floor_ns))
-    rows = np.flatnonzero(latency >= 0)
+    rows = np.flatnonzero(latency >= 0) if len(told_latency(latency)) else np.empty(0, np.int64)
     for one in np.unique(of_frame).tolist():
         mine = rows[lane[rows] == one]
         mine = mine[np.argsort(start[mine], kind="stable")]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
 
 KEPT, BROKEN, SKIPPED = "ok", "broken", "skipped"
+_MAY_BE = "may be"
 NOT_RECORDED, FEW_STEPS = "not recorded", "too few steps to tell noise"
 
 
@@ -39,7 +40,8 @@ class Check:
         """What happened, in one line."""
         against = f", {self.ratio:.3f} × the baseline's {self.baseline}" if self.ratio is not None else ""
         remark = f" ({self.remark})" if self.remark else ""
-        return f"{self.name} is {self.value}{against}; {self.limit}{remark}"
+        limit = self.limit if self.limit.startswith(_MAY_BE) else f"the limit is {self.limit}"
+        return f"{self.name} is {self.value}{against}; {limit}{remark}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _status(value: float | str | None, limit: Limit) -> str:
 
 def _limit_words(figure: Figure, limit: Limit) -> str:
     if limit.allowed:
-        return f"may be {' or '.join(limit.allowed)}"
+        return f"{_MAY_BE} {' or '.join(limit.allowed)}"
     parts = [("at most", limit.most), ("at least", limit.least)]
     return ", ".join(f"{word} {words(figure, number)}" for word, number in parts if number is not None)
 
@@ -107,6 +109,8 @@ def _why_not(figure: Figure, run: Run) -> str:
         return "no GPU activity was captured"
     if run.breakdown.totals.hidden_ns:
         return "CUDA graphs were recorded whole"
+    if figure.name == "launch_latency_us" and run.scope.trace.has("calls"):
+        return "hardly a stream was idle at a launch"
     return ""
 
 

@@ -11,6 +11,7 @@ from tetrace.attribute.attribution import Attribution
 from tetrace.attribute.classify import attention_backend
 from tetrace.attribute.distinct import counts, distinct, sums
 from tetrace.attribute.vocabulary import BACKWARD
+from tetrace.breakdown.recorded import in_attention, recorded_classes
 from tetrace.breakdown.scope import Scope, phase_words, role_words
 from tetrace.breakdown.tables import ATTENTION, GEMMS, Table
 
@@ -96,9 +97,9 @@ def _backends(attribution: Attribution) -> list[str]:
 
 def _unfused(scope: Scope) -> np.ndarray:
     """GEMMs and softmax of a DotProductAttention that ran no fused kernel: TE's unfused backend."""
-    names = [name.rsplit("/", 1)[-1].startswith("DotProductAttention") for name in scope.attribution.module_names]
-    in_attention = np.array([*names, False], np.bool_)[scope.module]
-    found = in_attention & scope.in_category("gemm", "softmax_loss")
+    classes = recorded_classes(scope.trace)
+    names = [in_attention(name, classes) for name in scope.attribution.module_names]
+    found = np.array([*names, False], np.bool_)[scope.module] & scope.in_category("gemm", "softmax_loss")
     return found | _products_around_softmax(scope) if found.any() else found
 
 

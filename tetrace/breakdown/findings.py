@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from tetrace.attribute.attribution import UNATTRIBUTED_MODULE
 from tetrace.breakdown.compute import UNFUSED
 from tetrace.breakdown.finding import OF_BUSY, OF_WALL, Finding, step_word
-from tetrace.breakdown.fp8_coverage import ADVICE, NOT_TE, fp8_coverage, fp8_norms, recorded_classes
+from tetrace.breakdown.fp8_coverage import ADVICE, NOT_TE, fp8_coverage, fp8_norms
 from tetrace.breakdown.fp8_findings import fp8_findings
 from tetrace.breakdown.launch import NO_RANGE
 from tetrace.breakdown.ranks import amax_findings, communication_findings
+from tetrace.breakdown.recorded import in_attention, recorded_classes, refusals
 from tetrace.breakdown.verdict import HOST_COPIES, copied_ns
 from tetrace.breakdown.without_recorder import added_waiting_ns, plain_step
 from tetrace.units import byte_count, duration, percent
@@ -176,10 +177,15 @@ def _outside_fp8(breakdown: Breakdown) -> Iterator[Finding]:
     covered = breakdown.fp8_coverage
     unfused = UNFUSED in breakdown.tables["attention"]["backend"]
     # Unfused attention multiplies matrices in BF16 whatever the recipe: that is its own finding. Its backward has no module.
+    classes = recorded_classes(breakdown.attribution.trace)
+
+    def may_be_attention(module: str) -> bool:
+        return unfused and (module == UNATTRIBUTED_MODULE or in_attention(module, classes))
+
     rows = [
         row
         for row in breakdown.tables["gemms"].rows()
-        if not row["fp8"] and row["formats"] and not (unfused and _may_be_attention(row["module"]))
+        if not row["fp8"] and row["formats"] and not may_be_attention(row["module"])
     ]
     outside = sum(row["total_ns"] for row in rows)
     if covered.fp8_ns and outside > OF_BUSY * covered.gemm_ns:
@@ -210,21 +216,22 @@ def _unfused_norms(breakdown: Breakdown) -> Iterator[Finding]:
         )
 
 
-def _may_be_attention(module: str) -> bool:
-    return module == UNATTRIBUTED_MODULE or module.rsplit("/", 1)[-1].startswith("DotProductAttention")
-
-
 def _unfused_attention(breakdown: Breakdown) -> Iterator[Finding]:
     table = breakdown.tables["attention"]
     rows = [i for i, backend in enumerate(table["backend"]) if backend == UNFUSED]
     ns = int(table["total_ns"][rows].sum())
     if rows:
+        backends = breakdown.tables["attention_backends"]
+        chosen = [i for i, backend in enumerate(backends["backend"]) if backend.startswith("Unfused")]
+        refused = refusals(backends.take(chosen))
+        # The fused backend is the one that most configurations run on.
+        first = min(refused, key=lambda backend: backend != "FusedAttention", default="")
         yield Finding(
             "unfused_attention",
             breakdown.totals.per_step(ns),
             "attention runs unfused",
             f"{percent(ns, breakdown.totals.activity_ns)} of GPU activity in its GEMMs and softmax",
-            "NVTE_DEBUG=1 NVTE_DEBUG_LEVEL=2 says why",
+            f"{first} was refused: {refused[first]}" if first else "NVTE_DEBUG=1 NVTE_DEBUG_LEVEL=2 says why",
         )
 
 

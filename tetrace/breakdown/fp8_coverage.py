@@ -14,7 +14,7 @@ import numpy as np
 
 from tetrace.attribute.vocabulary import FORWARD
 from tetrace.breakdown.compute import UNFUSED
-from tetrace.breakdown.recorded import NOT_RECORDED, in_used_steps
+from tetrace.breakdown.recorded import NOT_RECORDED, in_used_steps, recorded_classes
 from tetrace.breakdown.scope import Scope
 from tetrace.breakdown.tables import Column, Declaration, Table
 
@@ -40,7 +40,8 @@ IN_FP8, PARTLY, UNDER, OFF, OUTSIDE, NOT_TE, ATTENTION, UNKNOWN_FORMAT, UNEXPLAI
 )
 # What brings GEMMs into FP8, by why they are not.
 ADVICE = {
-    NOT_TE: "make them TE modules under te.autocast",
+    # No recording tells a product with a weight from one of two activations.
+    NOT_TE: "TE modules under te.autocast; attention by hand: te.DotProductAttention",
     OUTSIDE: "open te.autocast around them too",
     OFF: "open te.autocast with enabled=True around them",
     UNDER: "see backward_override and calibrating of the recipe, and what the module itself switches off",
@@ -107,15 +108,6 @@ def fp8_coverage(breakdown: Breakdown) -> Table:
     table = Table(FP8_COVERAGE, {**columns, **numbers})
     outside = table["gemm_ns"] - table["fp8_ns"] - table["unknown_ns"]
     return table.take(np.lexsort((-table["gemm_ns"], -outside)))
-
-
-def recorded_classes(trace: Trace) -> dict[str, str]:
-    """Classes of modules by path, where tetrace's instrumentation recorded them."""
-    columns = [
-        (trace.words("sites", name), trace.column("sites", name).tolist()) for name in ("kind", "module", "class")
-    ]
-    rows = zip(*([words[code] for code in codes] for words, codes in columns), strict=True)
-    return {module: name for kind, module, name in rows if kind == "module"}
 
 
 def _gemms(breakdown: Breakdown) -> dict[str, _Gemms]:

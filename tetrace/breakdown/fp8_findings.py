@@ -5,11 +5,7 @@ All recorded steps count, whichever were selected: a NaN in the warm-up is one.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tetrace.breakdown.finding import Finding
@@ -20,18 +16,6 @@ if TYPE_CHECKING:
 
 _MARKS = {"non_finite": "NaN", "saturation": "clipped", "underflow": "flushed", "lost_gradients": "flushed"}
 _OTHER_MARK = "FP8"
-# The recording in the commands of advice. A breakdown knows no path: a trace may have been moved, or never stored.
-_called: ContextVar[str] = ContextVar("_called", default="RUN")
-
-
-@contextmanager
-def called(run: Path) -> Iterator[None]:
-    """Meanwhile advice names the recording as the user did, so that its commands can be pasted."""
-    before = _called.set(shlex.quote(str(run)))
-    try:
-        yield
-    finally:
-        _called.reset(before)
 
 
 def fp8_findings(health: Health) -> Iterator[Finding]:
@@ -50,7 +34,7 @@ def fp8_findings(health: Health) -> Iterator[Finding]:
             ns=0,
             title=f"FP8: {worst.title}",
             evidence=f"{where}{worst.evidence}{more}",
-            advice=f"tetrace fp8 {'nan' if kind == 'non_finite' else 'health'} {_called.get()}",
+            advice=f"tetrace fp8 {'nan' if kind == 'non_finite' else 'health'} RUN",
             mark=_MARKS.get(kind, _OTHER_MARK),
             urgent=worst.level == "critical",
         )

@@ -2,9 +2,9 @@
 
 A gap [a, b) ends with activity K, launched by call [c0, c1). Until c0 the host had not asked: host-bound, charged to
 the host range then running, or synchronization where the launching thread sat in a synchronizing call, or the
-profiler's own work. From there to b is launch latency: the time inside the call, or the floor, whichever is longer.
-A launch that was done before the gap began points elsewhere: to the graph that is being replayed, or to another stream
-that K's stream waited for. The rest is unexplained.
+profiler's own work. From c0 on it is launch latency: until the call returns, or for as long as the floor, whichever is
+longer. A launch that was done before the gap began points elsewhere: to the graph that is being replayed, or to another
+stream that K's stream waited for. The rest is unexplained, such as what passes between two activities of a deep queue.
 """
 
 from __future__ import annotations
@@ -274,16 +274,16 @@ def _causes(
     links, trace = attribution.links, attribution.trace
     call = links.call[gaps.activity]
     launched = call >= 0
-    asked = np.where(
-        launched, np.clip(_values(trace.column("calls", "start_ns"), call), gaps.start, gaps.end), gaps.start
-    )
+    called = _values(trace.column("calls", "start_ns"), call)
+    asked = np.where(launched, np.clip(called, gaps.start, gaps.end), gaps.start)
     charged = _host_side(attribution, gaps, asked, add)
     rest = gaps.end - asked
     returned = np.where(launched, _values(trace.column("calls", "end_ns"), call), gaps.start)
     in_graph = _inside_graph(attribution, gaps)
     waited = _stream_waited(attribution, gaps, np.flatnonzero(launched & ~in_graph & (returned < gaps.start)))
     by_launch = launched & ~in_graph & ~waited
-    latency = np.where(by_launch, np.minimum(rest, np.maximum(np.clip(returned - asked, 0, rest), floor_ns)), 0)
+    # Counted from the call, not from the gap: an activity that was queued long before waits for no launch.
+    latency = np.where(by_launch, np.clip(np.maximum(returned, called + floor_ns) - asked, 0, rest), 0)
     add(GRAPH, np.where(in_graph, rest, 0))
     add(DEPENDENCY, np.where(waited, rest, 0))
     add(LATENCY, latency)

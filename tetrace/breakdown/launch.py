@@ -33,7 +33,12 @@ QUANTIZING_RANGE = re.compile(
 # The launch queue holds about a thousand launches; a call that waits with this many before it waits for room.
 _FULL_QUEUE = 512
 _LONG_CALL = 10
-_FEWEST_LAUNCHES = 30
+# Launches on idle streams that tell the floor of the selected steps, and those that tell any latency at all: a median of
+# fewer is that of a place or two in the script.
+_FEWEST_LAUNCHES, _FEWEST_TOLD = 30, 10
+# The floor where a recording does not tell its own: what launches on idle streams take on the machines of profiles/, where
+# medians are 7.1 to 12.7 µs and most are between 7.8 and 9.
+_UNTOLD_FLOOR_NS = 8_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class LaunchCosts:
     """Launch figures over the selected steps; -1 where nothing was captured to tell.
 
     `latency_*_ns`: from the start of the call to the start of the activity, on streams that were idle at the call, the
-    first node only for graphs. `queue_depth`: median number of launched, unfinished activities before a launch.
+    first node only for graphs; -1 too where `latency_samples`, the number of such launches, is below 10. `queue_depth`:
+    median number of launched, unfinished activities before a launch.
     """
 
     calls: int
@@ -55,7 +61,10 @@ class LaunchCosts:
 
 
 def idle_stream_latency(attribution: Attribution) -> Times:
-    """Launch latency of each activity whose stream was idle when it was called, -1 for the others; shape (activities,)."""
+    """Launch latency of each activity whose stream was idle when it was called, -1 for the others; shape (activities,).
+
+    What a stream did before its first recorded activity is not known: recording may begin while its queue is deep.
+    """
     from tetrace import _C
 
     trace, links = attribution.trace, attribution.links
@@ -65,23 +74,29 @@ def idle_stream_latency(attribution: Attribution) -> Times:
     )
     order = _C.order(stream, start, end)
     same = np.append(False, stream[order][1:] == stream[order][:-1]) if len(order) else np.zeros(0, np.bool_)
-    previous_end = np.where(same, np.append(0, end[order][:-1]), np.iinfo(np.int64).min) if len(order) else start
+    previous_end = np.append(0, end[order][:-1]) if len(order) else end
     previous_call = np.append(-1, links.call[order][:-1]) if len(order) else links.call
     own_call, launched = links.call[order], links.launch_ns[order]
-    first_of_call = ~same | (own_call != previous_call)
-    idle = (own_call >= 0) & first_of_call & (previous_end <= launched) & (start[order] >= launched)
+    first_of_call = own_call != previous_call
+    idle = same & (own_call >= 0) & first_of_call & (previous_end <= launched) & (start[order] >= launched)
     latency = np.full(len(order), -1, np.int64)
     latency[order] = np.where(idle, start[order] - launched, -1)
     return latency
 
 
+def told_latency(latency: Times) -> Times:
+    """The known ones of `latency`, shape (samples,); none where they are too few to tell a median."""
+    known = latency[latency >= 0]
+    return known if len(known) >= _FEWEST_TOLD else known[:0]
+
+
 def floor(latency: Times, rows: npt.NDArray[np.int64]) -> int:
-    """The launch latency floor of this machine as the recording shows it: the median on idle streams, 0 if there is none."""
-    known = latency[rows][latency[rows] >= 0]
+    """The launch latency floor in ns: the median on idle streams, a usual one where too few streams were idle."""
+    known = told_latency(latency[rows])
     if len(known) < _FEWEST_LAUNCHES:
         # A busy device is rarely idle at a launch: warm-up and what surrounds the steps tell more of the machine.
-        known = latency[latency >= 0]
-    return int(np.median(known)) if len(known) else 0
+        known = told_latency(latency)
+    return int(np.median(known)) if len(known) else _UNTOLD_FLOOR_NS
 
 
 def queue_depths(attribution: Attribution) -> Times:
@@ -149,8 +164,7 @@ def _recorded_back_pressure(scope: Scope, call: Times) -> Mask:
 
 def launch_costs(scope: Scope, table: Table, latency: Times, depth: Times) -> LaunchCosts:
     """Launch figures of the selected activities."""
-    known = latency[scope.rows]
-    known = known[known >= 0]
+    known = told_latency(latency[scope.rows])
     return LaunchCosts(
         calls=int(table["count"].sum()),
         activities=int(table["activities"].sum()),
@@ -158,7 +172,7 @@ def launch_costs(scope: Scope, table: Table, latency: Times, depth: Times) -> La
         back_pressure_ns=int(table["back_pressure_ns"].sum()),
         latency_median_ns=int(np.median(known)) if len(known) else -1,
         latency_p95_ns=int(np.percentile(known, 95)) if len(known) else -1,
-        latency_samples=len(known),
+        latency_samples=int((latency[scope.rows] >= 0).sum()),
         queue_depth=int(np.median(depth[scope.rows])) if len(scope.rows) and scope.trace.has("calls") else -1,
     )
 

@@ -5,6 +5,7 @@ These tables are empty where no process was instrumented.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from tetrace.breakdown.tables import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from tetrace.trace.trace import Trace
+
     Codes = npt.NDArray[np.int32]
     Times = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 NOT_RECORDED = "(not recorded)"
 # The engine's own time in backward: between the nodes of modules, and waiting for its threads.
 ENGINE = "(autograd)"
+_ATTENTION = "DotProductAttention"
 _CALL_KINDS = ("quantize", "scale_update", "gemm")
 _STEP_BITS = 40
 # The first step of a process imports, allocates and compiles, also where no warm-up was declared.
@@ -92,6 +96,33 @@ def _peak_of(formats: str, role: str) -> str:
     if set(formats.split("×")) <= {"E4M3", "E5M2"}:
         return "fp8_flops" if role == "fprop" else "fp8_split_flops"
     return "bf16_flops" if formats == "bfloat16" else ""
+
+
+def recorded_classes(trace: Trace) -> dict[str, str]:
+    """Classes of modules by path, where tetrace's instrumentation recorded them."""
+    columns = [
+        (trace.words("sites", name), trace.column("sites", name).tolist()) for name in ("kind", "module", "class")
+    ]
+    rows = zip(*([words[code] for code in codes] for words, codes in columns), strict=True)
+    return {module: name for kind, module, name in rows if kind == "module"}
+
+
+def in_attention(module: str, classes: Mapping[str, str]) -> bool:
+    """Whether a module is TE's DotProductAttention or lies in one: by its class and those around it (`classes`, by path),
+    by its name where only TE's own ranges name it."""
+    outer = itertools.accumulate(module.split("."), "{}.{}".format)
+    return module.rsplit("/", 1)[-1].startswith(_ATTENTION) or any(classes.get(path) == _ATTENTION for path in outer)
+
+
+def refusals(backends: Table) -> dict[str, str]:
+    """The first reason for each attention backend that Transformer Engine refused, by the rows of `attention_backends`."""
+    reasons: dict[str, str] = {}
+    for refused in backends["refused"]:
+        for one in refused.split("; "):
+            backend, _, reason = one.partition(": ")
+            if reason:
+                reasons.setdefault(backend, reason)
+    return reasons
 
 
 def _key(process: Codes, step: Times) -> Times:

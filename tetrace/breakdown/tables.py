@@ -190,7 +190,7 @@ HOST_RANGES = Declaration(
     (
         _text("range", "Text of the range; `(no range)` where none was open on the thread, `(step)` for step ranges."),
         _MODULE, _PHASE,
-        _count("gaps", "Idle stretches of which the longest piece is charged to it: each counts once."),
+        _count("gaps", "Idle stretches whose longest host-bound piece is charged to it: each counts once."),
         _ns("host_bound_ns", "Device idle time while the host was here."),
         _count("quantizes", "1 when the range quantizes, updates scales or handles autocast."),
     ),

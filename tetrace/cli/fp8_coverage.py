@@ -117,7 +117,7 @@ def _modules_grid(breakdown: Breakdown, modules: Table, top: int, each: str) -> 
     columns = (
         Column("module", number=False, code=True), Column("class", number=False, keep=2),
         Column("autocast", number=False, keep=3), Column(f"GEMMs{each}"), Column("of GEMM time"), Column("FP8"),
-        Column("why", number=False), Column("outside", number=False, keep=1),
+        Column("why", number=False, least=24), Column("outside", number=False, keep=1),
     )  # fmt: skip
     rows = tuple(
         (

@@ -10,6 +10,7 @@ import click
 
 from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
+from tetrace.report.commands import with_path
 
 if TYPE_CHECKING:
     from tetrace.fp8.flags import Problem
@@ -61,10 +62,10 @@ def page(run: Path, trace: Trace, found: Health, top: int, whole: bool = False) 
         ),
         verdict=found.verdict,
         grids=(grid,) if rows else (),
-        advice=tuple(words.with_path(line, run) for line in _advice(shown, whole)),
+        advice=tuple(with_path(line, str(run)) for line in _advice(shown, whole)),
         notices=trace.metadata.notices,
         columns=COLUMNS,
-        rows=[{**row, "advice": words.with_path(row["advice"], run)} for row in rows_of(found)],
+        rows=[{**row, "advice": with_path(row["advice"], str(run))} for row in rows_of(found)],
         facts={
             "healthy": found.healthy,
             "tensors": found.tensors,

@@ -10,6 +10,7 @@ import click
 
 from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
+from tetrace.report.commands import with_path
 
 if TYPE_CHECKING:
     from tetrace.fp8.whatif import Row, WhatIf
@@ -62,7 +63,7 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
         title=words.title(trace, str(found.settings)),
         verdict=found.verdict,
         grids=(grid,) if rows else (),
-        advice=tuple(words.with_path(line, run) for line in _advice(found)),
+        advice=tuple(with_path(line, str(run)) for line in _advice(found)),
         notices=(*trace.metadata.notices, *_limits(found)),
         columns=COLUMNS,
         rows=rows_of(found),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = "–"
 _UNKNOWN_NOTE = f"{UNKNOWN} was not recorded"
-# The recording in a command that advice names: tetrace.fp8 knows no path.
-_RUN = re.compile(r"(?<=tetrace fp8 )(\w+) RUN\b")
 
 
 def load(run: Path) -> Trace:
@@ -27,11 +23,6 @@ def load(run: Path) -> Trace:
     trace = tetrace.load(run)
     name = run.name or run.resolve().name
     return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=name))
-
-
-def with_path(text: str, run: Path) -> str:
-    """`text` with the path where a command of it says RUN, as a shell takes it."""
-    return _RUN.sub(lambda found: f"{found[1]} {shlex.quote(str(run))}", text)
 
 
 def title(trace: Trace, *words: str) -> str:

@@ -202,7 +202,6 @@ def _show(saved: Saved) -> bool:
     """The first screen, on standard error: standard output is the script's alone. True where it says itself that the run
     is one step."""
     import tetrace
-    from tetrace.breakdown.fp8_findings import called
     from tetrace.breakdown.host_run import is_one_step
     from tetrace.report.reporter import Options as Shown
     from tetrace.report.terminal import Terminal
@@ -211,8 +210,8 @@ def _show(saved: Saved) -> bool:
     width = shutil.get_terminal_size((_WIDTH, 45)).columns
     try:
         breakdown = tetrace.analyze(saved.trace)
-        with called(Path(_short(saved.path))):
-            shown = Terminal(Shown(width=width, color=color, version=__version__)).documents(breakdown)
+        options = Shown(width=width, color=color, version=__version__, run=_short(saved.path))
+        shown = Terminal(options).documents(breakdown)
     except TetraceError as error:
         _say(f"there is no report of it ({error})")
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -100,10 +101,9 @@ def report(
     folder. The first screen gives the verdict, step time, GPU activity, quantization, launches and findings.
     """
     import tetrace
-    from tetrace.breakdown.fp8_findings import called
 
     format_name, output = _destination(format_name, output, page)
-    options = _options(by, kernel, top, full, wide, to_file=output is not None)
+    options = dataclasses.replace(_options(by, kernel, top, full, wide, to_file=output is not None), run=str(run))
     check_recording(save)
     one_document = bool(by or kernel) or format_name not in ("csv", "parquet")
     check_output(output, format_name, one_document, force, run)
@@ -114,9 +114,7 @@ def report(
     if save:
         _save(trace, save, force)
     breakdown = tetrace.analyze(trace, steps=steps, device=device, process=process)
-    with called(run):
-        documents = reporter.documents(breakdown)
-    write_output(documents, output, one_document)
+    write_output(reporter.documents(breakdown), output, one_document)
 
 
 def _destination(format_name: str, output: Path | None, page: Path | None) -> tuple[str, Path | None]:

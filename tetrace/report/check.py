@@ -38,7 +38,8 @@ def check_page(result: Result) -> Page:
 def verdict(result: Result) -> str:
     """One sentence: whether the budget is kept, and what is worst."""
     broken, skipped = result.broken, [check for check in result.checks if check.status == SKIPPED]
-    left = f"; {len(skipped)} skipped" if skipped else ""
+    why = ", ".join(dict.fromkeys(check.remark for check in skipped))
+    left = f"; {len(skipped)} skipped ({_short(why)})" if skipped else ""
     if not broken:
         return f"The budget is kept: {len(result.checks) - len(skipped)} limits{left}."
     return f"Over budget: {len(broken)} of {len(result.checks)} limits{left}; {_short(broken[0].words)}."

@@ -48,7 +48,8 @@ _CAUSES = {
     "dependency": "idle because the stream of the next activity waited for another stream",
     "graph": "idle between activities of one CUDA graph launch",
     "profiler": "idle while the launching thread was in the profiler's own work",
-    "unexplained": "idle for a reason that none of the other causes explains, or whose launch was not captured",
+    "unexplained": "idle for a reason that none of the other causes explains, as between two activities of a deep queue, or "
+    "before one whose launch was not captured",
 }
 _LANES = {
     "wall": "the steps lasted",
@@ -81,7 +82,7 @@ _VIEWS: dict[str, dict[str, str]] = {
     },
     "host": {
         "ms": "Milliseconds in which the GPU idled because the host had not launched, charged to this range{each}.",
-        "gaps": "How many stretches of idle time have their longest piece in this range{each}: each counts once.",
+        "gaps": "How many stretches of idle time have their longest host-bound piece in this range{each}: each counts once.",
         "phase": "The phase in which the host was: forward, recompute, backward, optimizer, other, or unattributed.",
         "module": "The module in which the host was, a pseudo-module in parentheses, or unattributed.",
         "quantizes": "The word yes stands where the range quantizes, updates scales or handles autocast.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -87,15 +88,34 @@ def steps_used(breakdown: Breakdown, brief: bool = False) -> str:
         return "no training steps were found: one window from the first activity to the last"
     number = steps.number[selection.windows.step].tolist()
     used = {n for n, is_used in zip(number, selection.used.tolist(), strict=True) if is_used}
-    line = f"step{'' if len(used) == 1 else 's'} {_spans(used)} ({len(used)} of {len(set(number))}), {_marked(breakdown, used)}"
+    line = f"{_counted(breakdown, used, set(number))}, {_marked(breakdown, used)}"
     left_out: dict[str, set[int]] = {}
     for n, reason in zip(number, selection.reason, strict=True):
         if reason and reason not in ("not asked for", "other device or process") and n not in used:
-            left_out.setdefault(reason, set()).add(n)
+            left_out.setdefault(reason.partition(",")[0] if brief else reason, set()).add(n)
     if left_out:
-        reasons = ((reason.partition(",")[0] if brief else reason, numbers) for reason, numbers in left_out.items())
+        reasons = sorted(left_out.items(), key=lambda item: min(item[1]))
         line += "; left out: " + ", ".join(f"{_spans(numbers)} ({reason})" for reason, numbers in reasons)
     return line
+
+
+def _counted(breakdown: Breakdown, used: set[int], recorded: set[int]) -> str:
+    """The steps that are counted: `steps 3–7 (5 of 9)`, of several lanes `9 steps of 2 ranks: 3–7, 3–6 of 0–8`."""
+    frames = breakdown.selection.frames
+    of_lane: dict[tuple[int, int], set[int]] = {}
+    numbers = breakdown.attribution.steps.number[frames.step].tolist()
+    for lane, n in zip(zip(frames.process.tolist(), frames.device.tolist(), strict=True), numbers, strict=True):
+        of_lane.setdefault(lane, set()).add(n)
+    if len(of_lane) < 2:
+        return f"step{'' if len(used) == 1 else 's'} {_spans(used)} ({len(used)} of {len(recorded)})"
+    spans = Counter(_spans(own) for own in of_lane.values())
+    each = "each " if len(spans) == 1 else ""
+    said = ", ".join(span if times == 1 or each else f"{span} ({times}×)" for span, times in spans.items())
+    ranks = (
+        len({process for process, _ in of_lane}) == len(of_lane) and int(breakdown.tables["lanes"]["rank"].min()) >= 0
+    )
+    whose = f"{len(of_lane)} {'ranks' if ranks else 'lanes'}"
+    return f"{plural(breakdown.totals.steps, 'step')} of {whose}: {each}{said} of {_spans(recorded)}"
 
 
 def _marked(breakdown: Breakdown, used: set[int]) -> str:
@@ -200,7 +220,10 @@ def time(breakdown: Breakdown, scale: Scale, fold: bool = False) -> list[Stretch
     if len(small) < 2:
         small = {}
     kept = {cause: ns for cause, ns in totals.idle_ns.items() if ns and cause not in small}
-    lines += [stretch(f"idle, {CAUSE_WORDS[cause]}", "idle", ns) for cause, ns in kept.items()]
+    # Where every launch is known, what is left came after one, whose activity had not begun.
+    all_launched = totals.activities == breakdown.launch.activities
+    remarks = {"unexplained": "what follows was launched already"} if all_launched else {}
+    lines += [stretch(f"idle, {CAUSE_WORDS[cause]}", "idle", ns, remarks.get(cause, "")) for cause, ns in kept.items()]
     if small:
         names = ", ".join(CAUSE_WORDS[cause] for cause in small)
         lines.append(stretch(f"idle, {len(small)} other causes", "idle", sum(small.values()), names))
@@ -232,7 +255,7 @@ def held_back(breakdown: Breakdown, scale: Scale, rows: int) -> Grid:
     shown = order if len(order) <= rows + 1 else order[:rows]
 
     def line(ns: int, gaps: int, words: str) -> tuple[str, ...]:
-        return (scale.ms(ns), percent(ns, totals.wall_ns), scale.count(gaps), words)
+        return (scale.ms(ns), percent(ns, totals.wall_ns), scale.count(gaps) if gaps else "·", words)
 
     lines = [line(ns, gaps, _range_words(*key, bool(quantizes))) for key, (ns, gaps, quantizes) in shown]
     if left := order[len(shown) :]:

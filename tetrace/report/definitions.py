@@ -29,18 +29,18 @@ DEFINITIONS = {
     "then open on the launching thread. Percentages are of wall, the time of the counted steps.",
     "Synchronization": "The GPU idles and its next work is not yet launched, because the thread sat in a synchronizing call. "
     "Percentages are of wall, the time of the counted steps.",
-    "Launch latency": "The GPU idles although the call that launches its next work has begun; this counts as long as the call "
-    "lasts, or the floor, whichever is longer. Percentages are of wall, the time of the counted steps.",
+    "Launch latency": "The GPU idles although the call that launches its next work has begun; this counts from there on as long "
+    "as the call lasts, or the floor, whichever is longer. Percentages are of wall, the time of the counted steps.",
     "Floor": "The floor is the median launch latency of the selected steps on streams that were idle at the call; where fewer "
-    "than 30 launches met an idle stream, that of the whole recording.",
+    "than 30 launches met an idle stream, that of the whole recording; where fewer than 10 did in all of it, 8 µs.",
     "Other stream": "The GPU idles because its next work's stream waited for an event: a dependency on another stream. "
     "Percentages are of wall, the time of the counted steps.",
     "Inside CUDA graphs": "The GPU idles between two activities that belong to one CUDA graph launch. Percentages are of wall, "
     "the time of the counted steps.",
     "Profiler": "The GPU idles and the launching thread was in the profiler's own work. Percentages are of wall, the time of "
     "the counted steps.",
-    "Unexplained": "The GPU idles and no other cause is found: this is what is left, unexplained. Percentages are of "
-    "wall, the time of the counted steps.",
+    "Unexplained": "The GPU idles and no other cause is found, such as between two activities of a deep queue: this is what is "
+    "left, unexplained. Percentages are of wall, the time of the counted steps.",
     "Verdict": "The verdict is the first that holds: ranks wait for one of them (15% of wall), launch-bound (host-bound and "
     "launch latency, 30%), synchronization-bound (30%), communication-bound (30% exposed), copy-bound (copies between host and "
     "device are half of busy), else GPU-bound with its largest categories.",
@@ -49,7 +49,8 @@ DEFINITIONS = {
     "Host time in calls": "This is host time inside launching calls, summed over threads and divided by the number of counted "
     "steps.",
     "Latency on an idle stream": "The median time from the start of a launching call to the start of its activity, over the "
-    "launches of the counted steps that met an idle stream (first node only for graphs); p95 is the 95th percentile of the same.",
+    "launches of the counted steps that met an idle stream (first node only for graphs); p95 is the 95th percentile of the same. "
+    "Where fewer than 10 launches met one, it is not told.",
     "Back-pressure": "Host time inside launching calls while the launch queue is full, divided by the number of counted steps. "
     "A long call then is back-pressure, the sign of a busy GPU, not a cost.",
     "Quantization, lower bound": "The lower bound is the time of kernels that only quantize, transpose FP8 data, find amax or "

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 # What the first sentence always begins with, and from which share of all changes on it names another part.
 _FIRST = ("gemm", "quantization", "launches")
 _WORTH_A_NAME = 0.03
-_PART_WORDS = {"gemm": "GEMMs", **{cause: f"idle, {said}" for cause, said in CAUSE_WORDS.items()}}
+_PART_WORDS = {
+    "gemm": "GEMMs",
+    "launches": "waiting for the host",
+    **{cause: f"idle, {said}" for cause, said in CAUSE_WORDS.items()},
+}
 _ON_SCREEN = 14
 # Names are for reading: a longer one is cut in what programs read too.
 _LONGEST = 2000
@@ -128,7 +132,12 @@ def _works_and_waits(comparison: Comparison) -> str:
     said = f"The GPU works {_ms(works[0])} → {_ms(works[1])} ms{_each(comparison)} ({share})"
     said += f" and idles {_ms(waits[0])} → {_ms(waits[1])} ms"
     if all(run.attribution.trace.has("calls") for run in comparison.breakdowns):
-        said += f", waiting for the host {_ms(late[0])} → {_ms(late[1])} ms"
+        host = (
+            f"waiting for the host {_ms(late[0])} → {_ms(late[1])} ms"
+            if any(late)
+            else "none of it waiting for the host"
+        )
+        said += f", {host}"
     return said.replace("-", "−")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tetrace.breakdown.recorded import gemm_rate
+from tetrace.breakdown.recorded import gemm_rate, refusals
 from tetrace.report.scale import NOT_CAPTURED, Scale
 from tetrace.units import byte_count, duration, percent, plural
 
@@ -142,7 +142,8 @@ def _launches(breakdown: Breakdown, scale: Scale) -> Fact:
     if launch.back_pressure_ns:
         first += f", {duration(launch.back_pressure_ns / scale.steps)} of host time waiting for room"
     costs = f"host time in calls {duration(launch.host_ns / scale.steps)}"
-    latency = "latency unknown (no launch on an idle stream)"
+    met = plural(launch.latency_samples, "idle stream") if launch.latency_samples else "no idle stream"
+    latency = f"latency not told: {met}"
     if launch.latency_median_ns >= 0:
         latency = f"latency {duration(launch.latency_median_ns)} (p95 {duration(launch.latency_p95_ns)})"
     idle = f"host-bound idle {duration(totals.idle_ns['host_bound'] / scale.steps)}"
@@ -178,14 +179,8 @@ def _selected(breakdown: Breakdown) -> tuple[str, ...]:
     modules: dict[str, set[str]] = {}  # each once, though every rank has it
     for backend, sub, module in zip(table["backend"], table["sub_backend"], table["module"], strict=True):
         modules.setdefault(f"{backend} ({sub})" if sub else backend, set()).add(module)
-    reasons: dict[str, str] = {}
-    for refused in table["refused"]:
-        for one in refused.split("; "):
-            backend, _, reason = one.partition(": ")
-            if reason:
-                reasons.setdefault(backend, reason)
     lines = ["selected " + ", ".join(f"{name} in {plural(len(n), 'module')}" for name, n in modules.items())]
-    return (*lines, *(f"{backend} refused: {reason}" for backend, reason in list(reasons.items())[:2]))
+    return (*lines, *(f"{backend} refused: {reason}" for backend, reason in list(refusals(table).items())[:2]))
 
 
 def _communication(breakdown: Breakdown, scale: Scale) -> Fact | None:

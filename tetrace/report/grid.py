@@ -15,7 +15,8 @@ _ELLIPSIS = "…"
 class Column:
     """`number` columns are aligned right and never cut; `keep` 0 stays longest when the screen is narrow.
 
-    `code` marks names of kernels, modules, ranges and calls. Columns of one `pair` are left out together.
+    `code` marks names of kernels, modules, ranges and calls. Columns of one `pair` are left out together. Words are cut
+    down to `least` columns before other columns are left out; 0: to what is usual.
     """
 
     head: str
@@ -23,6 +24,11 @@ class Column:
     keep: int = 0
     code: bool = False
     pair: str = ""
+    least: int = 0
+
+    def shortest(self, name: int) -> int:
+        """How far words may be cut; those of `code` to `name` columns."""
+        return self.least or (name if self.code else _SHORTEST)
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Grid:
             over = sum(widths[i] + _GAP for i in shown) - _GAP - width
             while over > 0 and cuttable:
                 least = _SHORTEST if len(shown) == 1 or not droppable else _SHORTEST_NAME
-                longest = max(cuttable, key=lambda i: widths[i] - (least if self.columns[i].code else _SHORTEST))
-                if widths[longest] <= (least if self.columns[longest].code else _SHORTEST):
+                longest = max(cuttable, key=lambda i: widths[i] - self.columns[i].shortest(least))
+                if widths[longest] <= self.columns[longest].shortest(least):
                     break
                 widths[longest] -= 1
                 over -= 1

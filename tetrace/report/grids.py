@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tetrace.report.grid import Column, Grid
 from tetrace.report.scale import NOT_CAPTURED, Scale, scale_of
 from tetrace.report.views import BY_NAME, Field, Row, View, kernels_whole, short_kernel
@@ -48,7 +50,7 @@ def grid_of_fields(table: Table, fields: list[Field], title: str, top: int, whol
     """The first `top` rows of a table (0: all) under a title; with `whole`, the sum over all of them."""
     if not len(table):
         return Grid(title, (), (), note="none in the selected steps")
-    fields = [field for field in fields if field.always or _any(table, field.source)]
+    fields = [field for field in fields if field.always or has_any(table, field.source)]
     shown = len(table) if top <= 0 else min(top, len(table))
     rows = tuple(tuple(field.say(row) for field in fields) for row in table.take(range(shown)).rows())
     words = [i for i, field in enumerate(fields) if not field.column.number]
@@ -62,8 +64,10 @@ def grid_of_fields(table: Table, fields: list[Field], title: str, top: int, whol
     return Grid(title, tuple(field.column for field in fields), rows, total, note)
 
 
-def _any(table: Table, source: str) -> bool:
-    return bool((table[source] > 0).any())
+def has_any(table: Table, source: str) -> bool:
+    """Whether a column holds anything: a number above zero, or a word."""
+    column = table[source]
+    return bool((column > 0).any()) if isinstance(column, np.ndarray) else any(column)
 
 
 def _total(table: Table, field: Field, is_label: bool) -> str:

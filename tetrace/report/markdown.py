@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tetrace.breakdown.findings import findings
 from tetrace.breakdown.verdict import verdict
 from tetrace.report import content
+from tetrace.report.commands import of_run
 from tetrace.report.facts import facts
 from tetrace.report.grid import Grid, cut, printable
 from tetrace.report.grids import grid_of, host_grids, matches_grid, matrix
@@ -49,7 +50,7 @@ class Markdown:
             yield from [f"- {line}" for line in [verdict(breakdown), *content.without_activities(breakdown)]]
             yield ""
             if findings(breakdown):
-                yield from _findings(breakdown)
+                yield from _findings(breakdown, options.run)
             for grid in host_grids(breakdown, self._top, wide):
                 yield from grid_lines(grid, wide)
         elif options.kernel:
@@ -92,7 +93,7 @@ class Markdown:
             yield from (f"  - {escaped(line)}" for line in others)
         yield f"- **attribution**: {escaped(content.attributed(breakdown))} of GPU activity"
         yield ""
-        yield from _findings(breakdown)
+        yield from _findings(breakdown, self._options.run)
         for view in VIEWS:
             usual = view.name in _USUAL or (self._options.full and view.name not in ("category", "lane"))
             if usual and len(breakdown.tables[view.table]):
@@ -109,10 +110,10 @@ def _time(breakdown: Breakdown, scale: Scale) -> Iterator[str]:
     yield ""
 
 
-def _findings(breakdown: Breakdown) -> Iterator[str]:
+def _findings(breakdown: Breakdown, run: str) -> Iterator[str]:
     yield "## Findings, worst first"
     yield ""
-    found = findings(breakdown)
+    found = of_run(findings(breakdown), run)
     for i, finding in enumerate(found, 1):
         said = [escaped(words) for words in (finding.title, finding.evidence, finding.advice)]
         yield f"{i}. **{finding.cost}**: {said[0]}. {said[1]}. *{said[2]}*"

@@ -17,7 +17,7 @@ class Options:
 
     `by` names a view of `report/views.py` (empty: the whole report), `kernel` is a regular expression on demangled
     names, `top` limits rows (0: all, -1: as many as the format likes), `wide` leaves names uncut, `version` is that of
-    tetrace.
+    tetrace, `run` the recording as it was given: what commands in advice name (empty: they say RUN).
     """
 
     by: str = ""
@@ -28,6 +28,7 @@ class Options:
     width: int = 100
     color: bool = False
     version: str = ""
+    run: str = ""
 
 
 class Reporter(Protocol):

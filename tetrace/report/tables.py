@@ -11,6 +11,7 @@ from tetrace.breakdown.findings import findings
 from tetrace.breakdown.kernel_search import kernel_matches
 from tetrace.breakdown.verdict import verdict
 from tetrace.errors import UsageError
+from tetrace.report.commands import of_run
 from tetrace.report.plain import csv_text, json_text
 from tetrace.report.reporter import Options
 from tetrace.report.views import BY_NAME
@@ -93,7 +94,7 @@ def document(breakdown: Breakdown, options: Options) -> dict[str, Any]:
         "quantization": dataclasses.asdict(breakdown.quantization_bounds) if captured else None,
         "fp8_coverage": dataclasses.asdict(breakdown.fp8_coverage) if captured else None,
         "verdict": verdict(breakdown),
-        "findings": [dataclasses.asdict(finding) for finding in findings(breakdown)],
+        "findings": [dataclasses.asdict(finding) for finding in of_run(findings(breakdown), options.run)],
         "tables": {name: table.rows() for name, table in chosen_tables(breakdown, options).items()},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from tetrace.breakdown.finding import Finding
 from tetrace.breakdown.findings import findings
 from tetrace.breakdown.verdict import verdict
 from tetrace.report import content
+from tetrace.report.commands import of_run
 from tetrace.report.facts import facts
 from tetrace.report.grid import Grid, cells, cut_end, printable
 from tetrace.report.grids import grid_of, host_grids, matches_grid, matrix
@@ -36,6 +38,7 @@ _TOP = 20
 _BAR = 40
 # Columns of a finding's cost and the space behind it.
 _COST = 9
+_SHORTEST_TITLE = 24
 _HEAD, _STRONG, _FAINT, WARNING = "bold cyan", "bold", "dim", "yellow"
 _BAR_STYLES = {"busy": "green", "communication": "magenta", "idle": "yellow"}
 
@@ -74,7 +77,7 @@ class Terminal:
         elif not breakdown.totals.activities:
             yield from self._verdict(breakdown)
             yield from self._wrapped(content.without_activities(breakdown), "")
-            if found := findings(breakdown):
+            if found := of_run(findings(breakdown), options.run):
                 yield []
                 yield from self._findings(found, len(found), spare=2 * len(found))
             yield from self._host_tables(breakdown)
@@ -161,7 +164,7 @@ class Terminal:
             facts=[*self._facts(said, brief=False), []],
             brief_facts=[*self._facts(said, brief=True), []],
             waits=bool(known),
-            found=findings(breakdown),
+            found=of_run(findings(breakdown), self._options.run),
         )
 
     def _sections(
@@ -235,10 +238,7 @@ class Terminal:
         wrapped = [textwrap.wrap(printable(f"{f.title}: {f.advice}"), room, break_on_hyphens=False) for f in shown]
         for finding, lines in zip(shown, wrapped, strict=True):
             cut_short = len(lines) > 1 and spare < len(lines) - 1
-            yield [
-                (f"{finding.cost:>7}  ", _STRONG),
-                (cut_end(lines[0] + "…", room) if cut_short else lines[0], ""),
-            ]
+            yield [(f"{finding.cost:>7}  ", _STRONG), (_in_a_line(finding, room) if cut_short else lines[0], "")]
             if not cut_short:
                 yield from ([(" " * _COST + line, "")] for line in lines[1:])
                 spare -= len(lines) - 1
@@ -254,7 +254,7 @@ class Terminal:
     def _all_tables(self, breakdown: Breakdown) -> Iterator[Line]:
         yield []
         yield [("Findings with their evidence", _HEAD)]
-        for finding in findings(breakdown):
+        for finding in of_run(findings(breakdown), self._options.run):
             yield [(f"{finding.cost:>9}  ", _STRONG), (finding.title, "")]
             yield [(f"           {printable(finding.evidence)}", _FAINT)]
             yield [(f"           {finding.advice}", _FAINT)]
@@ -262,6 +262,15 @@ class Terminal:
             if len(breakdown.tables[view.table]):
                 yield []
                 yield from self._table(grid_of(breakdown, view, self._top, wide=True))
+
+
+def _in_a_line(finding: Finding, room: int) -> str:
+    """A finding in `room` columns. What to do stays whole: the title loses what follows its first comma or bracket, then
+    its end."""
+    title, advice = printable(finding.title), printable(finding.advice)
+    title = re.split(r", | \(", title)[0]
+    left = max(room - cells(f": {advice}"), _SHORTEST_TITLE)
+    return cut_end(f"{cut_end(title, left)}: {advice}", room)
 
 
 def table_lines(grid: Grid, width: int, wide: bool = False) -> Iterator[Line]:

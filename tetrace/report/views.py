@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tetrace.breakdown.tables import Table
 
 Row = dict[str, Any]
+# Columns that the words of a column keep on a narrow screen: all of them, and as many as a refusal can be read in.
+_UNCUT, _REFUSED = 1 << 10, 36
 
 
 @dataclass(frozen=True)
@@ -331,12 +333,12 @@ def _recorded_calls(breakdown: Breakdown, scale: Scale) -> list[Field]:
 def _backends(_breakdown: Breakdown, _scale: Scale) -> list[Field]:
     return [
         text("module", code=True),
-        text("backend"),
-        text("sub_backend", "sub-backend", keep=3),
-        text("kernels", "by the kernels", keep=2),
+        Field(Column("backend", False, least=_UNCUT), "backend", lambda row: row["backend"], always=True),
+        Field(Column("sub-backend", False, 3), "sub_backend", lambda row: row["sub_backend"]),
+        Field(Column("by the kernels", False, 2, least=14), "kernels", lambda row: row["kernels"], always=True),
         number("selections", keep=4),
         number("calls", keep=5),
-        text("refused", keep=1),
+        Field(Column("refused", False, 1, least=_REFUSED), "refused", lambda row: row["refused"], always=True),
     ]
 
 

@@ -12,6 +12,7 @@ from tetrace.breakdown.findings import findings
 from tetrace.breakdown.verdict import verdict
 from tetrace.breakdown.without_recorder import added_waiting_ns
 from tetrace.report import content
+from tetrace.report.commands import of_run
 from tetrace.report.definitions import DEFINITIONS
 from tetrace.report.html import sections
 from tetrace.report.html.material import Material
@@ -58,7 +59,7 @@ def document(breakdown: Breakdown, options: Options) -> Json:
                 "evidence": shortened(finding.evidence),
                 "advice": shortened(finding.advice),
             }
-            for finding in findings(breakdown)
+            for finding in of_run(findings(breakdown), options.run)
         ]
         if captured
         else [],

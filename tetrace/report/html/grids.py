@@ -9,7 +9,7 @@ import numpy as np
 
 from tetrace.breakdown.gemm_shapes import gemm_shapes
 from tetrace.report.column_meanings import column_meaning, comparison_of
-from tetrace.report.grids import grid_of_fields, matrix, unit_words
+from tetrace.report.grids import grid_of_fields, has_any, matrix, unit_words
 from tetrace.report.html.words import shortened
 from tetrace.report.scale import NOT_CAPTURED
 from tetrace.report.views import BY_NAME, View, short_kernel
@@ -30,7 +30,8 @@ def view_grid(material: Material, name: str, most: int = MOST_ROWS) -> Json | No
     table = material.breakdown.tables[view.table]
     if not len(table):
         return None
-    fields = [field for field in view.fields(material.breakdown, material.scale) if _shown(table, field)]
+    fields = view.fields(material.breakdown, material.scale)
+    fields = [field for field in fields if field.always or has_any(table, field.source)]
     label = next((field for field in reversed(fields) if field.column.code), None)
     if label and fields[0].column.number:  # on a narrow screen the first column is what is seen
         fields = [label, *(field for field in fields if field is not label)]
@@ -57,10 +58,6 @@ def view_grid(material: Material, name: str, most: int = MOST_ROWS) -> Json | No
         "total": list(grid.total),
         "more": len(table) - shown,
     }
-
-
-def _shown(table: Table, field: Any) -> bool:
-    return field.always or bool((table[field.source] > 0).any())
 
 
 def _cell(view: View, field: Any, row: Json) -> Any:

@@ -157,8 +157,10 @@ def _launches(material: Material) -> Json:
     if launch.host_ns < 0:
         rows = [{"label": "API calls", "value": NOT_CAPTURED, "note": "", "term": "Not captured"}]
     else:
-        latency = duration(launch.latency_median_ns) if launch.latency_median_ns >= 0 else NOT_CAPTURED
-        spread = f"p95 {duration(launch.latency_p95_ns)}" if launch.latency_p95_ns >= 0 else "no idle stream was met"
+        told = launch.latency_median_ns >= 0
+        latency = duration(launch.latency_median_ns) if told else "not told"
+        met = f"only {launch.latency_samples}" if launch.latency_samples else "none"
+        spread = f"p95 {duration(launch.latency_p95_ns)}" if told else f"{met} was met"
         late = totals.idle_ns["host_bound"]
         calls = f"{scale.count(launch.calls)} calls{scale.each}"
         queue = f"median queue {launch.queue_depth:,} deep"
