@@ -198,7 +198,7 @@ def on_a_terminal(*arguments: str) -> str:
     return said.decode()
 
 
-def test_claims_are_cut_on_a_terminal_alone(
+def test_claims_are_cut_unless_wide_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -209,11 +209,10 @@ def test_claims_are_cut_on_a_terminal_alone(
     shown = on_a_terminal("attention")
     assert longest not in shown
     assert "…" in shown
-    for said in (
-        on_a_terminal("attention", "--wide"),
-        call(capsys, "attention")[1],
-        call(capsys, "attention", "--wide")[1],
-    ):
+    assert longest not in call(capsys, "attention")[1], (
+        "a pipe gets what a terminal of 100 columns does, as from report"
+    )
+    for said in (on_a_terminal("attention", "--wide"), call(capsys, "attention", "--wide")[1]):
         assert longest in said
         assert "…" not in said[said.index("Claims of the note") :]
         sentences = said[: said.index("main: ms a step")].splitlines()

@@ -7,7 +7,8 @@ import pytest
 
 from tests.fp8.made import Made
 from tetrace.errors import InputError
-from tetrace.fp8.nonfinite import Origin, advice, find_nonfinite
+from tetrace.fp8.nonfinite import Origin, find_nonfinite
+from tetrace.fp8.nonfinite_advice import advice
 from tetrace.trace.trace import Metadata, Trace
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.fp8.made import Made
 from tetrace import fp8
 from tetrace.cli import fp8_nan
-from tetrace.fp8.nonfinite import advice
+from tetrace.fp8.nonfinite_advice import advice
 
 NONE = np.zeros((64, 128), np.float32)
 WHOLE = {"tensor_elements": 8 * NONE.size}

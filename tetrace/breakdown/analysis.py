@@ -52,6 +52,7 @@ class Totals:
     `step_median_ns`, `step_min_ns` and `step_max_ns` are of the wall time of single steps. `hidden_ns` is the part of
     `activity_ns` in CUDA graphs that were recorded whole: their kernels were not captured. `drained_ns` is the idle time
     that begins while the host sits in one of the `synchronizing_calls`, until the device has work again.
+    `latency_floor_ns` is the median launch latency on idle streams, 8,000 where too few were idle to tell it.
     """
 
     steps: int

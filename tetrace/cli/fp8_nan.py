@@ -58,7 +58,7 @@ _UNCHECKED = "only what is quantized was looked at: outputs, loss, gradients and
 
 
 def _advice(origin: Origin, run: Path) -> Iterator[str]:
-    from tetrace.fp8.nonfinite import advice
+    from tetrace.fp8.nonfinite_advice import advice
 
     said = advice(origin)
     yield f"{said[0].upper()}{said[1:]}."

@@ -83,9 +83,7 @@ _NOTHING_MEASURED = 1
     help="Compare with the results in FOLDER, of another run of the study: is the ranking the same?",
 )
 @click.option("--new", metavar="NAME", help="Start a study of your own in ./profiles/NAME.")
-@click.option(
-    "--wide", is_flag=True, help="Names and claims uncut, lines as long as they get; so it is where a pipe reads."
-)
+@click.option("--wide", is_flag=True, help="Names and claims uncut, lines as long as they get.")
 def study(
     study: str | None,
     only: tuple[str, ...],
@@ -217,16 +215,11 @@ def _screen(folder: Path, study: Study, wide: bool) -> str:
     from tetrace.study import report
 
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return report.first_screen(folder, study, _width(), color, _is_wide(wide))
+    return report.first_screen(folder, study, _width(), color, wide)
 
 
 def _width() -> int:
     return shutil.get_terminal_size((_WIDTH, 45)).columns
-
-
-def _is_wide(asked: bool) -> bool:
-    """What a program or a file gets has no width to be cut to."""
-    return asked or not sys.stdout.isatty()
 
 
 def _list(wide: bool) -> int:
@@ -247,7 +240,7 @@ def _list(wide: bool) -> int:
     if not rows:
         raise UsageError("there are no studies here; start one with --new NAME")
     columns = (Column("study", number=False), Column("", number=False), Column("results", number=False))
-    lines = Grid("", columns, tuple(rows)).lines(_width(), _is_wide(wide))
+    lines = Grid("", columns, tuple(rows)).lines(_width(), wide)
     write_output({"": "\n".join([*lines, ""])}, None, True)
     for line in unreadable:
         click.echo(f"tetrace: {line}", err=True)
