@@ -260,5 +260,6 @@ def test_a_patch_over_the_patch_stays(tmp_path: Path, monkeypatch: pytest.Monkey
         for turn in range(2):
             rows = record(tmp_path / str(turn), body if turn == 0 else lambda: model(torch.randn(2, 8)))
             assert names(rows) == ["Block", *BLOCK]
+            assert not modules.is_installed(), "what watches next in this process would install nothing"
     finally:
         nn.Module._call_impl = plain

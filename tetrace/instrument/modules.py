@@ -68,17 +68,22 @@ def install(
     owner: Any = Module
     _tag = tag
     if _left_in:
-        return lambda: None
+        return _end
     _plain, plain_compile = owner._call_impl, owner.compile
     owner._call_impl, owner.compile = _call_impl, functools.wraps(plain_compile)(_compile)
     _tell_dynamo(_plain, _call_impl)
     return lambda: _restore(plain_compile)
 
 
-def _restore(plain_compile: Any) -> None:
-    global _installed, _left_in
-    owner: Any = Module
+def _end() -> None:
+    global _installed
     _installed = False
+
+
+def _restore(plain_compile: Any) -> None:
+    global _left_in
+    owner: Any = Module
+    _end()
     if owner._call_impl is _call_impl:
         owner._call_impl, owner.compile = _plain, plain_compile
         _tell_dynamo(_call_impl, _plain)
