@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,7 +210,7 @@ def test_ring_keeps_every_row_of_many_steps() -> None:
         assert set(found["step"].tolist()) == {step}
         assert found["amax"].tolist() == [float(i + 1) for i in range(20)]
         assert found["sum"].tolist() == [(1000 + i) * (i + 1) for i in range(20)]
-        assert bins["f2"].tolist() == [1000 + i for i in range(20)]
+        assert bins["count"].tolist() == [1000 + i for i in range(20)]
     assert _C.fp8_skipped(0) == {"captured": 0, "full": 0, "failed": 0, "last_error": 0}
 
 
@@ -263,3 +267,18 @@ def test_arguments_that_make_no_sense() -> None:
         on_stream([whole(tensor)], 2, format=1, layout=1)
     with pytest.raises(ValueError, match="nothing observes device 0"):
         _C.fp8_end_step(0)
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_finds_nothing(tool: str) -> None:
+    sanitizer = shutil.which("compute-sanitizer", path="/usr/local/cuda/bin") or shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("compute-sanitizer is not installed")
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "tests.gpu.fp8_launches"]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=500, check=False)
+    if "Device not supported" in done.stdout:
+        pytest.skip("compute-sanitizer does not support this device")
+    assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-2000:])
+    printed = [line for line in done.stdout.splitlines() if not line.startswith("=========")]
+    assert int(printed[-1]) > 90, done.stdout[-3000:]

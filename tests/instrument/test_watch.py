@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import fake_tensor
 
 import tetrace
 from tests.instrument import standins
@@ -44,6 +45,31 @@ class TestWatch:
         ]
         assert len(watch.histograms())
         assert watch.scales()["role"].tolist() == ["input", "weight"]
+
+    def test_a_backward_that_is_only_traced_is_none(self, monkeypatch, capfd):
+        # As before torch 2.13, where the flag is not set while AOTAutograd traces.
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
+        net = nn.Linear(4, 4)
+        loss = torch.compile(lambda x: nn.functional.gelu(x).sum(), backend="aot_eager")
+        with tetrace.watch(net) as watch:
+            for _ in range(3):
+                loss(net(torch.randn(3, 4))).backward()
+                tetrace.step()
+        rows = watch.table()
+        assert rows[rows["role"] == "loss"]["step"].tolist() == [0, 1, 2]
+        assert "switched itself off" not in capfd.readouterr().err
+
+    def test_tensors_without_values_are_passed_by(self, capfd):
+        with standins.installed("2.20.2") as made, tetrace.watch(PlainNet()) as watch:
+            linear = made["transformer_engine.pytorch"].Linear(16, 16)
+            with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
+                nn.Linear(4, 4)(torch.randn(3, 4)).sum().backward()
+                with made["transformer_engine.pytorch"].autocast(True, standins.Float8CurrentScaling()):
+                    linear(torch.randn(8, 16))
+            nn.Linear(4, 4, device="meta")(torch.randn(3, 4, device="meta")).sum().backward()
+            nn.Linear(4, 4)(torch.randn(3, 4)).sum().backward()
+        assert watch.table()["role"].tolist() == ["output", "loss"]
+        assert "switched itself off" not in capfd.readouterr().err
 
     def test_inside_a_recording_with_fp8_it_sees_nothing_and_says_so(self, tmp_path, capfd):
         net = PlainNet()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import _guards
 from torch.autograd import graph
 
 from tetrace.instrument import dynamo
@@ -17,7 +18,7 @@ Run = Callable[..., Any]
 def patch(around: Callable[[Run], Run]) -> Callable[[], None]:
     """Puts `around(plain)` in the place of the engine's entry; returns the function that puts `plain` back.
 
-    It runs as it is under torch.compile, and not at all inside another backward.
+    It runs as it is under torch.compile, and not at all inside another backward or in one that is only traced.
     """
     owners: tuple[Any, ...] = (graph, torch.autograd)
     plain = graph._engine_run_backward
@@ -35,10 +36,12 @@ def patch(around: Callable[[Run], Run]) -> Callable[[], None]:
 
 def _outermost(plain: Run, run: Run) -> Run:
     is_compiling, task = torch.compiler.is_compiling, torch._C._current_graph_task_id
+    # Before torch 2.13 the flag is not set where AOTAutograd traces a backward, of tensors without values.
+    traced = _guards.TracingContext.try_get
 
     @functools.wraps(plain)
     def _engine_run_backward(*args: Any, **kwargs: Any) -> Any:
-        if is_compiling() or task() != -1:
+        if is_compiling() or traced() is not None or task() != -1:
             return plain(*args, **kwargs)
         return run(*args, **kwargs)
 

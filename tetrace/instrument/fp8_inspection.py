@@ -217,6 +217,8 @@ class Inspection:
         """Looks at tensors, those of one kind in one launch."""
         here: dict[tuple[Any, ...], list[tuple[Any, tuple[int, ...]]]] = {}
         for operand, site in found:
+            if not fp8_operands.has_values(operand.tensor):
+                continue
             if not operand.tensor.is_cuda:
                 self._plain.observe(operand, site, steps.current())
                 continue
@@ -251,6 +253,8 @@ class Inspection:
     def _check(self, site: int, tensor: Any) -> None:
         """Counts what is not finite in a tensor that csrc/watch could not take."""
         if not isinstance(tensor, torch.Tensor) or tensor.dtype not in fp8_operands.DTYPES:
+            return
+        if not fp8_operands.has_values(tensor):
             return
         with torch.no_grad():
             tensor = tensor.detach()

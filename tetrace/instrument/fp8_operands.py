@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import _guards
+from torch._subclasses import fake_tensor
 
 FORMATS = {"": 0, "E4M3": 1, "E5M2": 2}
 # Number types by what the kernels call them; FP8 codes are bytes, and say their format apart.
@@ -130,6 +132,12 @@ def signs(made: Any) -> tuple[tuple[str, Any], ...]:
     """What tells that another quantized tensor is laid out as `made`: attributes with values, or with no tensor."""
     known = ((name, getattr(made, name)) for name in _SIGNS if hasattr(made, name))
     return tuple((name, value) for name, value in known if not isinstance(value, torch.Tensor))
+
+
+def has_values(tensor: Any) -> bool:
+    """Whether there are values to look at: not in tensors of the meta device or of a trace, nor while one is made."""
+    is_traced = _guards.active_fake_mode() is not None or fake_tensor.is_fake(tensor)
+    return not is_traced and tensor.device.type != "meta"
 
 
 def is_captured(tensor: Any) -> bool:
