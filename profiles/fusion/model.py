@@ -16,17 +16,17 @@ import flops
 from recipes import fp8_recipe
 
 DEVICE = "cuda"
-DTYPE = torch.bfloat16
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class UnfusedMLP(nn.Module):
     """What te.LayerNormMLP computes, each operation by itself."""
 
-    def __init__(self, hidden: int, ffn: int, norm: type[nn.Module]) -> None:
+    def __init__(self, hidden: int, ffn: int, norm: type[nn.Module], dtype: torch.dtype) -> None:
         super().__init__()
-        self.norm = norm(hidden, dtype=DTYPE)
-        self.fc1 = te.Linear(hidden, ffn, params_dtype=DTYPE)
-        self.fc2 = te.Linear(ffn, hidden, params_dtype=DTYPE)
+        self.norm = norm(hidden, dtype=dtype)
+        self.fc1 = te.Linear(hidden, ffn, params_dtype=dtype)
+        self.fc2 = te.Linear(ffn, hidden, params_dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(nn.functional.gelu(self.fc1(self.norm(x)), approximate="tanh"))
@@ -36,26 +36,34 @@ class Layer(nn.Module):
     """Pre-norm causal self-attention and a GELU MLP."""
 
     def __init__(
-        self, hidden: int, ffn: int, heads: int, kv_heads: int, modules: str, normalization: str, qk_norm: bool
+        self,
+        hidden: int,
+        ffn: int,
+        heads: int,
+        kv_heads: int,
+        modules: str,
+        normalization: str,
+        qk_norm: bool,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.head_dim = hidden // heads
         self.sizes = [heads * self.head_dim, kv_heads * self.head_dim, kv_heads * self.head_dim]
         norm = {"LayerNorm": te.LayerNorm, "RMSNorm": te.RMSNorm}[normalization]
         if modules == "fused":
-            self.qkv = te.LayerNormLinear(hidden, sum(self.sizes), normalization=normalization, params_dtype=DTYPE)
-            self.mlp = te.LayerNormMLP(hidden, ffn, normalization=normalization, params_dtype=DTYPE)
+            self.qkv = te.LayerNormLinear(hidden, sum(self.sizes), normalization=normalization, params_dtype=dtype)
+            self.mlp = te.LayerNormMLP(hidden, ffn, normalization=normalization, params_dtype=dtype)
         else:
-            self.qkv = nn.Sequential(norm(hidden, dtype=DTYPE), te.Linear(hidden, sum(self.sizes), params_dtype=DTYPE))
-            self.mlp = UnfusedMLP(hidden, ffn, norm)
-        self.q_norm = te.RMSNorm(self.head_dim, dtype=DTYPE) if qk_norm else None
-        self.k_norm = te.RMSNorm(self.head_dim, dtype=DTYPE) if qk_norm else None
+            self.qkv = nn.Sequential(norm(hidden, dtype=dtype), te.Linear(hidden, sum(self.sizes), params_dtype=dtype))
+            self.mlp = UnfusedMLP(hidden, ffn, norm, dtype)
+        self.q_norm = te.RMSNorm(self.head_dim, dtype=dtype) if qk_norm else None
+        self.k_norm = te.RMSNorm(self.head_dim, dtype=dtype) if qk_norm else None
         self.attention = te.DotProductAttention(
             heads, self.head_dim, num_gqa_groups=kv_heads, qkv_format="bshd", attn_mask_type="causal"
         )
-        self.proj = te.Linear(hidden, hidden, params_dtype=DTYPE)
+        self.proj = te.Linear(hidden, hidden, params_dtype=dtype)
 
-    def forward(self, x: torch.Tensor, rotary: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotary: torch.Tensor | None = None) -> torch.Tensor:
         parts = self.qkv(x).split(self.sizes, dim=-1)
         query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
         if rotary is not None:
@@ -81,22 +89,29 @@ def build(
     normalization: str,
     qk_norm: bool,
     rope: bool,
+    dtype: str,
+    graphs: bool,
 ) -> Workload:
-    """Forward and backward of the stack; nothing is updated, as in the note.
+    """Forward and backward of the stack; nothing is updated, as in the note. `graphs`: each layer in CUDA graphs.
 
     FLOPs: of each layer the four linears and the causal attention (profiles/flops.py).
     """
     fp8 = fp8_recipe(recipe)
-    model = nn.ModuleList(Layer(hidden, ffn, heads, kv_heads, modules, normalization, qk_norm) for _ in range(layers))
+    sizes = (hidden, ffn, heads, kv_heads)
+    model = nn.ModuleList(Layer(*sizes, modules, normalization, qk_norm, DTYPES[dtype]) for _ in range(layers))
     rotary = te.RotaryPositionEmbedding(hidden // heads)(seq) if rope else None
     # Inside of a larger model the first layer gives a gradient to what is before it.
-    inputs = torch.randn(batch, seq, hidden, dtype=DTYPE, device=DEVICE, requires_grad=True)
+    inputs = torch.randn(batch, seq, hidden, dtype=DTYPES[dtype], device=DEVICE, requires_grad=True)
+
+    if graphs:  # in place of each layer's forward; rotary frequencies are no input of theirs
+        samples = tuple((torch.randn_like(inputs, requires_grad=True),) for _ in model)
+        te.make_graphed_callables(tuple(model), samples, enabled=fp8 is not None, recipe=fp8)
 
     def step(mark):
         x = inputs
         with te.autocast(enabled=fp8 is not None, recipe=fp8):
             for layer in model:
-                x = layer(x, rotary)
+                x = layer(x) if rotary is None else layer(x, rotary)
         loss = x.float().square().mean()
         mark("forward")
         loss.backward()

@@ -206,6 +206,16 @@ class RotaryPositionEmbedding(nn.Module):
         return torch.cat((angles, angles), dim=-1)[:, None, None]
 
 
+def make_graphed_callables(
+    modules: tuple[nn.Module, ...], sample_args: tuple[tuple[torch.Tensor, ...], ...], *, enabled: bool, recipe: Any
+) -> tuple[nn.Module, ...]:
+    """No graphs: each module has run its sample, as theirs has then."""
+    for module, sample in zip(modules, sample_args, strict=True):
+        with autocast(enabled=enabled, recipe=recipe):
+            module(*sample)
+    return modules
+
+
 def apply_rotary_pos_emb(
     t: torch.Tensor, freqs: torch.Tensor, tensor_format: str = "sbhd", *, fused: bool = False
 ) -> torch.Tensor:
@@ -225,7 +235,7 @@ MODULES = {
     "transformer_engine.common.recipe": (Format, DelayedScaling, Float8CurrentScaling, Float8BlockScaling),
     "transformer_engine.pytorch": (
         *(autocast, Linear, LayerNorm, RMSNorm, LayerNormLinear, LayerNormMLP),
-        *(DotProductAttention, MultiheadAttention, TransformerLayer, RotaryPositionEmbedding),
+        *(DotProductAttention, MultiheadAttention, TransformerLayer, RotaryPositionEmbedding, make_graphed_callables),
     ),
     "transformer_engine.pytorch.attention": (),
     "transformer_engine.pytorch.attention.rope": (apply_rotary_pos_emb,),

@@ -87,7 +87,7 @@ def test_both_ends_of_each_sweep_are_recorded(name: str) -> None:
 def test_how_many_recordings_each_study_makes() -> None:
     """Each costs seconds of a GPU: who adds some knows it."""
     found = {name: sum(planned.recording for planned in read(name).configurations) for name in NOTES}
-    assert found == {"fusion": 16, "hybrid": 19, "attention": 18, "gated": 27, "stability": 27}
+    assert found == {"fusion": 26, "hybrid": 19, "attention": 18, "gated": 27, "stability": 27}
 
 
 @pytest.mark.parametrize("name", NOTES)
@@ -114,6 +114,9 @@ def test_fusion_crosses_modules_with_recipes() -> None:
     assert names(study, "main") == products(["unfused", "fused"], recipes)
     values = ["plain", "gqa", "rmsnorm", "qk_norm", "rope", "all"]
     assert names(study, "architecture") == [f"architecture:{value}" for value in values]
+    modules = ["unfused", "fused"]
+    assert names(study, "graphs") == [f"graphs:{name}" for name in products(modules, ["none", "hybrid"])]
+    assert names(study, "fp32") == [f"fp32:{name}" for name in products(modules, recipes[:3])]
 
 
 def test_hybrid_crosses_approaches_with_recipes() -> None:
