@@ -4,7 +4,8 @@
 
 Trains the small workload of training.py, some 500 kernels a step, once recorded whole and, with --plain, once without a
 recorder. The exit code is 1 where the recorded process grew by more than 200 MB after its first 100 steps, a record was
-dropped, or a step lacks kernels. Times are only reported: medians of the first and the last 100 steps.
+dropped, or a step lacks kernels. Times are only reported: medians of the first and the last 100 steps. While it trains, a
+line each 1,000 steps says how far it is.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 EDGE = 100  # steps at either end that are compared, and after which memory is looked at
+TOLD = 1000  # steps after which a line says how far it is
 MOST_GROWTH_MB = 200
 
 
@@ -57,6 +59,9 @@ def train(steps: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - before)
         if number % EDGE == EDGE - 1:
             memory.append(status())
+        if number % TOLD == TOLD - 1:
+            pace, now = 1e3 * statistics.median(seconds[-EDGE:]), memory[-1]["VmRSS"] * 1024 / 1e6
+            sys.stderr.write(f"step {number + 1:,}: {pace:.2f} ms a step, {now:,.0f} MB\n")
     torch.cuda.synchronize()
     return {"seconds": seconds, "memory": memory}
 
