@@ -3,7 +3,8 @@
 
 `python benchmarks/fp8.py` on a machine with an NVIDIA GPU and nvcc, and tetrace built with its kernels. Cases take turns;
 medians. Bandwidth is that of reading the tensor once. Times of small tensors are of launches that wait in the stream's
-queue, so that the host's share is not in them.
+queue, so that the host's share is not in them. `--once 1024` launches each kernel once on so many MiB and prints nothing,
+for ncu to count what it does.
 """
 
 from __future__ import annotations
@@ -155,6 +156,15 @@ def small(ring: Ring, rounds: int) -> dict[str, float]:
     return interleaved(cases, rounds, 30, ring.clear)
 
 
+def once(ring: Ring, mebibytes: int) -> None:
+    """Launches each kernel once."""
+    tensor = torch.randn(mebibytes << 19, device=DEVICE, dtype=torch.bfloat16)
+    scale = torch.tensor([98.0], device=DEVICE)
+    for tier in TIERS:
+        ring.observe([(tensor.data_ptr(), 1, tensor.numel(), tensor.numel(), 0, scale.data_ptr(), 0)], tier)
+    ring.clear()
+
+
 def show(seconds: dict[str, float], mebibytes: int) -> None:
     """A row a case."""
     nbytes = mebibytes << 20
@@ -181,10 +191,16 @@ def main() -> None:
     parser.add_argument("--mebibytes", type=int, nargs="*", default=[256, 1024])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--once", type=int, metavar="MIB")
     chosen = parser.parse_args()
     torch.cuda.init()
     torch.zeros(1, device=DEVICE)
-    ring, library, numbers = Ring(), built_floor(), {}
+    ring = Ring()
+    if chosen.once:
+        once(ring, chosen.once)
+        ring.close()
+        return
+    library, numbers = built_floor(), {}
     for mebibytes in chosen.mebibytes:
         numbers[mebibytes] = large(ring, library, mebibytes, chosen.rounds)
         show(numbers[mebibytes], mebibytes)

@@ -5,7 +5,8 @@
 In one process, blocks of steps in turn: plain, and each way to use `tetrace.watch`: without histograms, with them, without
 checks, and with some of the rows of large tensors only.
 Beside it, where nvdlfw_inspect is installed, Transformer Engine's own LogFp8TensorStats at freq=1 in a process of its own
-against a plain one. Figures are medians of blocks. `big` is bound by the host on most machines, `block` by the GPU.
+against a plain one. Ratios are medians over blocks, each against the plain block just before it; the smallest and the
+largest are beside. `big` is bound by the host on most machines, `block` by the GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 # layers, hidden, ffn, heads, batch, sequence
@@ -65,7 +67,7 @@ def main() -> None:
         json.dump(WORKERS[args.worker](args.size[0], args.blocks, args.steps), sys.stdout)
         return
     sys.stdout.write(
-        "| workload | what | ms a step | plain | ratio | aim | rows a step |\n|---|---|---|---|---|---|---|\n"
+        "| workload | what | ms a step | plain | ratio | from | to | aim | rows a step |\n|---|---|---|---|---|---|---|---|---|\n"
     )
     for size in args.size or SIZES:
         report(size, args.blocks, args.steps, stats=not args.no_stats)
@@ -73,24 +75,27 @@ def main() -> None:
 
 def report(size: str, blocks: int, steps: int, stats: bool) -> None:
     times = run("watch", size, blocks, steps)
-    plain = statistics.median(times["plain"])
     repeated, watched_losses = times["losses"].pop("plain"), times["losses"]
     if len(repeated) > 1:
         sys.stderr.write(f"{size}: plain steps do not repeat bit for bit, so losses say nothing: {repeated}\n")
     elif any(losses != repeated[0] for losses in watched_losses.values()):
         raise SystemExit(f"losses differ with and without inspection: {repeated} {watched_losses}")
     for what in WAYS:
-        line(size, what, statistics.median(times[what]), plain, AIMS.get(what, {}).get(size), times["rows"][what])
+        line(size, what, times[what], AIMS.get(what, {}).get(size), times["rows"][what])
     if stats and importlib.util.find_spec("nvdlfw_inspect") is None:
         sys.stdout.write("\nnvdlfw_inspect is not installed: LogFp8TensorStats was left out.\n")
     elif stats:
         above, below = (run(way, size, 2, 3)["ms"] for way in ("stats", "plain"))
-        line(size, "LogFp8TensorStats, freq=1", statistics.median(above), statistics.median(below), None, 0)
+        line(size, "LogFp8TensorStats, freq=1", list(zip(below, above, strict=True)), None, 0)
 
 
-def line(size: str, what: str, ms: float, plain: float, aim: float | None, rows: float) -> None:
+def line(size: str, what: str, pairs: Sequence[Sequence[float]], aim: float | None, rows: float) -> None:
+    """A row of the table; `pairs` are milliseconds of a step, plain and this way."""
     wanted, seen = f"{aim:.2f}x" if aim else "", f"{rows:.0f}" if rows else ""
-    sys.stdout.write(f"| {size} | {what} | {ms:.2f} | {plain:.2f} | {ms / plain:.3f}x | {wanted} | {seen} |\n")
+    plain, ms = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratios = [one / before for before, one in pairs]
+    of_pairs = f"{statistics.median(ratios):.3f}x | {min(ratios):.3f} | {max(ratios):.3f}"
+    sys.stdout.write(f"| {size} | {what} | {ms:.2f} | {plain:.2f} | {of_pairs} | {wanted} | {seen} |\n")
     sys.stdout.flush()
 
 
@@ -108,7 +113,7 @@ def watched(size: str, blocks: int, steps: int) -> dict:
 
     model, reset, step = training_step(*SIZES[size])
     timed(step, 5)
-    times: dict = {"plain": [], **{what: [] for what in WAYS}}
+    times: dict = {what: [] for what in WAYS}
     losses: dict = {}
     repeated: set = set()
     rows: dict = {}
@@ -116,11 +121,11 @@ def watched(size: str, blocks: int, steps: int) -> dict:
         for what, options in WAYS.items():
             reset()
             repeated.add(tuple(float(step()) for _ in range(2)))
-            times["plain"].append(timed(step, steps))
+            before = timed(step, steps)
             reset()
             with tetrace.watch(model, **options) as watch:
                 losses[what] = [float(step()) for _ in range(2)]
-                times[what].append(timed(step, steps))
+                times[what].append((before, timed(step, steps)))
             if what not in rows:
                 rows[what] = len(watch.table()) / (steps + 2)
     return {**times, "losses": {"plain": sorted(repeated), **losses}, "rows": rows}

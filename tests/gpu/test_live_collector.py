@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import tetrace
@@ -36,7 +38,8 @@ RUNS = {
 # CUPTI's clock ticks every 32 ns: a start and an end may each be one tick off.
 ROUNDING_NS, MOST_DIFFERENCE = 64, 0.02
 Kernel = tuple[str, str, str, str]
-Steps = dict[int, dict[Kernel, list[int]]]
+# By step and kernel: how long it ran, ns, and whether communication ran meanwhile, which slows it.
+Steps = dict[int, dict[Kernel, list[tuple[int, bool]]]]
 
 
 def record(folder: Path, collector: str, *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -94,6 +97,7 @@ def kernels(run: tuple[Breakdown, Mapping[str, str]], rank: int | None = None) -
     columns = [trace.column("activities", name) for name in ("kind", "name", "start_ns", "end_ns")]
     used = {int(numbers[step]) for step in breakdown.selection.windows.step[breakdown.selection.used]}
     ranks = trace.column("processes", "rank")[trace.column("activities", "process")].tolist()
+    crowded = beside_communication(trace).tolist()
     found: Steps = defaultdict(lambda: defaultdict(list))
     for row, (kind, name, start, end) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         step = int(numbers[about.step[row]]) if about.step[row] >= 0 else -1
@@ -102,8 +106,20 @@ def kernels(run: tuple[Breakdown, Mapping[str, str]], rank: int | None = None) -
         module = about.module_names[about.module[row]] if about.module[row] >= 0 else ""
         role = ROLES[about.role[row]] if about.role[row] >= 0 else ""
         text = renamed.get(names[name], names[name])
-        found[step][text, PHASES[about.phase[row]], module, role].append(end - start)
+        found[step][text, PHASES[about.phase[row]], module, role].append((end - start, crowded[row]))
     return found
+
+
+def beside_communication(trace: Trace) -> npt.NDArray[np.bool_]:
+    """Of each activity, whether a kernel of NCCL ran on the same device meanwhile, or it is one; shape (activities,)."""
+    words = trace.words("activities", "name")
+    is_nccl = np.array(["nccl" in word.lower() for word in words], np.bool_)[trace.column("activities", "name")]
+    start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
+    place = np.stack([trace.column("activities", "process"), trace.column("activities", "device")])
+    result = is_nccl.copy()
+    for one in np.flatnonzero(is_nccl):
+        result |= (start < end[one]) & (end > start[one]) & (place == place[:, [one]]).all(0)
+    return result
 
 
 def by_name(step: Mapping[Kernel, list[int]]) -> Counter[str]:
@@ -148,23 +164,25 @@ def check_attribution(nsys: Steps, cupti: Steps) -> None:
 
 
 def medians(steps: Steps, of: list[int]) -> dict[Kernel, float]:
-    """The median duration of each kernel over steps, in ns. Those of NCCL last until the other rank has come."""
+    """The median duration of each kernel over steps, in ns, of those that ran beside no communication: what runs beside
+    it, and how long it waits for the other rank, is another in every run."""
     lengths: dict[Kernel, list[int]] = defaultdict(list)
     for step in of:
-        for kernel, ns in steps[step].items():
-            if "nccl" not in kernel[0].lower():
-                lengths[kernel] += ns
-    return {kernel: statistics.median(ns) for kernel, ns in lengths.items()}
+        for kernel, found in steps[step].items():
+            lengths[kernel] += [ns for ns, crowded in found if not crowded]
+    return {kernel: statistics.median(ns) for kernel, ns in lengths.items() if ns}
 
 
 def check_times(nsys: Steps, cupti: Steps) -> None:
-    """Each kernel's median is the same within 2%, or what the clock rounds."""
+    """Each kernel's median is the same within 2%, or what the clock rounds. Nothing else may run on the GPU meanwhile."""
     common = common_steps(nsys, cupti)
     here, there = medians(nsys, common), medians(cupti, common)
+    both = here.keys() & there.keys()
+    assert len(both) >= len(nsys[common[0]]) / 4, (len(here), len(there), len(nsys[common[0]]))
     different = {
-        kernel: (ns, there.get(kernel))
-        for kernel, ns in here.items()
-        if abs(there.get(kernel, 0) - ns) > max(ROUNDING_NS, MOST_DIFFERENCE * ns)
+        kernel: (here[kernel], there[kernel])
+        for kernel in both
+        if abs(there[kernel] - here[kernel]) > max(ROUNDING_NS, MOST_DIFFERENCE * here[kernel])
     }
     assert not different, f"(nsys, cupti) in ns of {len(different)} of {len(here)} kernels: {different}"
 
