@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from fractions import Fraction
@@ -378,14 +379,14 @@ def test_only_explained_speedups_are_called_so(tmp_path):
     for name, file in (("none", "te4-bf16.sqlite"), ("delayed", "te4-fp8.sqlite")):
         store.write(repeated([1.0] * 9, name=file), tmp_path / f"{name}.tetrace")
 
-    def made(delayed: float, folder: str) -> Path:
+    def made(delayed: list[float], folder: str, another: list[float], none: float = 12.0) -> Path:
         made = Made(of)
-        for name, ms in (("none", 12.0), ("delayed", delayed)):
-            made.measured(name, total=rounds(ms), recording=tmp_path / f"{name}.tetrace")
-            made.measured(f"more:{name}", total=rounds(ms))
-        return made.measured("more:other", total=rounds(13.0)).write(tmp_path / folder)
+        for name, each in (("none", rounds(none)), ("delayed", delayed)):
+            made.measured(name, total=each, recording=tmp_path / f"{name}.tetrace")
+            made.measured(f"more:{name}", total=each)
+        return made.measured("more:other", total=another).write(tmp_path / folder)
 
-    other = made(1.0, "other")
+    other = made(rounds(1.0), "other", rounds(13.0))
     write(other, of)
     assert "All of it, with 0 of 3 speed-ups explained:" in first_screen(other, of, 300)
     text = (other / "REPORT.md").read_text(encoding="utf-8")
@@ -393,7 +394,7 @@ def test_only_explained_speedups_are_called_so(tmp_path):
     assert "work of the GPU may be off by 2.14 of 11.8 ms that changed" in text
     gemms = "GEMMs −0.692 ms (nvjet bf16 → nvjet fp8, backward)"
     assert table(text, "Claims")[1][-1] == f"what differs: waiting −8.560 ms; {gemms}"
-    folder = made(15.0, "results")
+    folder = made(rounds(15.0), "results", rounds(13.0))
     write(folder, of)
     text = (folder / "REPORT.md").read_text(encoding="utf-8")
     assert "more:delayed against more:none runs the same as delayed against none: see there." in text
@@ -401,6 +402,17 @@ def test_only_explained_speedups_are_called_so(tmp_path):
     waits = "waiting +3.304 ms (GPU waits for the host: calls that quantize +0.645 ms)"
     assert table(text, "Claims")[1][-1] == f"what differs: {waits}; {gemms}"
     assert "All of it, with 2 of 3 speed-ups explained:" in first_screen(folder, of, 300)
+    alike = [ms * factor for ms, factor in zip(rounds(12.0), itertools.cycle((0.98, 1.02)), strict=False)]
+    same = made(rounds(15.0), "alike", alike)
+    write(same, of)
+    assert "All of it, with every speed-up explained (1 ratio is not told from 1):" in first_screen(same, of, 300)
+    few = [ms / 12.0 for ms in alike]
+    same = made(few, "none", few, none=1.0)
+    write(same, of)
+    text = (same / "REPORT.md").read_text(encoding="utf-8")
+    assert "1 of 1 tables is of steps that timing does not tell apart: there is no speed-up to explain" in text
+    assert "; not told apart, so there is nothing to explain" in text
+    assert "All of it, with no ratio told from 1:" in first_screen(same, of, 300)
     (folder / "report.json").unlink()
     # Without the recordings nobody knows.
     assert "All of it: REPORT.md" in first_screen(folder, of, 300)

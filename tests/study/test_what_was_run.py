@@ -103,6 +103,35 @@ def test_what_never_ran_beside_the_fastest_is_said_to(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("other", "more"),
+    [
+        ({}, "; the same work takes 1.000 ms as graphs:none"),
+        ({"tokens": 8192}, ""),  # other work
+        ({"total": rounds(2.9, WIDE)}, ""),  # not told to be less
+    ],
+    ids=str,
+)
+def test_the_same_work_in_another_matrix_is_named_where_it_takes_less(tmp_path, other, more):
+    toml = """
+    title = "t"
+    [options]
+    graphs = false
+    [[matrix]]
+    name = "main"
+    axes.recipe = ["none", "fp8"]
+    [[matrix]]
+    name = "graphs"
+    options = {graphs = true}
+    axes.recipe = ["none", "fp8"]
+    """
+    times = {"none": rounds(3.0), "fp8": rounds(6.0), "graphs:none": rounds(1.0), "graphs:fp8": rounds(5.0)}
+    fields = dict(other)
+    times["graphs:none"] = fields.pop("total", times["graphs:none"])
+    found = material(tmp_path, toml, times, WORK, {"graphs:none": fields})
+    assert fastest_words(found) == f"Fastest: none, 3.000 ms a step{more}"
+
+
+@pytest.mark.parametrize(
     ("small", "large", "words"),
     [
         # (ms, factors) of FP8, over 1 ms and 10 ms without.

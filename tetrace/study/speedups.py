@@ -72,15 +72,24 @@ def unexplained(material: Material) -> list[Unexplained]:
     return found
 
 
+def is_told(material: Material, of: str, against: str) -> bool:
+    """Whether timing tells two configurations apart; so it is taken where their speed-up has no interval."""
+    found = material.speedup(of, against)
+    return found is None or found.low is None or found.high is None or not found.low <= 1 <= found.high
+
+
 def explained_words(material: Material) -> str:
-    """`with every speed-up explained`, or how many of them; empty where there is none. A table that does not explain the
-    timed difference explains no speed-up."""
-    every = len(speedups(material))
+    """`with every speed-up explained`, or how many of them; empty where there is no ratio. A table that does not explain the
+    timed difference explains no speed-up, and what timing does not tell apart is none."""
     missing = {(one.of, one.against): one.twins for one in unexplained(material)}
-    left = sum(not _explains(material, missing.get(pair, pair)) for pair in speedups(material))
+    left = [pair for pair in speedups(material) if not _explains(material, missing.get(pair, pair))]
+    unknown = sum(is_told(material, *pair) for pair in left)
+    alike = len(left) - unknown
+    every = len(speedups(material)) - alike
     if not every:
-        return ""
-    return "with every speed-up explained" if not left else f"with {every - left} of {every} speed-ups explained"
+        return "with no ratio told from 1" if alike else ""
+    words = f"with {f'{every - unknown} of {every} speed-ups' if unknown else 'every speed-up'} explained"
+    return words + (f" ({alike} {'ratio is' if alike == 1 else 'ratios are'} not told from 1)" if alike else "")
 
 
 def _explains(material: Material, pair: tuple[str, str] | None) -> bool:

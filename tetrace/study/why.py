@@ -11,7 +11,7 @@ from tetrace.report.grid import Column, Grid
 from tetrace.study.causes import Cause, Group
 from tetrace.study.explanation import LEAST_FACTOR, MOST_FACTOR, NOT_TIMED, Explanation
 from tetrace.study.section import Section, cut, signs, times
-from tetrace.study.speedups import pairs, speedups, unexplained_words
+from tetrace.study.speedups import is_told, pairs, speedups, unexplained_words
 from tetrace.units import three_digits
 
 if TYPE_CHECKING:
@@ -46,10 +46,16 @@ def why_section(material: Material) -> Section:
         shown.append(one)
         grids.append(explanation_grid(material, one))
         more.append(causes_grid(one))
-    if left := sum(not one.explains for one in shown):
+    doubtful = [is_told(material, *reversed(one.names)) for one in shown if not one.explains]
+    if left := sum(doubtful):
         said.append(
             f"{left} of {len(shown)} tables {'does' if left == 1 else 'do'} not explain the timed difference: too few steps "
             "were recorded, or work of the GPU may be off by more than a tenth of all that changed."
+        )
+    if alike := len(doubtful) - left:
+        said.append(
+            f"{alike} of {len(shown)} tables {'is' if alike == 1 else 'are'} of steps that timing does not tell apart: there is "
+            "no speed-up to explain, and what the recordings differ by may be noise."
         )
     said += unexplained_words(material)
     return Section("why", "Where each speed-up comes from", tuple(said), tuple(grids), more=tuple(more))
@@ -69,16 +75,18 @@ def explanation_grid(material: Material, found: Explanation) -> Grid:
     step = "timed step" if found.timed_ns else "recorded step"
     total: tuple[str, ...] = (*map(_ms, found.explained_ns), _signed(found.difference_ns), whole, step, "")
     base, name = found.names
-    title = f"{name} against {base}: {times(material.speedup(name, base))}{_does_not_explain(found)}"
+    title = f"{name} against {base}: {times(material.speedup(name, base))}{_does_not_explain(material, found)}"
     if not found.has_shares:
         heads, lines, total = heads[:3] + heads[4:], [row[:3] + row[4:] for row in lines], total[:3] + total[4:]
     return Grid(title, heads, tuple(lines), total if found.difference_ns else (), how_it_adds_up(material, found))
 
 
-def _does_not_explain(found: Explanation) -> str:
+def _does_not_explain(material: Material, found: Explanation) -> str:
     """That a table does not explain the timed difference, and why; empty where it does."""
     if found.doubt == NOT_TIMED:
         return "; recorded difference, not timed without a recorder"
+    if found.doubt and not is_told(material, *reversed(found.names)):
+        return "; not told apart, so there is nothing to explain"
     why = {
         TOO_FEW: "too few steps were recorded",
         NOISE: f"work of the GPU may be off by {_words(found.off_by_ns or 0)} of {_words(found.changes_ns)} ms that changed",
