@@ -14,7 +14,7 @@ from tests.instrument.runs import Net as PlainNet
 from tests.instrument.runs import record
 from tests.instrument.runs import train as train_plain
 from tetrace.errors import UsageError
-from tetrace.instrument import fp8_inspection
+from tetrace.instrument import engine, fp8_inspection
 
 
 class TestWatch:
@@ -49,23 +49,39 @@ class TestWatch:
     def test_a_backward_that_is_only_traced_is_none(self, monkeypatch, capfd):
         # As before torch 2.13, where the flag is not set while AOTAutograd traces.
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
-        net = nn.Linear(4, 4)
+        net, entered = nn.Linear(4, 4), []
         loss = torch.compile(lambda x: nn.functional.gelu(x).sum(), backend="aot_eager")
+
+        def counted(plain):
+            def run(roots, *args, **kwargs):
+                entered.append(roots)
+                return plain(roots, *args, **kwargs)
+
+            return run
+
         with tetrace.watch(net) as watch:
+            restore = engine.patch(counted)
             for _ in range(3):
                 loss(net(torch.randn(3, 4))).backward()
                 tetrace.step()
+            restore()
+        assert len(entered) == 3
         rows = watch.table()
         assert rows[rows["role"] == "loss"]["step"].tolist() == [0, 1, 2]
         assert "switched itself off" not in capfd.readouterr().err
 
-    def test_tensors_without_values_are_passed_by(self, capfd):
+    @pytest.mark.parametrize("recipe", [standins.Float8CurrentScaling, standins.DelayedScaling])
+    def test_tensors_without_values_are_passed_by(self, recipe, capfd):
         with standins.installed("2.20.2") as made, tetrace.watch(PlainNet()) as watch:
             linear = made["transformer_engine.pytorch"].Linear(16, 16)
             with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
                 nn.Linear(4, 4)(torch.randn(3, 4)).sum().backward()
-                with made["transformer_engine.pytorch"].autocast(True, standins.Float8CurrentScaling()):
-                    linear(torch.randn(8, 16))
+                without = torch.randn(8, 16)
+                with made["transformer_engine.pytorch"].autocast(True, recipe()):
+                    linear(without)
+            # Outside of its mode, too.
+            quantizer = standins.Float8CurrentScalingQuantizer(standins.DType.kFloat8E4M3)
+            made["transformer_engine_torch"].quantize(without, quantizer)
             nn.Linear(4, 4, device="meta")(torch.randn(3, 4, device="meta")).sum().backward()
             nn.Linear(4, 4)(torch.randn(3, 4)).sum().backward()
         assert watch.table()["role"].tolist() == ["output", "loss"]

@@ -11,10 +11,16 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any, TypeVar, cast
 
+from torch import _guards
 from torch._C._dynamo import eval_frame
 
 _frames: Any = eval_frame  # what it offers differs between versions
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+# Not None while a compiler runs code to see what it does: of calls with tensors that have no values. Before torch 2.13 that is
+# all that tells a backward which AOTAutograd traces.
+tracing = _guards.TracingContext.try_get
 
 
 def skipped(function: F) -> F:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import _guards
 from torch.autograd import graph
 
 from tetrace.instrument import dynamo
@@ -36,12 +35,11 @@ def patch(around: Callable[[Run], Run]) -> Callable[[], None]:
 
 def _outermost(plain: Run, run: Run) -> Run:
     is_compiling, task = torch.compiler.is_compiling, torch._C._current_graph_task_id
-    # Before torch 2.13 the flag is not set where AOTAutograd traces a backward, of tensors without values.
-    traced = _guards.TracingContext.try_get
+    tracing = dynamo.tracing
 
     @functools.wraps(plain)
     def _engine_run_backward(*args: Any, **kwargs: Any) -> Any:
-        if is_compiling() or traced() is not None or task() != -1:
+        if is_compiling() or tracing() is not None or task() != -1:
             return plain(*args, **kwargs)
         return run(*args, **kwargs)
 

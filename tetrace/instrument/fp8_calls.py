@@ -136,8 +136,9 @@ class Calls:
                 _C.watch_learn(number, "nobody")
                 return
             self._observe([(operand, kind.site())])
-        learns = self._learns and not (kind.fused and self._recomputes) and fp8_operands.has_values(operand.tensor)
-        if learns and operand.tensor.is_cuda and len(args) > kind.place and (kind.shape or not operand.columns):
+        learns = self._learns and not (kind.fused and self._recomputes) and operand.tensor.is_cuda
+        learns = learns and len(args) > kind.place and bool(kind.shape or not operand.columns)
+        if learns and fp8_operands.has_values(operand.tensor):
             made = result if operand.place < 0 else result[operand.place]
             _learn(number, kind, operand, fp8_operands.signs(made))
 

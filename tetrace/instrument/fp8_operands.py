@@ -22,6 +22,10 @@ TENSOR, ROWS, SQUARES, MX = range(4)
 _ONE_SCALE, _BLOCKS = ("_data", "_transpose"), ("_rowwise_data",)
 
 
+# Most tensors are of these; asked for each one that is observed here.
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_modes, _is_functional = torch._C._len_torch_dispatch_stack, torch._is_functional_tensor
+
 # What a quantizer may be told to make otherwise from call to call, by which rows and columns are found.
 _SIGNS = ("_rowwise_scale_inv", "_scale_inv", "_data_format", "_is_2D_scaled", "_with_gemm_swizzled_scales")
 
@@ -136,8 +140,10 @@ def signs(made: Any) -> tuple[tuple[str, Any], ...]:
 
 def has_values(tensor: Any) -> bool:
     """Whether there are values to look at: not in tensors of the meta device or of a trace, nor while one is made."""
-    is_traced = _guards.active_fake_mode() is not None or fake_tensor.is_fake(tensor)
-    return not is_traced and tensor.device.type != "meta"
+    if tensor.is_meta or (_modes() and _guards.active_fake_mode() is not None):
+        return False
+    is_plain = type(tensor) in _PLAIN and not _is_functional(tensor)
+    return is_plain or not fake_tensor.is_fake(tensor)
 
 
 def is_captured(tensor: Any) -> bool:

@@ -88,7 +88,9 @@ class Scales:
     @dynamo.quiet
     def _read_before(self, amax: Any, *args: Any) -> Any:
         """The numbers before the update, shape (4, tensors); None where there is nothing to see."""
-        if len(args) < 2 or not isinstance(args[0], list | tuple) or fp8_operands.is_captured(amax):
+        if len(args) < 2 or not isinstance(args[0], list | tuple):
+            return None
+        if fp8_operands.is_captured(amax) or not fp8_operands.has_values(amax):
             return None
         with torch.no_grad():
             return torch.stack([amax.float(), *_histories(args[0]), torch.cat(list(args[1]))])

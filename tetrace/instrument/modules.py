@@ -192,7 +192,7 @@ def _compile(self: Module, *args: Any, **kwargs: Any) -> None:
 def _meet(module: Module) -> Sites:
     """Names a module that was not called before and registers its sites. Never raises."""
     found = _NONE
-    if _is_being_traced():
+    if dynamo.tracing() is not None:  # maybe of a copy: that is no call of the script's
         return found
     for callback in tuple(on_first_call):
         with process.guarded("the recorded window"):
@@ -203,12 +203,6 @@ def _meet(module: Module) -> Sites:
     _references[key] = weakref.ref(module, lambda _: _forget(key))
     _sites[key] = found
     return found
-
-
-def _is_being_traced() -> bool:
-    """Whether a compiler runs the module to see what it does, maybe a copy of it: that is no call of the script's."""
-    guards: Any = sys.modules.get("torch._guards")
-    return guards is not None and guards.TracingContext.try_get() is not None
 
 
 def _forget(key: int) -> None:
