@@ -122,11 +122,11 @@ def beside_communication(trace: Trace) -> npt.NDArray[np.bool_]:
     return result
 
 
-def by_name(step: Mapping[Kernel, list[int]]) -> Counter[str]:
+def by_name(step: Mapping[Kernel, list[tuple[int, bool]]]) -> Counter[str]:
     """How often each kernel ran in a step."""
     counts: Counter[str] = Counter()
-    for (name, *_), lengths in step.items():
-        counts[name] += len(lengths)
+    for (name, *_), found in step.items():
+        counts[name] += len(found)
     return counts
 
 
@@ -177,6 +177,14 @@ def check_times(nsys: Steps, cupti: Steps) -> None:
     """Each kernel's median is the same within 2%, or what the clock rounds. Nothing else may run on the GPU meanwhile."""
     common = common_steps(nsys, cupti)
     here, there = medians(nsys, common), medians(cupti, common)
+    crowded = {
+        kernel
+        for steps in (nsys, cupti)
+        for step in common
+        for kernel, found in steps[step].items()
+        if any(beside for _, beside in found)
+    }
+    assert here.keys() - crowded == there.keys() - crowded
     both = here.keys() & there.keys()
     assert len(both) >= len(nsys[common[0]]) / 4, (len(here), len(there), len(nsys[common[0]]))
     different = {

@@ -94,6 +94,28 @@ def test_other_options_are_not_the_same(tmp_path):
     assert (identical(other), deviation(other), identical_words(other)) == ([], 0, "")
 
 
+@pytest.mark.parametrize(("recordings", "same"), [(("bf16", "bf16"), True), (("bf16", "fp8-delayed"), False)])
+def test_a_variable_that_changes_no_kernel_makes_no_difference(tmp_path, recordings, same):
+    """A library that chooses by itself what another configuration is told to take."""
+    toml = """
+    title = "t"
+    [options]
+    layers = 4
+    [[matrix]]
+    name = "main"
+    axes.backend.told.environment = {CHOOSE = "1"}
+    axes.backend.by_itself = {}
+    """
+    of = study(tmp_path, toml)
+    made = Made(of)
+    for name, recording in zip(("told", "by_itself"), recordings, strict=True):
+        made.measured(name, total=[1.0] * 8, recording=recording)
+    found = Material(made.write(tmp_path / "results"), of)
+    assert [one.names for one in identical(found)] == [("by_itself", "told")] * same
+    alone = Made(of).measured("told", total=[1.0] * 8).measured("by_itself", total=[1.0] * 8)
+    assert identical(Material(alone.write(tmp_path / "alone"), of)) == []
+
+
 def test_those_that_did_not_take_turns_say_so(tmp_path):
     of = study(tmp_path / "alone", TOML)
     made = Made(of).measured("slow", total=[1.0] * 8, rounds={"group": 0}).measured("fast", total=[1.0] * 8)
@@ -131,7 +153,7 @@ def test_steps_that_the_gpu_works_through_are_not_compared_with_what_waits_for_a
     def breakdown(name):
         if recorded.get(name) is None:
             return None
-        totals = SimpleNamespace(activities=1, wall_ns=1_000_000, all_idle_ns=round(1e6 * recorded[name]))
+        totals = SimpleNamespace(activities=1, steps=0, wall_ns=1_000_000, all_idle_ns=round(1e6 * recorded[name]))
         return SimpleNamespace(totals=totals)
 
     found.breakdown = breakdown

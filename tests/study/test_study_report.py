@@ -406,13 +406,15 @@ def test_only_explained_speedups_are_called_so(tmp_path):
     same = made(rounds(15.0), "alike", alike)
     write(same, of)
     assert "All of it, with every speed-up explained (1 ratio is not told from 1):" in first_screen(same, of, 300)
-    few = [ms / 12.0 for ms in alike]
-    same = made(few, "none", few, none=1.0)
-    write(same, of)
-    text = (same / "REPORT.md").read_text(encoding="utf-8")
-    assert "1 of 1 tables is of steps that timing does not tell apart: there is no speed-up to explain" in text
-    assert "; not told apart, so there is nothing to explain" in text
-    assert "All of it, with no ratio told from 1:" in first_screen(same, of, 300)
+    # Whether the recordings would explain it or not.
+    for each, none in ((alike, 12.0), ([ms / 12.0 for ms in alike], 1.0)):
+        same = made(each, f"none-{none}", each, none=none)
+        write(same, of)
+        text = (same / "REPORT.md").read_text(encoding="utf-8")
+        assert "1 of 1 tables is of steps that timing does not tell apart: there is no speed-up to explain" in text
+        assert re.search(r"## delayed against none: [^\n;]*; not told apart\n", text)
+        assert "Not told apart, and so not asked for: more:other against more:none." in text
+        assert "All of it, with no ratio told from 1:" in first_screen(same, of, 300)
     (folder / "report.json").unlink()
     # Without the recordings nobody knows.
     assert "All of it: REPORT.md" in first_screen(folder, of, 300)

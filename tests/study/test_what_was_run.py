@@ -103,16 +103,24 @@ def test_what_never_ran_beside_the_fastest_is_said_to(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "more"),
+    ("graphs", "ms", "other", "more"),
     [
-        ({}, "; the same work takes 1.000 ms as graphs:none"),
-        ({"tokens": 8192}, ""),  # other work
-        ({"total": rounds(2.9, WIDE)}, ""),  # not told to be less
+        ("true", rounds(1.0), {}, "; the same work takes 1.000 ms as graphs:none"),
+        (
+            "true",
+            rounds(1.0),
+            {"rounds": {"group": "b"}},
+            "; the same work takes 1.000 ms as graphs:none, never beside it",
+        ),
+        ("true", rounds(1.0), {"fields": {"tokens": 8192}}, ""),
+        ("true", rounds(1.0), {"fields": {"context": "another"}}, ""),
+        ("true", rounds(2.9, WIDE), {}, ""),  # not told to be less
+        ("false", rounds(1.0), {}, ""),  # it is the same configuration again
     ],
-    ids=str,
+    ids=["beside", "never beside", "other work", "measured otherwise", "not told", "the same"],
 )
-def test_the_same_work_in_another_matrix_is_named_where_it_takes_less(tmp_path, other, more):
-    toml = """
+def test_the_same_work_in_another_matrix_is_named_where_it_takes_less(tmp_path, graphs, ms, other, more):
+    toml = f"""
     title = "t"
     [options]
     graphs = false
@@ -121,13 +129,16 @@ def test_the_same_work_in_another_matrix_is_named_where_it_takes_less(tmp_path, 
     axes.recipe = ["none", "fp8"]
     [[matrix]]
     name = "graphs"
-    options = {graphs = true}
+    options = {{graphs = {graphs}}}
     axes.recipe = ["none", "fp8"]
     """
-    times = {"none": rounds(3.0), "fp8": rounds(6.0), "graphs:none": rounds(1.0), "graphs:fp8": rounds(5.0)}
-    fields = dict(other)
-    times["graphs:none"] = fields.pop("total", times["graphs:none"])
-    found = material(tmp_path, toml, times, WORK, {"graphs:none": fields})
+    of = study(tmp_path, toml)
+    made = Made(of)
+    for name, total in (("none", rounds(3.0)), ("fp8", rounds(6.0))):
+        made.measured(name, total=total, rounds={"group": "a"}, fields=WORK)
+    fields = {**WORK, **other.get("fields", {})}
+    made.measured("graphs:none", total=ms, rounds=other.get("rounds", {"group": "a"}), fields=fields)
+    found = Material(made.write(tmp_path / "results"), of)
     assert fastest_words(found) == f"Fastest: none, 3.000 ms a step{more}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tetrace.study.identical import twins
 from tetrace.study.material import Material
 from tetrace.study.results import MEASURED, Configuration
 from tetrace.study.section import cut, several, times
@@ -43,18 +44,20 @@ def _faster_elsewhere(material: Material, name: str) -> str:
     best, own = material.configuration(name), material.time(name)
     if best is None or own is None or own.low is None or not (best.tokens and best.flops):
         return ""
+    others = [one for _, members in material.matrices()[1:] for one in members if one.name not in twins(material)[name]]
     found = []
-    for _, members in material.matrices()[1:]:
-        for one in members:
-            time = (
-                None if material.stale(one.name) or _different_work(material, (best, one)) else material.time(one.name)
-            )
-            if time is not None and time.high is not None and time.high < own.low:
-                found.append((time.value, one.name))
+    for one in others:
+        time = material.time(one.name)
+        if time is None or material.apart(one.name, name) or _different_work(material, (best, one)):
+            continue
+        if time.high is not None and time.high < own.low:
+            found.append((time.value, one.name))
     if not found:
         return ""
     ns, other = min(found)
-    return f"; the same work takes {ns / 1e6:,.3f} ms as {cut(other, 80)}"
+    ratio = material.speedup(other, name)
+    beside = ", never beside it" if ratio is not None and ratio.way == APART else ""
+    return f"; the same work takes {ns / 1e6:,.3f} ms as {cut(other, 80)}{beside}"
 
 
 def _gains_most(material: Material, members: Sequence[Configuration]) -> str:

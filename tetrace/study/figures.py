@@ -199,7 +199,8 @@ def _tflops(material: Material, found: Configuration) -> Value:
 def _peak_share(material: Material, found: Configuration) -> Value:
     rate, peak = _tflops(material, found), material.peak_flops(found.name)
     if rate.estimate is None or peak is None:
-        return Value(reason=rate.reason or "the peak of this GPU was not measured: tetrace doctor --calibrate")
+        unknown = "the peak of this GPU in its precision was not measured: tetrace doctor --calibrate has BF16 and FP8"
+        return Value(reason=rate.reason or unknown)
     return Value(rate.estimate.mapped(lambda tera: 100 * tera * 1e12 / peak), unit=PERCENT)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from tetrace.study.payoff import LAUNCH_BOUND
@@ -26,19 +29,46 @@ class Identical:
     ratio: Estimate
 
 
+_known: weakref.WeakKeyDictionary[Material, dict[str, list[str]]] = weakref.WeakKeyDictionary()
+
+
 def twins(material: Material) -> dict[str, list[str]]:
-    """By configuration: those that run the same (options and environment), itself too."""
-    keys = {
-        one.name: repr((sorted(one.options.items()), sorted(one.environment.items())))
-        for one in material.configurations
-    }
-    return {name: [other for other, its in keys.items() if its == key] for name, key in keys.items()}
+    """By configuration: those that run the same, itself too. They have the same options, and the same environment or, by
+    their recordings, the same kernels equally often."""
+    if material not in _known:
+        _known[material] = _twins(material)
+    return _known[material]
+
+
+def _twins(material: Material) -> dict[str, list[str]]:
+    options = {one.name: repr(sorted(one.options.items())) for one in material.configurations}
+    environments = {one.name: repr(sorted(one.environment.items())) for one in material.configurations}
+    several = {one for one, count in Counter(options.values()).items() if count > 1}
+    kernels = {name: _kernels(material, name) for name, own in options.items() if own in several}
+
+    def run_the_same(one: str, other: str) -> bool:
+        if options[one] != options[other]:
+            return False
+        found = kernels.get(one)
+        return environments[one] == environments[other] or (found is not None and found == kernels[other])
+
+    return {name: [other for other in options if run_the_same(name, other)] for name in options}
+
+
+def _kernels(material: Material, name: str) -> dict[str, Fraction] | None:
+    """How often each kernel runs in a recorded step, by name; None where nothing was recorded."""
+    run = material.breakdown(name)
+    if run is None or not run.totals.steps:
+        return None
+    counts: Counter[str] = Counter()
+    for row in run.tables["kernels"].rows():
+        counts[row["name"]] += row["count"]
+    return {kernel: Fraction(count, run.totals.steps) for kernel, count in counts.items()}
 
 
 def identical(material: Material, column: str = "total") -> list[Identical]:
     """Each pair of configurations that run the same and were both measured."""
-    groups = dict.fromkeys(tuple(members) for members in twins(material).values())
-    pairs = [(b, a) for members in groups for a, b in itertools.combinations(members, 2)]
+    pairs = dict.fromkeys((b, a) for members in twins(material).values() for a, b in itertools.combinations(members, 2))
     found = ((pair, material.speedup(*pair, column)) for pair in pairs)
     return [Identical(pair, ratio) for pair, ratio in found if ratio is not None]
 
@@ -68,7 +98,7 @@ def identical_words(material: Material) -> str:
     if not found:
         return ""
     return (
-        f"Identical configurations: {several(found, _PAIRS_NAMED)}. They have the same options and run in processes of their "
-        "own: what they differ by is in no interval. A claim on a ratio of times is told only where that leaves its verdict as "
-        "it is; one on steps that the GPU works through, where it leaves it by what such steps differ by."
+        f"Identical configurations: {several(found, _PAIRS_NAMED)}. They have the same options, launch the same kernels and run "
+        "in processes of their own: what they differ by is in no interval. A claim on a ratio of times is told only where that "
+        "leaves its verdict as it is; one on steps that the GPU works through, where it leaves it by what such steps differ by."
     )

@@ -249,10 +249,20 @@ class Material:
         return str(recipe or "none").lower() not in _PLAIN_RECIPES
 
     def peak_flops(self, name: str) -> float | None:
-        """Floating-point operations a second that this GPU was measured to reach in the precision of a configuration."""
+        """Floating-point operations a second that this GPU was measured to reach in the precision of a configuration; None
+        where none was measured, as of FP32 and TF32."""
         peaks = self.results.peaks or {}
+        if not self.uses_fp8(name) and self._is_single(name):
+            return None
         value = peaks.get("fp8_flops" if self.uses_fp8(name) else "bf16_flops")
         return float(value) if isinstance(value, int | float) and value > 0 else None
+
+    def _is_single(self, name: str) -> bool:
+        """Whether most of the recorded time of GEMMs is in FP32 or TF32."""
+        run = self.breakdown(name)
+        gemms = run.tables["gemms"].rows() if run is not None else []
+        single = sum(row["total_ns"] for row in gemms if row["formats"] in ("FP32", "TF32"))
+        return 2 * single > sum(row["total_ns"] for row in gemms)
 
 
 def _why_not(found: Configuration | None) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tetrace.study.identical import twins
+from tetrace.study.identical import deviation, twins
 from tetrace.study.section import cut, several
 
 if TYPE_CHECKING:
@@ -73,22 +74,25 @@ def unexplained(material: Material) -> list[Unexplained]:
 
 
 def is_told(material: Material, of: str, against: str) -> bool:
-    """Whether timing tells two configurations apart; so it is taken where their speed-up has no interval."""
+    """Whether timing tells two configurations apart: 1 is outside of the interval, widened by what identical
+    configurations differ by. So it is taken where their speed-up has no interval."""
     found = material.speedup(of, against)
-    return found is None or found.low is None or found.high is None or not found.low <= 1 <= found.high
+    if found is None or found.low is None or found.high is None:
+        return True
+    by = math.exp(deviation(material, of=(of, against)))
+    return not found.low / by <= 1 <= found.high * by
 
 
 def explained_words(material: Material) -> str:
     """`with every speed-up explained`, or how many of them; empty where there is no ratio. A table that does not explain the
     timed difference explains no speed-up, and what timing does not tell apart is none."""
     missing = {(one.of, one.against): one.twins for one in unexplained(material)}
-    left = [pair for pair in speedups(material) if not _explains(material, missing.get(pair, pair))]
-    unknown = sum(is_told(material, *pair) for pair in left)
-    alike = len(left) - unknown
-    every = len(speedups(material)) - alike
-    if not every:
+    every = speedups(material)
+    told = [pair for pair in every if is_told(material, *pair)]
+    left, alike = sum(not _explains(material, missing.get(pair, pair)) for pair in told), len(every) - len(told)
+    if not told:
         return "with no ratio told from 1" if alike else ""
-    words = f"with {f'{every - unknown} of {every} speed-ups' if unknown else 'every speed-up'} explained"
+    words = f"with {f'{len(told) - left} of {len(told)} speed-ups' if left else 'every speed-up'} explained"
     return words + (f" ({alike} {'ratio is' if alike == 1 else 'ratios are'} not told from 1)" if alike else "")
 
 
@@ -105,13 +109,18 @@ def unexplained_words(material: Material) -> list[str]:
     """What is explained elsewhere, and what is not, by reason."""
     said: list[str] = []
     by_reason: dict[str, list[Unexplained]] = {}
+    alike = []
     for one in unexplained(material):
         if one.twins:
             said.append(
                 f"{one.of} against {one.against} runs the same as {one.twins[0]} against {one.twins[1]}: see there."
             )
+        elif not is_told(material, one.of, one.against):
+            alike.append(f"{one.of} against {one.against}")
         else:
             by_reason.setdefault(one.why.removeprefix(f"{one.of}: ").removeprefix(f"{one.against}: "), []).append(one)
+    if alike:
+        said.append(cut(f"Not told apart, and so not asked for: {several(alike, 6)}.", 1200))
     for reason, members in by_reason.items():
         names = several([f"{one.of} against {one.against}" for one in members], 6)
         said.append(cut(f"Not explained: {names}: {reason}.", 1200))

@@ -26,11 +26,14 @@ MEANINGS = {
     "starts of a process is in no interval.",
     "Speed-up": "the baseline's time over the configuration's, as the median over pairs of rounds that ran side by side.",
     "Share of peak": "TFLOP/s of the matrix products that the model counts, of what tetrace doctor --calibrate measured of "
-    "this GPU: of its FP8 peak where GEMMs ran in FP8, else of BF16.",
-    "Peak memory": "the largest allocation of torch during the measured rounds.",
+    "this GPU: of its FP8 peak where GEMMs ran in FP8, else of BF16; none where most of them ran in FP32 or TF32.",
+    "Peak memory": "the largest allocation of torch during the measured rounds; what CUDA graphs keep in pools of their own "
+    "is not in it.",
     "Recorded difference": "by how much an average steady step is longer in one recording than in the other; causes add up "
     "to it exactly. A recorder slows the host, so it is not the timed difference where a step waits for the host.",
     "Waiting": "the GPU idles; the row says for what, and in which range the host was then.",
+    "Fastest": "of the first matrix, with what is not told apart from it; and the fastest configuration of another matrix, "
+    "where it does the same work (tokens, operations, parameters) in a time whose whole interval is below.",
     "Verdict": "a claim holds, or does not hold here, where the whole interval is on one side of its limit; else it cannot "
     "be told. A ratio of times has to stay there when its interval is wider by what identical configurations differ by.",
     "Not recorded": "there is no recording, or the recorder did not write that table. It is never shown as 0.",

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from tetrace.breakdown.account import IDLE
 from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.report.grid import Column, Grid
 from tetrace.study.causes import Cause, Group
 from tetrace.study.explanation import LEAST_FACTOR, MOST_FACTOR, NOT_TIMED, Explanation
-from tetrace.study.section import Section, cut, signs, times
+from tetrace.study.section import Section, cut, several, signs, times
 from tetrace.study.speedups import is_told, pairs, speedups, unexplained_words
 from tetrace.units import three_digits
 
@@ -36,7 +37,8 @@ def why_section(material: Material) -> Section:
         "recorder, or somebody else on the machine, slows the host and so lengthens waiting. It is split between host ranges "
         "as in the recording, since a host that is slowed is slowed in all that it does; that is assumed for the split, not "
         "for the sum. Where the GPU works all of a step, its clock is what differs: kernels then are longer or shorter as in "
-        "recorded steps of other lengths."
+        "recorded steps of other lengths. Attention is fused kernels, and softmax: matrix products of unfused attention are "
+        "GEMMs."
     ]
     grids, more, shown = [], [], []
     for name, base in found:
@@ -46,16 +48,16 @@ def why_section(material: Material) -> Section:
         shown.append(one)
         grids.append(explanation_grid(material, one))
         more.append(causes_grid(one))
-    doubtful = [is_told(material, *reversed(one.names)) for one in shown if not one.explains]
-    if left := sum(doubtful):
+    told = [one for one in shown if is_told(material, *reversed(one.names))]
+    if left := sum(not one.explains for one in told):
         said.append(
             f"{left} of {len(shown)} tables {'does' if left == 1 else 'do'} not explain the timed difference: too few steps "
             "were recorded, or work of the GPU may be off by more than a tenth of all that changed."
         )
-    if alike := len(doubtful) - left:
+    if alike := len(shown) - len(told):
         said.append(
             f"{alike} of {len(shown)} tables {'is' if alike == 1 else 'are'} of steps that timing does not tell apart: there is "
-            "no speed-up to explain, and what the recordings differ by may be noise."
+            "no speed-up to explain, and what stands there may cancel out, or be noise."
         )
     said += unexplained_words(material)
     return Section("why", "Where each speed-up comes from", tuple(said), tuple(grids), more=tuple(more))
@@ -75,18 +77,19 @@ def explanation_grid(material: Material, found: Explanation) -> Grid:
     step = "timed step" if found.timed_ns else "recorded step"
     total: tuple[str, ...] = (*map(_ms, found.explained_ns), _signed(found.difference_ns), whole, step, "")
     base, name = found.names
-    title = f"{name} against {base}: {times(material.speedup(name, base))}{_does_not_explain(material, found)}"
-    if not found.has_shares:
+    told = is_told(material, name, base)
+    title = f"{name} against {base}: {times(material.speedup(name, base))}{_does_not_explain(found, told)}"
+    if not (found.has_shares and told):
         heads, lines, total = heads[:3] + heads[4:], [row[:3] + row[4:] for row in lines], total[:3] + total[4:]
     return Grid(title, heads, tuple(lines), total if found.difference_ns else (), how_it_adds_up(material, found))
 
 
-def _does_not_explain(material: Material, found: Explanation) -> str:
+def _does_not_explain(found: Explanation, told: bool) -> str:
     """That a table does not explain the timed difference, and why; empty where it does."""
     if found.doubt == NOT_TIMED:
         return "; recorded difference, not timed without a recorder"
-    if found.doubt and not is_told(material, *reversed(found.names)):
-        return "; not told apart, so there is nothing to explain"
+    if not told:
+        return "; not told apart"
     why = {
         TOO_FEW: "too few steps were recorded",
         NOISE: f"work of the GPU may be off by {_words(found.off_by_ns or 0)} of {_words(found.changes_ns)} ms that changed",
@@ -141,6 +144,7 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
     said = [
         f"A step takes {_words(a)} and {_words(b)} ms, {_plus(b - a)} ms: {', '.join(parts)}.{few}",
         *_factor_words(found),
+        *_turned_words(found),
         *(_clock_words(material, found, side) for side in (0, 1) if found.charged.by_clock_ns[side]),
         *(_residue_words(material, found, side) for side in (0, 1) if residue[side]),
         f"The recorded steps take {_words(found.step_ns[0])} and {_words(found.step_ns[1])} ms.",
@@ -163,6 +167,17 @@ def _factor_words(found: Explanation) -> Iterator[str]:
         )
     if longer := [name for name, one in known if one > MOST_FACTOR]:
         yield f"The host was slower while {' and '.join(longer)} {'was' if len(longer) == 1 else 'were'} timed."
+
+
+def _turned_words(found: Explanation) -> Iterator[str]:
+    """Rows of waiting that went the other way in the recordings: their sign is that of the factors."""
+    turned = [
+        group.name
+        for group in found.rows()[0]
+        if group.kind == IDLE and group.recorded_difference_ns * group.difference_ns < 0
+    ]
+    if turned:
+        yield f"As recorded, {several(turned, 2)} went the other way: how waiting is split is not known so well there."
 
 
 def _factor(one: Fraction | None) -> str:
