@@ -88,6 +88,16 @@ def test_the_first_activity_of_a_stream_tells_no_launch_latency() -> None:
     assert (account(told).latency_ns.tolist(), account(untold).latency_ns.tolist()) == ([4000.0], [8000.0])
 
 
+def test_a_stream_that_was_told_to_wait_tells_no_launch_latency() -> None:
+    """Its kernel starts when the event comes, however early it was launched."""
+    recording = launched_on_an_idle_stream(10)
+    for i in range(5):
+        at = 101_000 + 50 * i
+        recording.stream_wait(at - 1, stream=7).launch("a", (at, at + 1), (at + 30, at + 40))
+    launch = whole(recording).launch
+    assert (launch.latency_median_ns, launch.latency_p95_ns, launch.latency_samples) == (4000, 4000, 10)
+
+
 def queued(kernels: int, gap: float) -> Recording:
     """Kernels of 10 µs that were launched 100 ms before they run, with gaps of so many µs between them."""
     recording = Recording().range("forward", 0, 200_000)

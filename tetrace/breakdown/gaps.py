@@ -19,6 +19,7 @@ from tetrace.attribute.attribution import Attribution
 from tetrace.attribute.distinct import distinct, sums
 from tetrace.attribute.link import is_graph_launch
 from tetrace.attribute.steps import Windows
+from tetrace.breakdown.stream_waits import told_to_wait
 from tetrace.errors import ConservationError
 from tetrace.trace.schema import LAUNCH, SYNCHRONIZE
 from tetrace.trace.trace import Trace
@@ -280,7 +281,9 @@ def _causes(
     rest = gaps.end - asked
     returned = np.where(launched, _values(trace.column("calls", "end_ns"), call), gaps.start)
     in_graph = _inside_graph(attribution, gaps)
-    waited = _stream_waited(attribution, gaps, np.flatnonzero(launched & ~in_graph & (returned < gaps.start)))
+    early = np.flatnonzero(launched & ~in_graph & (returned < gaps.start))
+    waited = np.zeros(len(gaps.start), np.bool_)
+    waited[early] = told_to_wait(attribution, gaps.activity[early])
     by_launch = launched & ~in_graph & ~waited
     # Counted from the call, not from the gap: an activity that was queued long before waits for no launch.
     latency = np.where(by_launch, np.clip(np.maximum(returned, called + floor_ns) - asked, 0, rest), 0)
@@ -387,34 +390,6 @@ def _inside_graph(attribution: Attribution, gaps: _Gaps) -> Mask:
     node = attribution.trace.column("activities", "graph_node")
     graph = is_graph_launch(attribution.trace, attribution.links) | (node != 0)
     return same & graph[gaps.activity]
-
-
-def _stream_waited(attribution: Attribution, gaps: _Gaps, early: npt.NDArray[np.int64]) -> Mask:
-    """Of the gaps `early`, those before an activity whose stream was told, since the launch before it on that stream,
-    to wait for an event of another stream; shape (gaps,)."""
-    trace, links = attribution.trace, attribution.links
-    kinds = list(trace.words("synchronizations", "kind"))
-    result = np.zeros(len(gaps.start), np.bool_)
-    if "stream_wait" not in kinds or not len(early):
-        return result
-    waits = np.flatnonzero(trace.column("synchronizations", "kind") == kinds.index("stream_wait"))
-    when = trace.column("synchronizations", "start_ns")[waits]
-    (processes, streams), which = distinct(
-        trace.column("synchronizations", "process")[waits], trace.column("synchronizations", "stream")[waits]
-    )
-    process, stream = trace.column("activities", "process"), trace.column("activities", "stream")
-    own_process, own_stream = process[gaps.activity[early]], stream[gaps.activity[early]]
-    for i, (one, number) in enumerate(zip(processes.tolist(), streams.tolist(), strict=True)):
-        asked = early[(own_process == one) & (own_stream == number)]
-        if not len(asked):
-            continue
-        times = np.sort(when[which == i])
-        launches = np.sort(links.launch_ns[(process == one) & (stream == number)])
-        launch = links.launch_ns[gaps.activity[asked]]
-        place = np.searchsorted(launches, launch) - 1
-        previous = np.where(place >= 0, launches[np.maximum(place, 0)], np.iinfo(np.int64).min)
-        result[asked] = np.searchsorted(times, launch, side="right") > np.searchsorted(times, previous, side="right")
-    return result
 
 
 def drains(scope: Scope) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from tetrace.attribute.distinct import counts, distinct, sums, values_and_codes
 from tetrace.attribute.vocabulary import UNATTRIBUTED
 from tetrace.breakdown.gaps import Idle
 from tetrace.breakdown.scope import Scope, phase_words
+from tetrace.breakdown.stream_waits import told_to_wait
 from tetrace.breakdown.tables import HOST_RANGES, LAUNCHES, Table
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class LaunchCosts:
 def idle_stream_latency(attribution: Attribution) -> Times:
     """Launch latency of each activity whose stream was idle when it was called, -1 for the others; shape (activities,).
 
-    What a stream did before its first recorded activity is not known: recording may begin while its queue is deep.
+    What a stream did before its first recorded activity is not known: recording may begin while its queue is deep. One that
+    was told to wait for an event of another stream is not idle, though nothing runs on it.
     """
     from tetrace import _C
 
@@ -79,8 +81,10 @@ def idle_stream_latency(attribution: Attribution) -> Times:
     own_call, launched = links.call[order], links.launch_ns[order]
     first_of_call = own_call != previous_call
     idle = same & (own_call >= 0) & first_of_call & (previous_end <= launched) & (start[order] >= launched)
+    rows = order[idle]
+    rows = rows[~told_to_wait(attribution, rows)]
     latency = np.full(len(order), -1, np.int64)
-    latency[order] = np.where(idle, start[order] - launched, -1)
+    latency[rows] = start[rows] - links.launch_ns[rows]
     return latency
 
 
