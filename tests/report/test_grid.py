@@ -68,6 +68,12 @@ def test_the_middle_is_cut(word: str, width: int, shown: str) -> None:
     assert cells(shown) <= width
 
 
+def test_a_sentence_is_cut_at_its_end() -> None:
+    columns = Column("figure", number=False), Column("", number=False, prose=True)
+    lines = Grid("", columns, (("busy_ms", "Time in which the GPU works, in a step."),)).lines(30)
+    assert lines[1] == "busy_ms  Time in which the GP…"
+
+
 def test_the_end_is_cut() -> None:
     assert (cut_end("one two three", 9), cut_end("one", 9)) == ("one two…", "one")
 

@@ -22,7 +22,7 @@ def check_page(result: Result) -> Page:
     rows = [_row(check) for check in order]
     heads = (
         Column("", False), Column("figure", False, code=True), Column("value"), Column("limit"),
-        Column("baseline", keep=1), Column("ratio", keep=1), Column("±", keep=2), Column("", False, 3),
+        Column("baseline", keep=1), Column("ratio", keep=1), Column("±", keep=2), Column("", False, 3, prose=True),
     )  # fmt: skip
     lines = tuple(_line(check) for check in order)
     return Page(
@@ -112,7 +112,7 @@ def figures_page() -> Page:
     rows: Sequence[dict[str, Any]] = [
         {"figure": figure.name, "unit": figure.unit or "count", "sentence": figure.sentence} for figure in FIGURES
     ]
-    heads = (Column("figure", False, code=True), Column("unit", False), Column("", False))
+    heads = (Column("figure", False, code=True), Column("unit", False), Column("", False, prose=True))
     lines = tuple(tuple(str(word) for word in row.values()) for row in rows)
     verdict = f"{len(FIGURES)} figures that [limits] and [baseline] of a budget can name."
     return Page("tetrace check", verdict, (Grid("Figures", heads, lines),), columns=tuple(rows[0]), rows=rows)

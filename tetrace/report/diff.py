@@ -347,7 +347,7 @@ def figures_grid(comparison: Comparison, more: str = "") -> Grid:
         if (a is None and b is None) or (a == b == 0):
             continue
         lines.append((figure.name, _name(words(figure, a)), _name(words(figure, b)), figure.sentence))
-    heads = (Column("figure", False, code=True), Column("a"), Column("b"), Column("", False, 1))
+    heads = (Column("figure", False, code=True), Column("a"), Column("b"), Column("", False, 1, prose=True))
     return Grid(f"{more}Figures", heads, tuple(lines))
 
 

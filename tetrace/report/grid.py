@@ -15,8 +15,9 @@ _ELLIPSIS = "…"
 class Column:
     """`number` columns are aligned right and never cut; `keep` 0 stays longest when the screen is narrow.
 
-    `code` marks names of kernels, modules, ranges and calls. Columns of one `pair` are left out together. Words are cut
-    down to `least` columns before other columns are left out; 0: to what is usual.
+    `code` marks names of kernels, modules, ranges and calls; `prose` sentences, which are cut at their end. Columns of one
+    `pair` are left out together. Words are cut down to `least` columns before other columns are left out; 0: to what is
+    usual.
     """
 
     head: str
@@ -25,6 +26,7 @@ class Column:
     code: bool = False
     pair: str = ""
     least: int = 0
+    prose: bool = False
 
     def shortest(self, name: int) -> int:
         """How far words may be cut; those of `code` to `name` columns."""
@@ -75,7 +77,7 @@ class Grid:
     def _line(self, row: tuple[str, ...], shown: list[int], widths: dict[int, int]) -> str:
         words = []
         for i in shown:
-            word = cut(row[i], widths[i])
+            word = (cut_end if self.columns[i].prose else cut)(row[i], widths[i])
             space = " " * (widths[i] - cells(word))
             words.append(space + word if self.columns[i].number else word + space)
         return (" " * _GAP).join(words).rstrip()
