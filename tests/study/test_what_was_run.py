@@ -110,7 +110,7 @@ def test_what_never_ran_beside_the_fastest_is_said_to(tmp_path):
             "true",
             rounds(1.0),
             {"rounds": {"group": "b"}},
-            "; the same work takes 1.000 ms as graphs:none, never beside it",
+            "; the same work takes 1.000 ms as graphs:none, which never ran beside it",
         ),
         ("true", rounds(1.0), {"fields": {"tokens": 8192}}, ""),
         ("true", rounds(1.0), {"fields": {"context": "another"}}, ""),

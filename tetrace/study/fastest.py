@@ -56,7 +56,7 @@ def _faster_elsewhere(material: Material, name: str) -> str:
         return ""
     ns, other = min(found)
     ratio = material.speedup(other, name)
-    beside = ", never beside it" if ratio is not None and ratio.way == APART else ""
+    beside = ", which never ran beside it" if ratio is not None and ratio.way == APART else ""
     return f"; the same work takes {ns / 1e6:,.3f} ms as {cut(other, 80)}{beside}"
 
 
