@@ -13,7 +13,7 @@ import numpy as np
 from tetrace.attribute.attribution import Attribution
 from tetrace.breakdown.communication import communication_table
 from tetrace.breakdown.compute import Coverage, attention_table, coverage, gemms_table
-from tetrace.breakdown.gaps import CAUSES, drains, idle
+from tetrace.breakdown.gaps import CAUSES, idle
 from tetrace.breakdown.kernels import kernels_table, memory_table, modules_table, phases_table
 from tetrace.breakdown.launch import (
     LaunchCosts,
@@ -30,6 +30,7 @@ from tetrace.breakdown.recorded import recorded_tables
 from tetrace.breakdown.scope import Scope
 from tetrace.breakdown.selection import STEADY, Selection, select
 from tetrace.breakdown.step_time import lanes_table, steps_table
+from tetrace.breakdown.synchronizing import drains
 from tetrace.breakdown.tables import DECLARATIONS, Table
 from tetrace.errors import ConservationError
 from tetrace.trace.schema import GRAPH

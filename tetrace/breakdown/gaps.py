@@ -20,14 +20,12 @@ from tetrace.attribute.distinct import distinct, sums
 from tetrace.attribute.link import is_graph_launch
 from tetrace.attribute.steps import Windows
 from tetrace.breakdown.stream_waits import told_to_wait
+from tetrace.breakdown.synchronizing import synchronizing_calls
 from tetrace.errors import ConservationError
-from tetrace.trace.schema import LAUNCH, SYNCHRONIZE
 from tetrace.trace.trace import Trace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from tetrace.breakdown.scope import Scope
 
     Codes = npt.NDArray[np.int32]
     Times = npt.NDArray[np.int64]
@@ -37,8 +35,6 @@ CAUSES = ("host_bound", "synchronization", "launch_latency", "dependency", "grap
 HOST_BOUND, SYNCHRONIZATION, LATENCY, DEPENDENCY, GRAPH, PROFILER, UNEXPLAINED = range(len(CAUSES))
 # Rows of the host's time line that are no ranges.
 _NO_RANGE, _IN_SYNC, _IN_PROFILER = -1, -2, -3
-# A host thread notices the end of the device's work some microseconds later.
-_JITTER_NS = 20_000
 
 
 @dataclass(frozen=True)
@@ -336,7 +332,7 @@ def _time_line(attribution: Attribution) -> tuple[Codes, Times, Times, Codes]:
     from tetrace import _C
 
     trace, host = attribution.trace, attribution.host
-    sync, profiler = _synchronizing_calls(trace), _profiler_records(trace)
+    sync, profiler = synchronizing_calls(trace), _profiler_records(trace)
     if not len(sync) and not len(profiler):
         return _C.segments(host.thread, host.start, host.end, _C.nest(host.thread, host.start, host.end))
     thread = np.concatenate(
@@ -361,21 +357,6 @@ def _time_line(attribution: Attribution) -> tuple[Codes, Times, Times, Codes]:
     return group, begins, ends, row[order][which]
 
 
-def _synchronizing_calls(trace: Trace) -> npt.NDArray[np.int64]:
-    """Calls that block until the device is done: synchronizations, and copies that are not asynchronous."""
-    kinds, names = list(trace.words("calls", "kind")), trace.words("calls", "name")
-    blocking = [
-        name.startswith(("cudaMemcpy", "cuMemcpy")) and "Async" not in name and "Peer" not in name for name in names
-    ]
-    kind, name = trace.column("calls", "kind"), trace.column("calls", "name")
-    is_sync = (
-        np.array([word == SYNCHRONIZE for word in kinds], np.bool_)[kind] if kinds else np.zeros(len(kind), np.bool_)
-    )
-    is_launch = np.array([word == LAUNCH for word in kinds], np.bool_)[kind] if kinds else is_sync
-    is_copy = is_launch & (np.array(blocking, np.bool_)[name] if names else is_launch)
-    return np.flatnonzero(is_sync | is_copy)
-
-
 def _profiler_records(trace: Trace) -> npt.NDArray[np.int64]:
     kinds = list(trace.words("overheads", "kind"))
     if "profiler" not in kinds:
@@ -390,29 +371,3 @@ def _inside_graph(attribution: Attribution, gaps: _Gaps) -> Mask:
     node = attribution.trace.column("activities", "graph_node")
     graph = is_graph_launch(attribution.trace, attribution.links) | (node != 0)
     return same & graph[gaps.activity]
-
-
-def drains(scope: Scope) -> tuple[int, int]:
-    """Synchronizing calls of the selected frames, and the idle ns that begin while the host sits in them.
-
-    The device runs dry during such a call, and idles until the host has launched again: more than the call itself.
-    """
-    trace, lanes, frames = scope.trace, scope.lanes, scope.selection.frames
-    rows = _synchronizing_calls(trace)
-    process = trace.column("calls", "process")[rows]
-    start, end = trace.column("calls", "start_ns")[rows], trace.column("calls", "end_ns")[rows]
-    of_frame = lanes.of_windows(frames)
-    calls, drained = 0, 0
-    for lane, first, last in zip(of_frame.tolist(), frames.start.tolist(), frames.end.tolist(), strict=True):
-        mine = np.flatnonzero((process == lanes.process[lane]) & (start >= first) & (start < last))
-        calls += len(mine)
-        if not len(mine):
-            continue
-        busy = slice(*np.searchsorted(lanes.busy_lane, [lane, lane + 1]))
-        begins, ends = lanes.busy_start[busy], lanes.busy_end[busy]
-        # The last busy stretch that ends by the return of a call, if it ends within that call.
-        place = np.searchsorted(ends, end[mine] + _JITTER_NS, side="right") - 1
-        dry = (place >= 0) & (place + 1 < len(begins)) & (ends[np.maximum(place, 0)] >= start[mine])
-        place = np.unique(place[dry])
-        drained += int((np.minimum(begins[place + 1], last) - np.minimum(ends[place], last)).sum())
-    return calls, drained
