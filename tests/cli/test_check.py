@@ -140,6 +140,14 @@ def test_wrong_input(arguments: list[str | Path], says: str) -> None:
     assert says in line
 
 
+def test_a_budget_that_is_empty_is_no_budget(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.toml"
+    empty.write_text("", encoding="utf-8")
+    code, line = failure("check", FP8, "--budget", empty)
+    assert code == 2
+    assert "empty.toml: limits nothing" in line
+
+
 def test_hostile_names_do_no_harm(tmp_path: Path) -> None:
     name = "<b>\x1b[31m\u202e::error::"[:14]
     path = write(tmp_path / f"run{name}.tetrace")

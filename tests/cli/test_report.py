@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -247,3 +248,11 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stderr == "False"
+
+
+def test_a_command_in_a_finding_is_whole_however_long_its_path_is(tmp_path: Path) -> None:
+    recording = tmp_path / f"{'long' * 5}.tetrace"
+    shutil.copytree(DATA / "stability-e4m3.tetrace", recording)
+    given = os.path.relpath(recording)
+    assert len(given) > 50
+    assert f"tetrace fp8 health {given}" in " ".join(run("report", given).stdout.split())

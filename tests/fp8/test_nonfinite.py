@@ -219,6 +219,18 @@ class TestALinear:
             "since step 0, or its input is another tensor than a.output"
         )
 
+    def test_finite_parameters_are_not_blamed_where_the_input_was_not_observed(self) -> None:
+        """The first layer is given a batch of data, which no cast and no output before it shows."""
+        run = Made()
+        for number in range(3):
+            run.check(number, "a.output", infs=int(number == 2), operation="Linear", amax=1.0)
+            run.check(number, "a.parameter", phase="optimizer", operation="weight", amax=0.2, nans=int(number == 2))
+        (found,) = find_nonfinite(run.trace()).origins
+        assert advice(found) == (
+            "its parameters were finite after step 1, and what a is given in step 2 was not observed: a batch of data, or "
+            "what runs before it"
+        )
+
     def test_a_weight_that_nothing_saw_before(self) -> None:
         found = self.found(self.plain(steps=1))
         assert [before for before, _ in found.parameters] == [None]

@@ -246,6 +246,11 @@ class TestSettings:
         with pytest.raises(UsageError, match=says):
             parse(words)
 
+    @pytest.mark.parametrize("flag", [True, False])
+    def test_a_power_of_two_where_all_is_delayed(self, flag: bool) -> None:
+        with pytest.raises(UsageError, match="delayed scaling ran; give recipe=current with it"):
+            what_if(Made().tensor(0, NAME, [1.0], scaling="delayed").trace(), power_of_two=flag)
+
     def test_a_margin_where_nothing_is_delayed(self) -> None:
         with pytest.raises(UsageError, match="add recipe=delayed"):
             what_if(Made().tensor(0, NAME, [1.0], scaling="current").trace(), margin=1)

@@ -26,7 +26,7 @@ class TestStores:
     def test_without_metadata(self, saved: Path) -> None:
         (saved / "metadata.json").unlink()
         assert error_of(saved).startswith(
-            "metadata.json cannot be read (No such file or directory); import the original"
+            "metadata.json cannot be read (No such file or directory); copy it again, or import the original"
         )
 
     @pytest.mark.parametrize(
@@ -58,11 +58,15 @@ class TestStores:
 
     def test_a_missing_process(self, saved: Path) -> None:
         (saved / "activities" / "1.parquet").unlink()
-        assert error_of(saved) == "1 of 2 rows of table activities are there; import the original again"
+        assert (
+            error_of(saved) == "1 of 2 rows of table activities are there; copy it again, or import the original again"
+        )
 
     def test_a_missing_table_of_processes(self, saved: Path) -> None:
         shutil.rmtree(saved / "activities")
-        assert error_of(saved) == "0 of 2 rows of table activities are there; import the original again"
+        assert (
+            error_of(saved) == "0 of 2 rows of table activities are there; copy it again, or import the original again"
+        )
 
     @pytest.mark.parametrize("kept", [0, 4, 100, -1])
     def test_a_table_that_was_cut_short(self, kept: int, saved: Path) -> None:

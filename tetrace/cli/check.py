@@ -73,7 +73,7 @@ def check(
         )
     if init:
         return _write_budget(run, steps, output)
-    limits = _read(budget) if budget else ""
+    limits = _read(budget) if budget else None
     sources = [path for path in (run, budget, baseline) if path]
     output.check(*sources)
     for source in sources:
@@ -100,11 +100,11 @@ def _analyzed(run: Path, steps: str) -> Breakdown:
     return tetrace.analyze(tetrace.load(run), steps=steps)
 
 
-def _checked(text: str, name: str, run: Breakdown, baseline: Breakdown | None) -> Result:
+def _checked(text: str | None, name: str, run: Breakdown, baseline: Breakdown | None) -> Result:
     from tetrace.breakdown.budget import Budget, parse_budget
     from tetrace.breakdown.check import check as check_budget
 
-    return check_budget(run, parse_budget(text, name) if text else Budget({}, {}, ()), baseline)
+    return check_budget(run, Budget({}, {}, ()) if text is None else parse_budget(text, name), baseline)
 
 
 def _write(result: Result, output: Output, junit: Path | None, github: bool | None) -> None:
@@ -131,5 +131,8 @@ def _write_budget(run: Path, steps: str, output: Output) -> int:
     from tetrace.breakdown.first_budget import budget_of
 
     check_output(output.path, "a budget", True, output.force, run)
-    write_output({"": budget_of(_analyzed(run, steps), run.name)}, output.path, True)
+    breakdown = _analyzed(run, steps)
+    if not breakdown.totals.activities:
+        raise UsageError(f"{run}: holds no GPU activity to limit; record it on a GPU")
+    write_output({"": budget_of(breakdown, run.name)}, output.path, True)
     return 0

@@ -135,7 +135,7 @@ def study(
     chosen.chosen(options.only)
     machine = machines.find(chosen.device, os.environ)
     if report_only or machine is None:
-        return _stored(chosen, place, output, quick, report_only, against, wide)
+        return _stored(chosen, place, output, quick, report_only, against, wide, bool(only))
     if against:
         resolve.check(chosen, against)
     folder = output or place.results / resolve.results_name(machine.slug, quick, chosen.changed)
@@ -179,7 +179,14 @@ def _run(
 
 
 def _stored(
-    study: Study, place: Place, output: Path | None, quick: bool, report_only: bool, against: Path | None, wide: bool
+    study: Study,
+    place: Place,
+    output: Path | None,
+    quick: bool,
+    report_only: bool,
+    against: Path | None,
+    wide: bool,
+    only: bool,
 ) -> int:
     """Show stored results: those of --output, else the newest, of --quick and --option where those are given."""
     from tetrace.study import resolve
@@ -201,7 +208,9 @@ def _stored(
         resolve.check_report(study, place, folders[0])
         _report(folders[0], study, against)
     click.echo(_screen(folders[0], study, wide), nl=False)
-    click.echo(f"tetrace: nothing was measured here ({why}); these are the stored results of {folders[0]}", err=True)
+    whole = "all of " if only else ""
+    stored_in = f"these are {whole}the stored results of {folders[0]}"
+    click.echo(f"tetrace: nothing was measured here ({why}); {stored_in}", err=True)
     return 0
 
 

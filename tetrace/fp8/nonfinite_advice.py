@@ -50,6 +50,10 @@ def _of_product(origin: Origin) -> str:
     held = [(before or after, before) for before, after in origin.parameters]
     unseen = [one.name.removesuffix(".parameter") for one, _ in held if one]
     if len(known) < 2:
+        if weight and not read and weight.step >= origin.tensor.step - 1:
+            given = f"what {origin.tensor.module} is given in step {origin.tensor.step} was not observed"
+            when = f"{'after' if weight.step < origin.tensor.step else 'in'} step {weight.step}"
+            return f"its parameters were finite {when}, and {given}: a batch of data, or what runs before it"
         missing = unseen or [word for word, one in (("weight", weight), ("input", read)) if not one]
         return f"{does}: look for what is not finite, or huge, in its {' and '.join(missing)}"
     # Of a row no more products are summed than an operand has elements.

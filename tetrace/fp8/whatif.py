@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tetrace.errors import InputError
+from tetrace.errors import InputError, UsageError
 from tetrace.fp8.hypothetical_scales import is_unset
 from tetrace.fp8.observations import (
     CURRENT,
@@ -237,6 +237,10 @@ def what_if(
         raise InputError(
             f"{trace.metadata.source}: amaxes of blocks were not recorded; record with `tetrace record --fp8 --fp8-blocks`"
         )
+    ran = {every.text("scaling", row) for row in np.unique(every.tensor, return_index=True)[1].tolist()} - {""}
+    if settings.power_of_two is not None and not settings.recipe and ran <= {"delayed", "mxfp8"}:
+        belongs = f"power_of_two belongs to current and block scaling, and {' and '.join(sorted(ran))} scaling ran"
+        raise UsageError(f"{belongs}; give recipe=current with it, or leave it out")
     case = Case(trace, every, settings)
     found = case.predicted()
     rows = _summed(case, found)

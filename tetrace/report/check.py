@@ -41,7 +41,8 @@ def verdict(result: Result) -> str:
     why = ", ".join(dict.fromkeys(check.remark for check in skipped))
     left = f"; {len(skipped)} skipped ({_short(why)})" if skipped else ""
     if not broken:
-        return f"The budget is kept: {len(result.checks) - len(skipped)} limits{left}."
+        count = len(result.checks) - len(skipped)
+        return f"The budget is kept: {count} {'limit' if count == 1 else 'limits'}{left}."
     return f"Over budget: {len(broken)} of {len(result.checks)} limits{left}; {_short(broken[0].words)}."
 
 

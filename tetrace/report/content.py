@@ -285,7 +285,7 @@ def without_activities(breakdown: Breakdown) -> list[str]:
             "single GPU activities, launches and idle time were not recorded: --collector nsys or cupti does that",
         ]
     if len(breakdown.tables["host_modules"]):
-        return [*values, "a module's self time leaves modules inside out"]
+        return [*values, "a module's self time is without that of the modules inside it"]
     if len(breakdown.tables["host_steps"]) and trace.metadata.facts.get("options"):
         last = int(breakdown.tables["host_steps"]["step"].max())
         within = f"with --steps within 0:{last}, or " if last else ""

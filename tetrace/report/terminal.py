@@ -226,7 +226,8 @@ class Terminal:
         yield from ([(line, "")] for line in lines)
 
     def _findings(self, found: list[Finding], rows: int, spare: int) -> Iterator[Line]:
-        """Each finding on a line; the worst also with a second one where rows are left."""
+        """Each finding on a line; the worst also with a second one where rows are left. What to do is never cut: it may be a
+        command."""
         yield [
             (
                 "Findings, worst first" if found else "No finding: nothing that tetrace looks for holds this run back",
@@ -235,10 +236,14 @@ class Terminal:
         ]
         shown = found if len(found) <= rows + 1 else found[:rows]
         room = self._width - _COST
-        wrapped = [textwrap.wrap(printable(f"{f.title}: {f.advice}"), room, break_on_hyphens=False) for f in shown]
+        said = [printable(f"{one.title}: {one.advice}") for one in shown]
+        # A path that is longer than the screen stays one word.
+        wrapped = [textwrap.wrap(one, room, break_on_hyphens=False, break_long_words=False) for one in said]
         for finding, lines in zip(shown, wrapped, strict=True):
-            cut_short = len(lines) > 1 and spare < len(lines) - 1
-            yield [(f"{finding.cost:>7}  ", _STRONG), (_in_a_line(finding, room) if cut_short else lines[0], "")]
+            brief = _in_a_line(finding, room)
+            is_whole = brief.endswith(printable(finding.advice))
+            cut_short = is_whole and not self._wide and len(lines) > 1 and spare < len(lines) - 1
+            yield [(f"{finding.cost:>7}  ", _STRONG), (brief if cut_short else lines[0], "")]
             if not cut_short:
                 yield from ([(" " * _COST + line, "")] for line in lines[1:])
                 spare -= len(lines) - 1

@@ -83,7 +83,9 @@ def read(path: Path) -> Trace:
     for name, count in rows.items():
         held = tables[name].num_rows if name in tables else 0
         if held != count or name not in tables:
-            raise InputError(f"{path}: {held:,} of {count:,} rows of table {name} are there; import the original again")
+            raise InputError(
+                f"{path}: {held:,} of {count:,} rows of table {name} are there; copy it again, or import the original again"
+            )
     return Trace(metadata, tables)
 
 
@@ -100,7 +102,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     if isinstance(error, PermissionError):
         return InputError(f"{path}: {_METADATA} is not readable by this user; change its permissions")
     reason = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
-    return InputError(f"{path}: {_METADATA} cannot be read ({reason}); import the original file again")
+    return InputError(f"{path}: {_METADATA} cannot be read ({reason}); copy it again, or import the original again")
 
 
 def _is_ours(path: Path) -> bool:
@@ -179,4 +181,6 @@ def _read_file(file: Path, table: Table) -> pa.Table:
         raise InputError(f"{file}: not readable by this user; change its permissions") from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         message = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{file}: not a Parquet file of this format ({message}); import the original again") from error
+        raise InputError(
+            f"{file}: not a Parquet file of this format ({message}); copy it again, or import the original again"
+        ) from error
