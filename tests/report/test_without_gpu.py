@@ -22,7 +22,7 @@ made · test
 No GPU was captured, these are the host's times: a step takes 100 µs (median of 6 steps; mean 100
 µs): forward 0.040, backward 0.030, optimizer 0.020, all else 0.010 ms.
 
-a module's self time leaves modules inside out
+a module's self time is without that of the modules inside it
 
 Steps on the host, the longest 5 of 6, ms of each step
 process  step  wall ms  forward  backward  optimizer  micro-batches
