@@ -75,13 +75,19 @@ def of_calls(trace: Trace) -> list[tuple[int, int]]:
     return [(row["start_ns"], row["end_ns"]) for row in rows if row["name"] == "quantize input"]
 
 
+def most_off_ns(calls: list[tuple[int, int]]) -> float:
+    """By how much a call may be off: ranges of all steps make one point of the clocks, so what they lose between the first
+    and the last is not seen, and that is more where somebody else had the processor meanwhile."""
+    return 200 + DRIFT * (calls[-1][1] - calls[0][0])
+
+
 def test_calls_are_placed_within_their_modules(tmp_path: Path) -> None:
     trace, calls = exported(tmp_path)
     found = of_calls(trace)
     assert len(found) == STEPS * MODULES
     for (start, end), (wanted, wanted_end) in zip(found, calls, strict=True):
-        assert abs(start - wanted) < 200
-        assert abs(end - wanted_end) < 200
+        assert abs(start - wanted) < most_off_ns(calls)
+        assert abs(end - wanted_end) < most_off_ns(calls)
     assert {row["sequence"] for row in trace.tables["ranges"].to_pylist()} == set(range(STEPS))
 
 
@@ -90,7 +96,7 @@ def test_a_capture_that_began_later_is_matched_by_step(tmp_path: Path) -> None:
     found = of_calls(trace)
     assert found
     for one, wanted in zip(reversed(found), reversed(calls), strict=False):
-        assert abs(one[0] - wanted[0]) < 200
+        assert abs(one[0] - wanted[0]) < most_off_ns(calls)
 
 
 def test_calls_that_nsys_recorded_are_not_doubled(tmp_path: Path) -> None:
