@@ -25,18 +25,23 @@ BUFFERS = r"""
 #include <stdint.h>
 #include <stdlib.h>
 void give(uint8_t** buffer, size_t* bytes, size_t* records) { *buffer = aligned_alloc(8, *bytes = 1 << 20); *records = 0; }
+void called(void* user, int domain, unsigned call, const void* data) {}
 void take(void* context, uint32_t stream, uint8_t* buffer, size_t bytes, size_t used) { free(buffer); }
 """
 # Numbers of CUpti_ActivityKind.
 KERNELS, MEMCPY, MEMSET, SYNCHRONIZATION, OVERHEAD = 10, 1, 2, 38, 17
-RUNTIME_DOMAIN = 2
+DRIVER_DOMAIN, RUNTIME_DOMAIN = 1, 2
 LAUNCHING = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cudaMemcpyAsync", "cudaMemsetAsync", "cudaGraphLaunch")
-ROWS: tuple[tuple[str, tuple[int, ...], bool], ...] = (
-    ("kernels", (KERNELS,), False),
-    ("kernels, copies", (KERNELS, MEMCPY, MEMSET), False),
-    ("kernels, copies, launching calls", (KERNELS, MEMCPY, MEMSET), True),
-    ("kernels, copies, synchronization", (KERNELS, MEMCPY, MEMSET, SYNCHRONIZATION), False),
-    ("all of these, and overhead", (KERNELS, MEMCPY, MEMSET, SYNCHRONIZATION, OVERHEAD), True),
+WAITS = ("cudaStreamWaitEvent", "cuStreamWaitEvent")
+# Kinds of records, whether launching calls are recorded, and whether a stream that is told to wait calls back.
+ROWS: tuple[tuple[str, tuple[int, ...], bool, bool], ...] = (
+    ("kernels", (KERNELS,), False, False),
+    ("kernels, copies", (KERNELS, MEMCPY, MEMSET), False, False),
+    ("kernels, copies, launching calls", (KERNELS, MEMCPY, MEMSET), True, False),
+    ("kernels, copies, overhead, launching calls", (KERNELS, MEMCPY, MEMSET, OVERHEAD), True, False),
+    ("and callbacks of streams that are told to wait", (KERNELS, MEMCPY, MEMSET, OVERHEAD), True, True),
+    ("kernels, copies, synchronization", (KERNELS, MEMCPY, MEMSET, SYNCHRONIZATION), False, False),
+    ("all of these records", (KERNELS, MEMCPY, MEMSET, SYNCHRONIZATION, OVERHEAD), True, False),
 )
 
 
@@ -49,26 +54,36 @@ class Cupti:
         if found is None:
             sys.exit("no libcupti is loaded; this needs a build of torch for CUDA")
         self.library, self.buffers = ctypes.CDLL(found), buffers
-        self.calls = [number for number in range(1, 900) if self._name(number) in LAUNCHING]
+        self.calls = [number for number in range(1, 900) if self._name(RUNTIME_DOMAIN, number) in LAUNCHING]
+        domains = (DRIVER_DOMAIN, RUNTIME_DOMAIN)
+        self.waits = [(one, call) for one in domains for call in range(1, 900) if self._name(one, call) in WAITS]
+        self.subscriber = ctypes.c_void_p()
 
-    def _name(self, number: int) -> str:
+    def _name(self, domain: int, number: int) -> str:
         name = ctypes.c_char_p()
-        self.library.cuptiGetCallbackName(RUNTIME_DOMAIN, number, ctypes.byref(name))
-        return (name.value or b"").decode().rpartition("_v")[0].removesuffix("_ptsz")
+        self.library.cuptiGetCallbackName(domain, number, ctypes.byref(name))
+        return (name.value or b"").decode().partition("_v")[0].removesuffix("_ptsz")
 
     def ask(self, function: str, *arguments: object) -> None:
         result = getattr(self.library, function)(*arguments)
         if result:
             sys.exit(f"{function}{arguments} failed: CUPTI says {result}; is another profiler attached?")
 
-    def attach(self, kinds: tuple[int, ...], calls: bool) -> None:
+    def attach(self, kinds: tuple[int, ...], calls: bool, waits: bool) -> None:
         self.ask("cuptiActivityRegisterCallbacks", self.buffers.give, self.buffers.take)
+        if waits:
+            self.ask("cuptiSubscribe", ctypes.byref(self.subscriber), self.buffers.called, None)
+            for domain, call in self.waits:
+                self.ask("cuptiEnableCallback", 1, self.subscriber, domain, call)
         for call in self.calls if calls else ():
             self.ask("cuptiActivityEnableRuntimeApi", call, 1)
         for kind in kinds:
             self.ask("cuptiActivityEnable", kind)
 
     def detach(self) -> None:
+        if self.subscriber:
+            self.ask("cuptiUnsubscribe", self.subscriber)
+            self.subscriber = ctypes.c_void_p()
         self.ask("cuptiActivityFlushAll", 1)
         self.ask("cuptiFinalize")
 
@@ -81,10 +96,10 @@ def main() -> None:
     training.run_block(step, 20)
     with tempfile.TemporaryDirectory() as folder:
         cupti = Cupti(built(Path(folder)))
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in ROWS}
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in ROWS}
     for _ in range(repeat):
-        for name, kinds, calls in ROWS:
-            pairs[name].append(measure(step, cupti, kinds, calls))
+        for name, *records in ROWS:
+            pairs[name].append(measure(step, cupti, *records))
     sys.stdout.write("| CUPTI records | ms a step | without | ratio | from | to |\n|---|---|---|---|---|---|\n")
     for name, values in pairs.items():
         sys.stdout.write(row(name, values))
@@ -97,11 +112,11 @@ def built(folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def measure(step, cupti: Cupti, kinds: tuple[int, ...], calls: bool) -> tuple[float, float]:
+def measure(step, cupti: Cupti, kinds: tuple[int, ...], calls: bool, waits: bool) -> tuple[float, float]:
     """Milliseconds of a step without and with it; two steps after each change are not counted."""
     training.run_block(step, 2)
     without = training.run_block(step, 15)
-    cupti.attach(kinds, calls)
+    cupti.attach(kinds, calls, waits)
     training.run_block(step, 2)
     recorded = training.run_block(step, 15)
     cupti.detach()

@@ -6,8 +6,7 @@ namespace {
 using cupti::Activity;
 
 // CONCURRENT_KERNEL, because KERNEL would run kernels one after the other. Peer copies are a kind of their own.
-constexpr Activity others[] = {Activity::memcpy, Activity::memcpy_peer, Activity::memset, Activity::synchronization,
-                               Activity::overhead};
+constexpr Activity others[] = {Activity::memcpy, Activity::memcpy_peer, Activity::memset, Activity::overhead};
 
 bool can_choose(const CuptiApi& api) {
   return api.cuptiActivityEnableRuntimeApi != nullptr && api.cuptiActivityEnableDriverApi != nullptr;
@@ -45,16 +44,33 @@ void Activities::switch_calls(bool on) {
   for (const std::uint32_t call : names_.known(driver_calls, wanted)) api_.cuptiActivityEnableDriverApi(call, on && wanted);
 }
 
+// Records of synchronizations cost a launch-bound step a tenth (benchmarks/cupti.py), and what the host waits for is among
+// the calls anyway. False where callbacks cannot be had.
+bool Activities::switch_waits(Subscriber subscriber, bool on) {
+  if (subscriber == nullptr || api_.cuptiGetStreamIdEx == nullptr) return false;
+  bool any = false;
+  const auto change = [&](std::uint16_t domain, std::uint32_t in_cupti, const char* beginning) {
+    for (const std::uint32_t call : names_.numbers(domain, beginning)) {
+      any |= api_.cuptiEnableCallback(on, subscriber, in_cupti, call) == cupti::success;
+    }
+  };
+  change(runtime_calls, cupti::runtime_domain, "cudaStreamWaitEvent");
+  change(driver_calls, cupti::driver_domain, "cuStreamWaitEvent");
+  return any;
+}
+
 // Calls first on and last off, so that each kernel of the window has its call.
-std::string Activities::enable() {
+std::string Activities::enable(Subscriber subscriber) {
   switch_calls(true);
+  if (!switch_waits(subscriber, true)) api_.cuptiActivityEnable(Activity::synchronization);
   for (const Activity kind : others) api_.cuptiActivityEnable(kind);
   const cupti::Result result = api_.cuptiActivityEnable(Activity::concurrent_kernel);
   return result == cupti::success ? "" : "CUPTI does not record kernels here: " + api_.words(result);
 }
 
-void Activities::disable() {
+void Activities::disable(Subscriber subscriber) {
   api_.cuptiActivityDisable(Activity::concurrent_kernel);
+  if (!switch_waits(subscriber, false)) api_.cuptiActivityDisable(Activity::synchronization);
   for (const Activity kind : others) api_.cuptiActivityDisable(kind);
   switch_calls(false);
 }

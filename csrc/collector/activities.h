@@ -17,9 +17,10 @@ class Activities {
   void prepare();
   // Another tool has had CUPTI meanwhile.
   void retake();
-  // "" when kernels are recorded from now on, else why not. Other kinds that this CUPTI refuses are left out.
-  std::string enable();
-  void disable();
+  // "" when kernels are recorded from now on, else why not. Other kinds that this CUPTI refuses are left out. What streams
+  // wait for comes as callbacks to the subscriber, or as records where there is none.
+  std::string enable(Subscriber subscriber);
+  void disable(Subscriber subscriber);
 
  private:
   // Records of all calls cost several times those of the launching ones.
@@ -29,6 +30,7 @@ class Activities {
     left_over,  // all of them, then those out that are not wanted: some milliseconds more
   };
   void switch_calls(bool on);
+  bool switch_waits(Subscriber subscriber, bool on);
 
   const CuptiApi& api_;
   const CallNames& names_;

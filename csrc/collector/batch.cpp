@@ -51,6 +51,7 @@ void Batch::add(Handed handed) {
   if (events_.size() > most_waiting) events_.resize(most_waiting);
   const bool has_texts = write_texts();
   if (!has_texts || !write(handed.nodes)) handed.too_many += handed.nodes.size();
+  if (!has_texts || !write(handed.waits)) handed.too_many += handed.waits.size();
   if (handed.too_many > 0) lose(handed.too_many);
   if (has_texts && write(events_)) events_.clear();
 }

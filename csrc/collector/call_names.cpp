@@ -36,12 +36,18 @@ const char* CallNames::name(std::uint16_t domain, std::uint32_t call) const {
   return api_.cuptiGetCallbackName(in_cupti, call, &name) == cupti::success ? name : nullptr;
 }
 
-std::uint32_t CallNames::number(std::uint16_t domain, std::string_view beginning) const {
+std::vector<std::uint32_t> CallNames::numbers(std::uint16_t domain, std::string_view beginning) const {
+  std::vector<std::uint32_t> found;
   for (const std::uint32_t call : known(domain, false)) {
     const char* text = name(domain, call);
-    if (text != nullptr && std::string_view(text).substr(0, beginning.size()) == beginning) return call;
+    if (text != nullptr && std::string_view(text).substr(0, beginning.size()) == beginning) found.push_back(call);
   }
-  return 0;
+  return found;
+}
+
+std::uint32_t CallNames::number(std::uint16_t domain, std::string_view beginning) const {
+  const std::vector<std::uint32_t> found = numbers(domain, beginning);
+  return found.empty() ? 0 : found.front();
 }
 
 }  // namespace tetrace::collector

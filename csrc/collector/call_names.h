@@ -22,7 +22,8 @@ class CallNames {
   const std::vector<std::uint32_t>& known(std::uint16_t domain, bool launching) const { return known_[domain][launching]; }
   // Null where CUPTI has none.
   const char* name(std::uint16_t domain, std::uint32_t call) const;
-  // The first of the others whose name begins so, or 0, which is none.
+  // Of the others, those whose names begin so; and the first of them, or 0, which is none.
+  std::vector<std::uint32_t> numbers(std::uint16_t domain, std::string_view beginning) const;
   std::uint32_t number(std::uint16_t domain, std::string_view beginning) const;
 
  private:

@@ -37,9 +37,9 @@ std::uint64_t node_number(const CuptiApi& api, void* node) {
   return number;
 }
 
-void on_graph_node(void* user, std::uint32_t domain, std::uint32_t callback, const void* data) noexcept {
+void on_graph_node(void* user, std::uint32_t callback, const void* data) {
   const bool cloned = callback == cupti::graph_node_cloned;
-  if (domain != cupti::resource_domain || data == nullptr || (!cloned && callback != cupti::graph_node_created)) return;
+  if (!cloned && callback != cupti::graph_node_created) return;
   const auto* graph = static_cast<const cupti::GraphData*>(static_cast<const cupti::ResourceData*>(data)->descriptor);
   if (graph == nullptr) return;
   const CuptiApi& api = *static_cast<const CuptiApi*>(user);
@@ -52,13 +52,41 @@ void on_graph_node(void* user, std::uint32_t domain, std::uint32_t callback, con
   hand_over(row);
 }
 
+// The runtime's call makes the driver's: whether that comes here too differs between versions, and the outer one counts.
+thread_local bool in_runtime_wait = false;
+
+void on_stream_wait(void* user, std::uint32_t domain, const void* data) {
+  const auto& call = *static_cast<const cupti::ApiData*>(data);
+  const bool enters = call.site == cupti::on_enter;
+  const bool is_inner = domain == cupti::driver_domain && in_runtime_wait;
+  if (domain == cupti::runtime_domain) in_runtime_wait = enters;
+  if (!enters || is_inner || call.parameters == nullptr || window == 0) return;
+  const bool of_thread = call.name != nullptr && std::strstr(call.name, "_ptsz") != nullptr;
+  SyncRow row{};
+  const CuptiApi& api = *static_cast<const CuptiApi*>(user);
+  void* stream = static_cast<const cupti::StreamWait*>(call.parameters)->stream;
+  if (api.cuptiGetStreamIdEx(call.context, stream, of_thread, &row.stream) != cupti::success) return;
+  row.start = row.end = now_ns();
+  row.correlation = call.correlation;
+  row.context = call.context_number;
+  row.event = cupti::no_event;
+  row.type = cupti::stream_waits;
+  hand_over(row);
+}
+
+void on_callback(void* user, std::uint32_t domain, std::uint32_t callback, const void* data) noexcept {
+  if (data == nullptr || is_forked_child.load(std::memory_order_relaxed)) return;
+  if (domain == cupti::resource_domain) return on_graph_node(user, callback, data);
+  on_stream_wait(user, domain, data);
+}
+
 // Who holds CUPTI, as CUPTI says itself, else by what tools leave in a process.
 std::string holder(const CuptiApi& api, void* user) {
   char name[256] = "";
   if (api.cuptiSubscribe_v2 != nullptr) {
     cupti::SubscriberParameters parameters{sizeof parameters, "tetrace", name, sizeof name};
     Subscriber mine = nullptr;
-    if (api.cuptiSubscribe_v2(&mine, on_graph_node, user, &parameters) == cupti::success) api.cuptiUnsubscribe(mine);
+    if (api.cuptiSubscribe_v2(&mine, on_callback, user, &parameters) == cupti::success) api.cuptiUnsubscribe(mine);
   }
   if (*name != '\0' && std::strstr(name, "<not provided>") == nullptr) return name;
   const std::string seen = other_tools();
@@ -90,7 +118,7 @@ cupti::Result register_buffers(const CuptiApi& api) {
 Subscriber subscribe(const CuptiApi& api, std::string& reason) {
   Subscriber subscriber = nullptr;
   void* user = const_cast<CuptiApi*>(&api);
-  const cupti::Result result = api.cuptiSubscribe(&subscriber, on_graph_node, user);
+  const cupti::Result result = api.cuptiSubscribe(&subscriber, on_callback, user);
   if (result != cupti::success || subscriber == nullptr) return reason = refusal(api, result, user), nullptr;
   for (const std::uint32_t callback : {cupti::graph_node_created, cupti::graph_node_cloned}) {
     api.cuptiEnableCallback(1, subscriber, cupti::resource_domain, callback);

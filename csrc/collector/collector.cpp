@@ -76,7 +76,7 @@ void fail(Collector& all, const std::string& reason) {
 void open_window(Collector& all) {
   if (window == 0) window = ++all.windows;
   if (!all.holds_cupti) return;
-  const std::string refused = all.activities->enable();
+  const std::string refused = all.activities->enable(all.subscriber);
   if (!refused.empty()) return fail(all, refused);
   all.state = State::recording;
   keep_asking(true);
@@ -87,7 +87,7 @@ void close_window(Collector& all) {
   window = 0;
   close_nvtx();
   if (all.state != State::recording) return;
-  all.activities->disable();
+  all.activities->disable(all.subscriber);
   all.state = State::armed;
   keep_asking(false);
   hand_over(Happened::recording_off);
@@ -248,7 +248,7 @@ void yield(const std::string& who) {
   all.was_given = true;
   all.holder = who;
   if (!all.holds_cupti) return;
-  if (all.state == State::recording) all.activities->disable();
+  if (all.state == State::recording) all.activities->disable(all.subscriber);
   all.api.cuptiActivityFlushAll(cupti::flush_forced);
   if (all.subscriber != nullptr) all.api.cuptiUnsubscribe(all.subscriber);
   all.subscriber = nullptr;

@@ -37,6 +37,7 @@ using BufferCompleted = void (*)(void* context, std::uint32_t stream, std::uint8
   OPTIONAL(cuptiSetThreadIdType, std::uint32_t type)                                                   \
   OPTIONAL(cuptiGetGraphNodeId, void* node, std::uint64_t*)                                            \
   OPTIONAL(cuptiGetGraphId, void* graph, std::uint32_t*)                                               \
+  OPTIONAL(cuptiGetStreamIdEx, void* context, void* stream, std::uint8_t of_thread, std::uint32_t*)     \
   OPTIONAL(cuptiActivityEnableRuntimeApi, std::uint32_t callback, std::uint8_t on) /* since 12.5 */    \
   OPTIONAL(cuptiActivityEnableDriverApi, std::uint32_t callback, std::uint8_t on)  /* since 12.5 */    \
   OPTIONAL(cuptiSubscribe_v2, Subscriber*, Callback, void* user, cupti::SubscriberParameters*) /* since 13.0 */

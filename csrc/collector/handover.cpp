@@ -10,8 +10,9 @@
 namespace tetrace::collector {
 namespace {
 
-// What a disk that hangs may cost: 64 MiB of nodes.
+// What a disk that hangs may cost: 64 MiB of nodes, 80 of waits.
 constexpr std::size_t most_nodes = std::size_t{1} << 21;
+constexpr std::size_t most_waits = std::size_t{1} << 21;
 constexpr std::size_t most_events = std::size_t{1} << 14;
 
 struct Waiting {
@@ -48,6 +49,12 @@ void hand_over(const NodeRow& node) {
   Waiting& all = waiting();
   const std::lock_guard<std::mutex> lock(all.mutex);
   add(all.rows.nodes, node, most_nodes, all.rows.too_many);
+}
+
+void hand_over(const SyncRow& wait) {
+  Waiting& all = waiting();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  add(all.rows.waits, wait, most_waits, all.rows.too_many);
 }
 
 Handed take_handed() {

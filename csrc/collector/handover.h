@@ -12,10 +12,12 @@ namespace tetrace::collector {
 // `detail` becomes a text, in which the user's home folder is ~; "" is none.
 void hand_over(Happened what, std::string_view detail = {}, std::uint64_t count = 0);
 void hand_over(const NodeRow& node);
+void hand_over(const SyncRow& wait);
 
 struct Handed {
   std::vector<EventRow> events;
   std::vector<NodeRow> nodes;
+  std::vector<SyncRow> waits;
   std::uint64_t too_many = 0;  // rows for which there was no room
 };
 Handed take_handed();

@@ -156,6 +156,31 @@ struct GraphData {
   void* original_node;
 };
 
+// Of a callback for a call of the driver or the runtime.
+constexpr std::uint32_t on_enter = 0;
+
+struct ApiData {
+  std::uint32_t site;  // on_enter, else on its return
+  const char* name;    // ends in _ptsz where stream 0 is the thread's own
+  const void* parameters;
+  void* return_value;
+  const char* symbol;
+  void* context;
+  std::uint32_t context_number;
+  std::uint64_t* own;
+  std::uint32_t correlation;
+};
+
+// Parameters of cuStreamWaitEvent and of cudaStreamWaitEvent.
+struct StreamWait {
+  void* stream;
+  void* event;
+  unsigned int flags;
+};
+
+constexpr std::uint32_t stream_waits = 2;  // SyncRecord::type
+constexpr std::uint32_t no_event = 0xffffffff;
+
 // What cuptiSubscribe_v2 takes, as it was in 13.0; its size says that the fields added later are not there.
 struct SubscriberParameters {
   std::uint64_t bytes;

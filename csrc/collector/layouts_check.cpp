@@ -2,6 +2,7 @@
 #include "collector/layouts.h"
 
 #include <cstddef>
+#include <type_traits>
 
 #if __has_include(<cupti_activity.h>) && __has_include(<cuda.h>)
 #include <cupti_activity.h>
@@ -153,6 +154,15 @@ SAME_PLACE(GraphData, graph, CUpti_GraphData, graph);
 SAME_PLACE(GraphData, node, CUpti_GraphData, node);
 SAME_PLACE(GraphData, original_node, CUpti_GraphData, originalNode);
 
+SAME_PLACE(ApiData, site, CUpti_CallbackData, callbackSite);
+SAME_PLACE(ApiData, name, CUpti_CallbackData, functionName);
+SAME_PLACE(ApiData, parameters, CUpti_CallbackData, functionParams);
+SAME_PLACE(ApiData, context, CUpti_CallbackData, context);
+SAME_PLACE(ApiData, context_number, CUpti_CallbackData, contextUid);
+SAME_PLACE(ApiData, correlation, CUpti_CallbackData, correlationId);
+// Its structure of parameters is its parameters; the header with all of these does not compile by itself.
+static_assert(std::is_same_v<decltype(&cuStreamWaitEvent), CUresult (*)(CUstream, CUevent, unsigned int)>);
+
 #if CUPTI_API_VERSION >= 130000
 SAME_PLACE(SubscriberParameters, bytes, CUpti_SubscriberParams, structSize);
 SAME_PLACE(SubscriberParameters, name, CUpti_SubscriberParams, subscriberName);
@@ -182,6 +192,9 @@ SAME_NUMBER(system_thread_ids, CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM);
 SAME_NUMBER(driver_domain, CUPTI_CB_DOMAIN_DRIVER_API);
 SAME_NUMBER(runtime_domain, CUPTI_CB_DOMAIN_RUNTIME_API);
 SAME_NUMBER(resource_domain, CUPTI_CB_DOMAIN_RESOURCE);
+SAME_NUMBER(on_enter, CUPTI_API_ENTER);
+SAME_NUMBER(stream_waits, CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_STREAM_WAIT_EVENT);
+SAME_NUMBER(no_event, CUPTI_SYNCHRONIZATION_INVALID_VALUE);
 SAME_NUMBER(graph_node_created, CUPTI_CBID_RESOURCE_GRAPHNODE_CREATED);
 SAME_NUMBER(graph_node_cloned, CUPTI_CBID_RESOURCE_GRAPHNODE_CLONED);
 

@@ -72,6 +72,7 @@ struct StandIn {
   std::atomic<bool> subscribed{std::getenv("STAND_IN_HELD") != nullptr};
   std::set<std::uint32_t> kinds;
   std::set<std::pair<std::uint32_t, std::uint32_t>> calls;
+  std::set<std::pair<std::uint32_t, std::uint32_t>> callbacks;
   std::uint8_t* memory = nullptr;
   std::size_t bytes = 0, used = 0;
   std::size_t dropped = 0;
@@ -136,6 +137,7 @@ const char* call_name(std::uint32_t domain, std::uint32_t call) {
   static const Names& names = *new Names{
       {{2, 1}, "cudaGetDevice_v3020"},      {{2, 211}, "cudaLaunchKernel_v7000"}, {{2, 41}, "cudaMemcpyAsync_v3020"},
       {{2, 131}, "cudaStreamSynchronize_v3020"}, {{1, 307}, "cuLaunchKernel"},        {{1, 5}, "cuCtxGetCurrent"},
+      {{2, 147}, "cudaStreamWaitEvent_v3020"},   {{1, 295}, "cuStreamWaitEvent"},
   };
   const auto found = names.find({domain, call});
   return found == names.end() ? nullptr : found->second;
@@ -226,6 +228,31 @@ EXPORT void stand_in_capture(std::uint32_t count) {
   }
 }
 
+// Streams are told to wait: the runtime's call, in it the driver's, by callbacks or as records.
+EXPORT void stand_in_wait(std::uint32_t count) {
+  StandIn& all = stand_in();
+  const auto [callback, user] = all.subscription();
+  for (std::uint32_t done = 0; done < count; ++done) {
+    const StreamWait wait{reinterpret_cast<void*>(9), nullptr, 0};
+    const ApiData data[] = {{on_enter, "cudaStreamWaitEvent", &wait, nullptr, nullptr, nullptr, 1, nullptr, done + 1},
+                            {on_enter, "cuStreamWaitEvent", &wait, nullptr, nullptr, nullptr, 1, nullptr, done + 1},
+                            {1, "cuStreamWaitEvent", &wait, nullptr, nullptr, nullptr, 1, nullptr, done + 1},
+                            {1, "cudaStreamWaitEvent", &wait, nullptr, nullptr, nullptr, 1, nullptr, done + 1}};
+    for (const ApiData& one : data) {
+      const std::pair<std::uint32_t, std::uint32_t> call =
+          one.name[2] == 'd' ? std::pair{runtime_domain, 147u} : std::pair{driver_domain, 295u};
+      if (all.subscribed && all.callbacks.count(call) != 0) callback(user, call.first, call.second, &one);
+    }
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    auto* record = all.kinds.count(38) == 0 ? nullptr : add<SyncRecord>(all, 38);
+    if (record == nullptr) continue;
+    record->type = stream_waits;
+    record->start = record->end = now();
+    record->stream = 9;
+    record->correlation = done + 1;
+  }
+}
+
 EXPORT Result cuptiGetVersion(std::uint32_t* version) {
   const char* said = std::getenv("STAND_IN_VERSION");
   *version = said == nullptr ? 130000 : static_cast<std::uint32_t>(std::atoi(said));
@@ -265,7 +292,16 @@ EXPORT Result cuptiActivityRegisterTimestampCallback(std::uint64_t (*clock)()) {
   return success;
 }
 
-EXPORT Result cuptiEnableCallback(std::uint32_t, void*, std::uint32_t, std::uint32_t) { return success; }
+EXPORT Result cuptiEnableCallback(std::uint32_t on, void*, std::uint32_t domain, std::uint32_t call) {
+  StandIn& all = stand_in();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  if (on != 0) {
+    all.callbacks.insert({domain, call});
+  } else {
+    all.callbacks.erase({domain, call});
+  }
+  return success;
+}
 
 EXPORT Result cuptiActivityRegisterCallbacks(Request request, Complete complete) {
   if (std::getenv("STAND_IN_HOLDER") != nullptr) std::abort();  // they are the holder's
@@ -348,6 +384,11 @@ Result choose(std::uint32_t domain, std::uint32_t call, std::uint8_t on) {
   } else {
     all.calls.erase({domain, call});
   }
+  return success;
+}
+
+EXPORT Result cuptiGetStreamIdEx(void*, void* stream, std::uint8_t, std::uint32_t* number) {
+  *number = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(stream));
   return success;
 }
 

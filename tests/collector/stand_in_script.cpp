@@ -110,6 +110,7 @@ void act(const std::string& action, unsigned number) {
   else if (action == "launch") call(cupti, "stand_in_launch", number);
   else if (action == "copy") call(cupti, "stand_in_copy", number);
   else if (action == "capture") call(cupti, "stand_in_capture", number);
+  else if (action == "wait") call(cupti, "stand_in_wait", number);
   else if (action == "unfinished") call(cupti, "stand_in_unfinished");
   else if (action == "threads") launch_from_threads(number);
   else if (action == "long") launch_for_long(number);

@@ -105,6 +105,20 @@ def test_nodes_of_graphs_and_what_they_were_cloned_from(script: Script, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("cupti", "variables"),
+    [("stand-in", {}), ("stand-in-12.0", {"STAND_IN_VERSION": "18"})],
+    ids=["callbacks", "records"],
+)
+def test_streams_that_are_told_to_wait(script: Script, tmp_path: Path, cupti: str, variables: dict[str, str]) -> None:
+    """Each once, though the runtime's call makes the driver's; outside of the window none."""
+    window = json.dumps({"start": "window"})
+    assert plain(script("init wait=2 start wait=3 stop wait=2", cupti, TETRACE_COLLECTOR=window, **variables))
+    waits = frames(tmp_path).rows["sync"]
+    assert [(row["stream"], row["correlation"], row["type"]) for row in waits] == [(9, 1, 2), (9, 2, 2), (9, 3, 2)]
+    assert all(row["start"] == row["end"] > 0 for row in waits)
+
+
+@pytest.mark.parametrize(
     ("end", "code"), [("kill", -signal.SIGKILL), ("abort", -signal.SIGABRT), ("_exit", 0), ("flush _exit", 0)]
 )
 def test_what_was_asked_for_before_the_end_is_there(script: Script, tmp_path: Path, end: str, code: int) -> None:

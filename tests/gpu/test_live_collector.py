@@ -207,6 +207,23 @@ def test_the_same_times(both: tuple[Steps, Steps]) -> None:
     check_times(*both)
 
 
+def test_streams_wait_as_often_as_under_nsys(folders: Path) -> None:
+    """Calls in which a stream is told to wait for an event, in a step: nsys has records of them, the collector callbacks."""
+    found = []
+    for collector in ("nsys", "cupti"):
+        breakdown, _ = recorded("streams", collector, folders)
+        trace, windows = breakdown.attribution.trace, breakdown.selection.windows
+        used = breakdown.selection.used
+        first, last = windows.start[used].min(), windows.end[used].max()
+        kind = list(trace.words("synchronizations", "kind")).index("stream_wait")
+        start, stream = (trace.column("synchronizations", name) for name in ("start_ns", "stream"))
+        is_inside = (trace.column("synchronizations", "kind") == kind) & (start >= first) & (start < last)
+        counts = Counter(stream[is_inside].tolist())
+        found.append(sorted(round(count / breakdown.totals.steps) for count in counts.values()))
+    assert found[0] == found[1]
+    assert sum(found[0]) >= 2, found
+
+
 # What happens to what was recorded.
 
 TRAINS = """
