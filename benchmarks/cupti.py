@@ -2,10 +2,10 @@
 
     python benchmarks/cupti.py [--repeat 4]
 
-The workload is `small` of training.py, bound by the host. In one process each kind is switched on and, with
-cuptiFinalize, CUPTI is thrown out again; ratios are of the steps with it to those just before. It is the floor of what
-`tetrace record --collector cupti`, Nsight Systems and the PyTorch profiler can cost. Needs a GPU, Transformer Engine, and
-a C compiler for the two functions that CUPTI asks for buffers.
+The workload is `small` of training.py, bound by the host. In one process each kind is switched on, off, and, with
+cuptiFinalize, CUPTI is thrown out again; ratios are of the steps with it, and after it was switched off, to those just
+before. It is the floor of what `tetrace record --collector cupti`, Nsight Systems and the PyTorch profiler can cost. Needs
+a GPU, Transformer Engine, and a C compiler for the functions that CUPTI calls.
 """
 
 from __future__ import annotations
@@ -33,15 +33,19 @@ KERNELS, MEMCPY, MEMSET, SYNCHRONIZATION, OVERHEAD = 10, 1, 2, 38, 17
 DRIVER_DOMAIN, RUNTIME_DOMAIN = 1, 2
 LAUNCHING = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cudaMemcpyAsync", "cudaMemsetAsync", "cudaGraphLaunch")
 WAITS = ("cudaStreamWaitEvent", "cuStreamWaitEvent")
-# Kinds of records, whether launching calls are recorded, and whether a stream that is told to wait calls back.
-ROWS: tuple[tuple[str, tuple[int, ...], bool, bool], ...] = (
-    ("kernels", (KERNELS,), False, False),
-    ("kernels, copies", (KERNELS, MEMCPY, MEMSET), False, False),
-    ("kernels, copies, launching calls", (KERNELS, MEMCPY, MEMSET), True, False),
-    ("kernels, copies, overhead, launching calls", (KERNELS, MEMCPY, MEMSET, OVERHEAD), True, False),
-    ("and callbacks of streams that are told to wait", (KERNELS, MEMCPY, MEMSET, OVERHEAD), True, True),
-    ("kernels, copies, synchronization", (KERNELS, MEMCPY, MEMSET, SYNCHRONIZATION), False, False),
-    ("all of these records", (KERNELS, MEMCPY, MEMSET, SYNCHRONIZATION, OVERHEAD), True, False),
+COPIES = (KERNELS, MEMCPY, MEMSET)
+RESOURCE_DOMAIN, NODES = 3, (13, 20)  # callbacks for nodes of graphs that are created and cloned
+# Kinds of records, whether launching calls are recorded, and for what there is a subscriber.
+ROWS: tuple[tuple[str, tuple[int, ...], bool, str], ...] = (
+    ("none, a subscriber for nodes of graphs", (), False, "nodes"),
+    ("kernels", (KERNELS,), False, ""),
+    ("kernels, copies", COPIES, False, ""),
+    ("kernels, copies, launching calls", COPIES, True, ""),
+    ("kernels, copies, overhead, launching calls", (*COPIES, OVERHEAD), True, ""),
+    ("these, a subscriber for nodes of graphs", (*COPIES, OVERHEAD), True, "nodes"),
+    ("these, and for streams that are told to wait", (*COPIES, OVERHEAD), True, "waits"),
+    ("kernels, copies, synchronization", (*COPIES, SYNCHRONIZATION), False, ""),
+    ("all of these records, a subscriber for nodes", (*COPIES, SYNCHRONIZATION, OVERHEAD), True, "nodes"),
 )
 
 
@@ -69,16 +73,20 @@ class Cupti:
         if result:
             sys.exit(f"{function}{arguments} failed: CUPTI says {result}; is another profiler attached?")
 
-    def attach(self, kinds: tuple[int, ...], calls: bool, waits: bool) -> None:
+    def attach(self, kinds: tuple[int, ...], calls: bool, subscriber: str) -> None:
         self.ask("cuptiActivityRegisterCallbacks", self.buffers.give, self.buffers.take)
-        if waits:
+        if subscriber:
             self.ask("cuptiSubscribe", ctypes.byref(self.subscriber), self.buffers.called, None)
-            for domain, call in self.waits:
+            nodes = [(RESOURCE_DOMAIN, one) for one in NODES]
+            for domain, call in (*nodes, *(self.waits if subscriber == "waits" else ())):
                 self.ask("cuptiEnableCallback", 1, self.subscriber, domain, call)
+        self.switch(kinds, calls, True)
+
+    def switch(self, kinds: tuple[int, ...], calls: bool, on: bool) -> None:
         for call in self.calls if calls else ():
-            self.ask("cuptiActivityEnableRuntimeApi", call, 1)
+            self.ask("cuptiActivityEnableRuntimeApi", call, int(on))
         for kind in kinds:
-            self.ask("cuptiActivityEnable", kind)
+            self.ask("cuptiActivityEnable" if on else "cuptiActivityDisable", kind)
 
     def detach(self) -> None:
         if self.subscriber:
@@ -96,12 +104,15 @@ def main() -> None:
     training.run_block(step, 20)
     with tempfile.TemporaryDirectory() as folder:
         cupti = Cupti(built(Path(folder)))
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in ROWS}
+    times: dict[str, list[tuple[float, ...]]] = {name: [] for name, *_ in ROWS}
     for _ in range(repeat):
         for name, *records in ROWS:
-            pairs[name].append(measure(step, cupti, *records))
-    sys.stdout.write("| CUPTI records | ms a step | without | ratio | from | to |\n|---|---|---|---|---|---|\n")
-    for name, values in pairs.items():
+            times[name].append(measure(step, cupti, *records))
+    sys.stdout.write(
+        "| CUPTI records | ms a step | switched off | without | ratio | from | to | ratio, switched off |\n"
+    )
+    sys.stdout.write("|---|---|---|---|---|---|---|---|\n")
+    for name, values in times.items():
         sys.stdout.write(row(name, values))
 
 
@@ -112,22 +123,28 @@ def built(folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def measure(step, cupti: Cupti, kinds: tuple[int, ...], calls: bool, waits: bool) -> tuple[float, float]:
-    """Milliseconds of a step without and with it; two steps after each change are not counted."""
+def measure(step, cupti: Cupti, kinds: tuple[int, ...], calls: bool, subscriber: str) -> tuple[float, float, float]:
+    """Milliseconds of a step without, with, and after it was switched off; two steps after each change are not counted."""
     training.run_block(step, 2)
     without = training.run_block(step, 15)
-    cupti.attach(kinds, calls, waits)
+    cupti.attach(kinds, calls, subscriber)
     training.run_block(step, 2)
     recorded = training.run_block(step, 15)
+    cupti.switch(kinds, calls, False)
+    training.run_block(step, 2)
+    off = training.run_block(step, 15)
     cupti.detach()
-    return without, recorded
+    return without, recorded, off
 
 
-def row(name: str, values: list[tuple[float, float]]) -> str:
-    ratios = sorted(after / before for before, after in values)
-    before, after = (statistics.median(times) for times in zip(*values, strict=True))
-    middle = statistics.median(ratios)
-    return f"| {name} | {after:.2f} | {before:.2f} | {middle:.3f} | {ratios[0]:.3f} | {ratios[-1]:.3f} |\n"
+def row(name: str, values: list[tuple[float, ...]]) -> str:
+    ratios = sorted(recorded / without for without, recorded, _ in values)
+    without, recorded, off = (statistics.median(times) for times in zip(*values, strict=True))
+    middle, left = statistics.median(ratios), statistics.median(off / without for without, _, off in values)
+    figures = (
+        f"{recorded:.2f} | {off:.2f} | {without:.2f} | {middle:.3f} | {ratios[0]:.3f} | {ratios[-1]:.3f} | {left:.3f}"
+    )
+    return f"| {name} | {figures} |\n"
 
 
 if __name__ == "__main__":
