@@ -105,15 +105,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cupti = Cupti(built(Path(folder)))
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name, *_ in ROWS}
-    for _ in range(repeat):
-        for name, *records in ROWS:
-            times[name].append(measure(step, cupti, *records))
+    try:
+        for _ in range(repeat):
+            for name, *records in ROWS:
+                times[name].append(measure(step, cupti, *records))
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: what was measured so far\n")
     sys.stdout.write(
         "| CUPTI records | ms a step | switched off | without | ratio | from | to | ratio, switched off |\n"
     )
     sys.stdout.write("|---|---|---|---|---|---|---|---|\n")
     for name, values in times.items():
-        sys.stdout.write(row(name, values))
+        if values:
+            sys.stdout.write(row(name, values))
 
 
 def built(folder: Path) -> ctypes.CDLL:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +35,9 @@ RUNS = {
     "graphs": ["layer_stack/model.py", "--recipe", "delayed", "--graphs"],
     "streams": ["streams/model.py"],
 }
+# What streams are told to wait for in a step, at least: the batch of a side stream; each graph its copies.
+LEAST_WAITS = {"eager": 0, "graphs": 1, "streams": 2}
+MOST_TURNS = 3
 # CUPTI's clock ticks every 32 ns: a start and an end may each be one tick off.
 ROUNDING_NS, MOST_DIFFERENCE = 64, 0.02
 Kernel = tuple[str, str, str, str]
@@ -61,9 +64,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def recorded(name: str, collector: str, folders: Path) -> tuple[Breakdown, Mapping[str, str]]:
+def recorded(name: str, collector: str, folders: Path, turn: int = 0) -> tuple[Breakdown, Mapping[str, str]]:
     """A workload as `collector` recorded it, and the names of its kernels as `_C.demangle` writes them."""
-    folder = folders / f"{name}-{collector}"
+    folder = folders / f"{name}-{collector}-{turn}"
     folder.mkdir()
     script, *options = RUNS[name]
     record(folder, collector, sys.executable, str(PROFILES / script), *SIZES, *options)
@@ -130,10 +133,14 @@ def by_name(step: Mapping[Kernel, list[tuple[int, bool]]]) -> Counter[str]:
     return counts
 
 
+def pair(name: str, folders: Path, turn: int = 0) -> tuple[Steps, Steps]:
+    """By nsys, and by cupti."""
+    return kernels(recorded(name, "nsys", folders, turn)), kernels(recorded(name, "cupti", folders, turn))
+
+
 @pytest.fixture(params=RUNS)
 def both(request: pytest.FixtureRequest, folders: Path) -> tuple[Steps, Steps]:
-    """By nsys, and by cupti."""
-    return kernels(recorded(request.param, "nsys", folders)), kernels(recorded(request.param, "cupti", folders))
+    return pair(request.param, folders)
 
 
 def common_steps(nsys: Steps, cupti: Steps) -> list[int]:
@@ -173,8 +180,8 @@ def medians(steps: Steps, of: list[int]) -> dict[Kernel, float]:
     return {kernel: statistics.median(ns) for kernel, ns in lengths.items() if ns}
 
 
-def check_times(nsys: Steps, cupti: Steps) -> None:
-    """Each kernel's median is the same within 2%, or what the clock rounds. Nothing else may run on the GPU meanwhile."""
+def different_times(nsys: Steps, cupti: Steps) -> dict[Kernel, float]:
+    """By how many ns the medians of kernels differ, where it is more than 2% and more than the clock rounds."""
     common = common_steps(nsys, cupti)
     here, there = medians(nsys, common), medians(cupti, common)
     crowded = {
@@ -187,12 +194,23 @@ def check_times(nsys: Steps, cupti: Steps) -> None:
     assert here.keys() - crowded == there.keys() - crowded
     both = here.keys() & there.keys()
     assert len(both) >= len(nsys[common[0]]) / 4, (len(here), len(there), len(nsys[common[0]]))
-    different = {
-        kernel: (here[kernel], there[kernel])
-        for kernel in both
-        if abs(there[kernel] - here[kernel]) > max(ROUNDING_NS, MOST_DIFFERENCE * here[kernel])
-    }
-    assert not different, f"(nsys, cupti) in ns of {len(different)} of {len(here)} kernels: {different}"
+    by = {kernel: there[kernel] - here[kernel] for kernel in both}
+    return {kernel: ns for kernel, ns in by.items() if abs(ns) > max(ROUNDING_NS, MOST_DIFFERENCE * here[kernel])}
+
+
+def check_times(pair: Callable[[int], tuple[Steps, Steps]]) -> None:
+    """Each kernel's median is the same within 2%, or what the clock rounds. Nothing else may run on the GPU meanwhile.
+
+    Where a step waits for the host, kernels take some percent longer in one process than in the next, whoever records it:
+    what the collector does to them would come again. `pair` records with nsys and cupti in its n-th turn.
+    """
+    different = different_times(*pair(0))
+    for turn in range(1, MOST_TURNS):
+        if not different:
+            return
+        again = different_times(*pair(turn))
+        different = {kernel: ns for kernel, ns in different.items() if ns * again.get(kernel, 0) > 0}
+    assert not different, f"in all of {MOST_TURNS} turns these take longer under the same recorder, by ns: {different}"
 
 
 def test_the_same_kernels_in_every_step(both: tuple[Steps, Steps]) -> None:
@@ -203,25 +221,30 @@ def test_the_same_phase_module_and_role(both: tuple[Steps, Steps]) -> None:
     check_attribution(*both)
 
 
-def test_the_same_times(both: tuple[Steps, Steps]) -> None:
-    check_times(*both)
+@pytest.mark.parametrize("name", RUNS)
+def test_the_same_times(name: str, folders: Path) -> None:
+    check_times(lambda turn: pair(name, folders, turn))
 
 
-def test_streams_wait_as_often_as_under_nsys(folders: Path) -> None:
+@pytest.mark.parametrize("name", RUNS)
+def test_streams_wait_as_often_as_under_nsys(name: str, folders: Path) -> None:
     """Calls in which a stream is told to wait for an event, in a step: nsys has records of them, the collector callbacks."""
     found = []
     for collector in ("nsys", "cupti"):
-        breakdown, _ = recorded("streams", collector, folders)
+        breakdown, _ = recorded(name, collector, folders)
         trace, windows = breakdown.attribution.trace, breakdown.selection.windows
         used = breakdown.selection.used
         first, last = windows.start[used].min(), windows.end[used].max()
-        kind = list(trace.words("synchronizations", "kind")).index("stream_wait")
+        kinds = list(trace.words("synchronizations", "kind"))
+        kind = kinds.index("stream_wait") if "stream_wait" in kinds else -1
         start, stream = (trace.column("synchronizations", name) for name in ("start_ns", "stream"))
         is_inside = (trace.column("synchronizations", "kind") == kind) & (start >= first) & (start < last)
         counts = Counter(stream[is_inside].tolist())
-        found.append(sorted(round(count / breakdown.totals.steps) for count in counts.values()))
-    assert found[0] == found[1]
-    assert sum(found[0]) >= 2, found
+        found.append(sorted(count / breakdown.totals.steps for count in counts.values()))
+    assert len(found[0]) == len(found[1]), found
+    # A wait at the border of the steps may be in the one and not in the other.
+    assert all(abs(here - there) < 0.5 for here, there in zip(*found, strict=True)), found
+    assert sum(found[0]) >= LEAST_WAITS[name], found
 
 
 # What happens to what was recorded.
@@ -355,17 +378,23 @@ def test_two_ranks_launch_what_they_launch_under_nsys(tmp_path: Path) -> None:
         "2",
         str(PROFILES / "ddp" / "model.py"),
     ]
-    runs = {}
-    for collector in ("nsys", "cupti"):
-        folder = tmp_path / collector
+
+    def run(collector: str, turn: int) -> tuple[Breakdown, Mapping[str, str]]:
+        folder = tmp_path / f"{collector}-{turn}"
         folder.mkdir()
         record(folder, collector, *launch, *SIZES, "--recipe", "delayed")
-        run = tetrace.analyze(tetrace.load(folder / "run.tetrace")), _renamed(folder) if collector == "nsys" else {}
-        ranks = run[0].attribution.trace.tables["processes"].column("rank").to_pylist()
+        found = tetrace.analyze(tetrace.load(folder / "run.tetrace")), _renamed(folder) if collector == "nsys" else {}
+        ranks = found[0].attribution.trace.tables["processes"].column("rank").to_pylist()
         assert sorted(rank for rank in ranks if rank >= 0) == [0, 1]
-        runs[collector] = run
+        return found
+
+    turns = cache(lambda turn: (run("nsys", turn), run("cupti", turn)))
+
+    def of_rank(rank: int) -> Callable[[int], tuple[Steps, Steps]]:
+        return lambda turn: (kernels(turns(turn)[0], rank), kernels(turns(turn)[1], rank))
+
     for rank in (0, 1):
-        both = kernels(runs["nsys"], rank), kernels(runs["cupti"], rank)
-        check_kernels(*both)
-        check_attribution(*both)
-        check_times(*both)
+        check_kernels(*of_rank(rank)(0))
+        check_attribution(*of_rank(rank)(0))
+    for rank in (0, 1):
+        check_times(of_rank(rank))

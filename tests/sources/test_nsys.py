@@ -251,6 +251,23 @@ def test_copies_without_a_table_of_kernels_say_so(read: Callable[[Export], Trace
     assert trace.metadata.notices == ("there is no table CUPTI_ACTIVITY_KIND_KERNEL: kernels were not captured",)
 
 
+def test_a_host_that_waits_for_a_stream_is_no_stream_that_waits(read: Callable[[Export], Trace]) -> None:
+    """Nsight Systems hands on that CUPTI writes cudaStreamSynchronize of the default stream as a stream's wait."""
+    export = (
+        Export()
+        .launch("k", (0, 5), (10, 20), correlation=1)
+        .call("cudaStreamSynchronize_v3020", 30, 40, correlation=2)
+        .synchronization(31, 39, 2, correlation=2)
+        .synchronization(50, 51, 2, correlation=3)  # of a call that the export lacks
+        .synchronization(60, 61, 1, correlation=4)
+        .call("cudaStreamSynchronize_v3020", 70, 80, correlation=3, process=2)
+        .kernel("k", 85, 90, correlation=9, process=2)
+    )
+    assert columns(read(export), "synchronizations", "start_ns", "kind") == [
+        (31, "stream"), (50, "stream_wait"), (60, "event"),
+    ]  # fmt: skip
+
+
 def test_graphs_that_were_recorded_whole(read: Callable[[Export], Trace]) -> None:
     export = Export().call("cudaGraphLaunch_v10000", 0, 5, correlation=4).graph(6, 90, correlation=4)
     trace = read(export)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace.sources.waits import told_apart
 from tetrace.trace.arrays import taken, text_column
 from tetrace.trace.schema import BY_NAME
 from tetrace.trace.trace import make_table
@@ -63,7 +64,9 @@ def collect(
         columns["process"] = np.searchsorted(pids, _pids(columns)).astype(np.int32)
         if "global_tid" in columns:
             columns["thread"] = np.searchsorted(tids, columns["global_tid"]).astype(np.int32)
-        tables[name] = _sorted(name, columns)
+    if "synchronizations" in joined and "calls" in joined:
+        joined["synchronizations"] = told_apart(joined["synchronizations"], joined["calls"])
+    tables |= {name: _sorted(name, columns) for name, columns in joined.items()}
     return tables, notices
 
 
