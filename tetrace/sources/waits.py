@@ -1,4 +1,4 @@
-"""Tells streams that wait for an event from a host that waits for a stream: CUPTI writes both as the former."""
+"""Tells streams that wait for an event from a host that waits for a stream: recorders write both as the former."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _CALLS = ("cudaStreamSynchronize", "cuStreamSynchronize")
 def told_apart(synchronizations: Mapping[str, Any], calls: Mapping[str, Any]) -> dict[str, Any]:
     """`synchronizations`, in which what a call of the host waits for is no wait of a stream; both with `process`.
 
-    CUPTI 13.0 writes cudaStreamSynchronize of the default stream as a stream that is told to wait for an event, with the
-    call's correlation id. Seen as such under Nsight Systems 2025.3, in the step of a script that reads its loss.
+    In recordings of Nsight Systems 2025.3 a cudaStreamSynchronize of the default stream is a stream that is told to wait for
+    an event, with the call's correlation id: seen in every step of a script that reads its loss.
     """
     kinds, words = numpy_of(synchronizations["kind"]), synchronizations["kind"].dictionary.to_pylist()
     if _TOLD not in words or "correlation" not in synchronizations or not len(calls["correlation"]):
