@@ -44,8 +44,8 @@ void Activities::switch_calls(bool on) {
   for (const std::uint32_t call : names_.known(driver_calls, wanted)) api_.cuptiActivityEnableDriverApi(call, on && wanted);
 }
 
-// Records of synchronizations cost a launch-bound step a tenth (benchmarks/cupti.py), and what the host waits for is among
-// the calls anyway. False where callbacks cannot be had.
+// Records of synchronizations slow a launch-bound step (benchmarks/cupti.py), and what the host waits for is among the calls
+// anyway. False where callbacks cannot be had.
 bool Activities::switch_waits(Subscriber subscriber, bool on) {
   if (subscriber == nullptr || api_.cuptiGetStreamIdEx == nullptr) return false;
   bool any = false;

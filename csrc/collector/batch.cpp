@@ -48,6 +48,10 @@ void Batch::add(const std::uint8_t* buffer, std::size_t used) {
 void Batch::add(Handed handed) {
   constexpr std::size_t most_waiting = 4096;
   events_.insert(events_.end(), handed.events.begin(), handed.events.end());
+  if (handed.unknown_streams > 0) {
+    const std::uint32_t why = own_text_id("waits on streams that CUPTI does not know");
+    events_.push_back({now_ns(), static_cast<std::uint32_t>(Happened::dropped_here), why, handed.unknown_streams});
+  }
   if (events_.size() > most_waiting) events_.resize(most_waiting);
   const bool has_texts = write_texts();
   if (!has_texts || !write(handed.nodes)) handed.too_many += handed.nodes.size();

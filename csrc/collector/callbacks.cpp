@@ -52,23 +52,33 @@ void on_graph_node(void* user, std::uint32_t callback, const void* data) {
   hand_over(row);
 }
 
-// The runtime's call makes the driver's: whether that comes here too differs between versions, and the outer one counts.
-thread_local bool in_runtime_wait = false;
+// The window in which this thread entered a wait of the runtime that it has not left; 0 outside. The runtime's call makes the
+// driver's, and the outer one counts. Of the window, because who stops in between keeps the return from coming here.
+thread_local std::uint32_t window_of_wait = 0;
+
+// False where CUPTI does not know it. A stream need not be of the context that is current; the handles of default streams,
+// which are small numbers, mean those of the current one.
+bool find_stream(const CuptiApi& api, const cupti::ApiData& call, void* stream, SyncRow& row) {
+  const bool of_thread = call.name != nullptr && std::strstr(call.name, "_ptsz") != nullptr;
+  row.context = call.context_number;
+  if (api.cuptiGetStreamIdEx(call.context, stream, of_thread, &row.stream) == cupti::success) return true;
+  row.context = 0;
+  const bool is_default = reinterpret_cast<std::uintptr_t>(stream) <= cupti::last_default_stream;
+  return !is_default && api.cuptiGetStreamIdEx(nullptr, stream, of_thread, &row.stream) == cupti::success;
+}
 
 void on_stream_wait(void* user, std::uint32_t domain, const void* data) {
   const auto& call = *static_cast<const cupti::ApiData*>(data);
   const bool enters = call.site == cupti::on_enter;
-  const bool is_inner = domain == cupti::driver_domain && in_runtime_wait;
-  if (domain == cupti::runtime_domain) in_runtime_wait = enters;
-  if (!enters || is_inner || call.parameters == nullptr || window == 0) return;
-  const bool of_thread = call.name != nullptr && std::strstr(call.name, "_ptsz") != nullptr;
+  const std::uint32_t now = window;
+  const bool is_inner = domain == cupti::driver_domain && window_of_wait == now;
+  if (domain == cupti::runtime_domain) window_of_wait = enters ? now : 0;
+  if (!enters || is_inner || call.parameters == nullptr || now == 0) return;
   SyncRow row{};
-  const CuptiApi& api = *static_cast<const CuptiApi*>(user);
-  void* stream = static_cast<const cupti::StreamWait*>(call.parameters)->stream;
-  if (api.cuptiGetStreamIdEx(call.context, stream, of_thread, &row.stream) != cupti::success) return;
   row.start = row.end = now_ns();
+  void* stream = static_cast<const cupti::StreamWait*>(call.parameters)->stream;
+  if (!find_stream(*static_cast<const CuptiApi*>(user), call, stream, row)) return hand_over_unknown_stream();
   row.correlation = call.correlation;
-  row.context = call.context_number;
   row.event = cupti::no_event;
   row.type = cupti::stream_waits;
   hand_over(row);

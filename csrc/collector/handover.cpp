@@ -1,6 +1,7 @@
 #include "collector/handover.h"
 
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "collector/options.h"
@@ -27,11 +28,12 @@ Waiting& waiting() {
 
 template <class Row>
 void add(std::vector<Row>& rows, const Row& row, std::size_t most, std::uint64_t& too_many) {
-  if (rows.size() < most) {
-    rows.push_back(row);
-  } else {
-    ++too_many;
+  // CUPTI calls this inside a call of the script's, which must not end for want of memory.
+  try {
+    if (rows.size() < most) return rows.push_back(row);
+  } catch (const std::bad_alloc&) {
   }
+  ++too_many;
 }
 
 }  // namespace
@@ -55,6 +57,12 @@ void hand_over(const SyncRow& wait) {
   Waiting& all = waiting();
   const std::lock_guard<std::mutex> lock(all.mutex);
   add(all.rows.waits, wait, most_waits, all.rows.too_many);
+}
+
+void hand_over_unknown_stream() {
+  Waiting& all = waiting();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  ++all.rows.unknown_streams;
 }
 
 Handed take_handed() {

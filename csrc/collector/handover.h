@@ -13,12 +13,15 @@ namespace tetrace::collector {
 void hand_over(Happened what, std::string_view detail = {}, std::uint64_t count = 0);
 void hand_over(const NodeRow& node);
 void hand_over(const SyncRow& wait);
+// A stream was told to wait of which CUPTI does not know the number: that row counts as dropped.
+void hand_over_unknown_stream();
 
 struct Handed {
   std::vector<EventRow> events;
   std::vector<NodeRow> nodes;
   std::vector<SyncRow> waits;
   std::uint64_t too_many = 0;  // rows for which there was no room
+  std::uint64_t unknown_streams = 0;
 };
 Handed take_handed();
 

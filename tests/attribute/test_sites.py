@@ -119,6 +119,9 @@ def test_host_time_adds_up_by_step_and_module() -> None:
     assert modules["layers.0.fc", "forward"] == {
         "module": "layers.0.fc", "phase": "forward", "calls": 3, "total_ns": 42_000, "self_ns": 42_000,
     }  # fmt: skip
+    # Backward takes 34 µs, in which autograd's thread is in ranges of modules for 12.
+    assert modules["(autograd)", "backward"]["self_ns"] == 3 * (34_000 - 12_000)
+    assert sum(row["self_ns"] for row in modules.values()) <= breakdown.totals.wall_ns
 
 
 def test_a_recomputed_module_is_recompute() -> None:

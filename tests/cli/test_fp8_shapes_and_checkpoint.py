@@ -106,6 +106,9 @@ def test_shapes_that_fit(tmp_path: Path) -> None:
     document = json.loads(run("fp8", "shapes", path, "--json", "--recipe", "mxfp8").stdout)
     assert {(row["gemm"], row["scaling"], row["ran"]) for row in document["rows"]} == {("fprop", "mxfp8", "E4M3")}
     assert {row["error"] for row in document["rows"]} == {""}
+    said = run("fp8", "shapes", path, "--recipe", "nvfp4").stdout
+    assert "fit FP4 with nvfp4 scaling" in said
+    assert "nvfp4 scaling needs compute capability 10.0: only the shapes were checked" in said
 
 
 def test_coverage_of_recordings() -> None:

@@ -198,7 +198,7 @@ def on_a_terminal(*arguments: str) -> str:
     return said.decode()
 
 
-def test_claims_are_cut_unless_wide_is_asked_for(
+def test_claims_are_whole_and_on_one_line_where_wide_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -208,7 +208,11 @@ def test_claims_are_cut_unless_wide_is_asked_for(
         longest = max((row["claim"] for row in list(csv.DictReader(file))[:6]), key=len)
     shown = on_a_terminal("attention")
     assert longest not in shown
-    assert "…" in shown
+    head, _, claims = shown.partition("Claims of the note")
+    assert head
+    assert claims
+    assert "…" not in claims
+    assert set(longest.split()) <= set(claims.split())
     assert longest not in call(capsys, "attention")[1], (
         "a pipe gets what a terminal of 100 columns does, as from report"
     )

@@ -23,6 +23,7 @@ const char* tetrace_collector_state();
 void stand_in_launch(std::uint32_t);
 void stand_in_copy(std::uint32_t);
 void stand_in_capture(std::uint32_t);
+void stand_in_wait(std::uint32_t);
 }
 
 namespace {
@@ -63,6 +64,7 @@ void launch(const std::string& folder, int thread) {
     stand_in_launch(200);
     open_ranges(thread, round);
     stand_in_copy(20);
+    stand_in_wait(20);
   }
   stand_in_capture(20);
   write_ring(folder);

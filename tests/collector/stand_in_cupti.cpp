@@ -85,6 +85,10 @@ struct StandIn {
     const std::lock_guard<std::mutex> lock(mutex);
     return {callback, user};
   }
+  bool calls_back(const std::pair<std::uint32_t, std::uint32_t>& call) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return subscribed && callbacks.count(call) != 0;
+  }
   std::atomic<std::uint64_t (*)()> clock{std::getenv("STAND_IN_HELD") != nullptr ? other_clock : wall_clock};
 };
 
@@ -136,8 +140,8 @@ const char* call_name(std::uint32_t domain, std::uint32_t call) {
   using Names = std::map<std::pair<std::uint32_t, std::uint32_t>, const char*>;
   static const Names& names = *new Names{
       {{2, 1}, "cudaGetDevice_v3020"},      {{2, 211}, "cudaLaunchKernel_v7000"}, {{2, 41}, "cudaMemcpyAsync_v3020"},
-      {{2, 131}, "cudaStreamSynchronize_v3020"}, {{1, 307}, "cuLaunchKernel"},        {{1, 5}, "cuCtxGetCurrent"},
-      {{2, 147}, "cudaStreamWaitEvent_v3020"},   {{1, 295}, "cuStreamWaitEvent"},
+      {{2, 131}, "cudaStreamSynchronize_v3020"}, {{1, 207}, "cuLaunchKernel"},        {{1, 5}, "cuCtxGetCurrent"},
+      {{2, 147}, "cudaStreamWaitEvent_v3020"},   {{1, 200}, "cuStreamWaitEvent"},
   };
   const auto found = names.find({domain, call});
   return found == names.end() ? nullptr : found->second;
@@ -228,30 +232,44 @@ EXPORT void stand_in_capture(std::uint32_t count) {
   }
 }
 
-// Streams are told to wait: the runtime's call, in it the driver's, by callbacks or as records.
-EXPORT void stand_in_wait(std::uint32_t count) {
+// Streams from 100 on are of a context that is not current, those from 200 on unknown.
+constexpr std::uintptr_t streams_of_others = 100, unknown_streams = 200;
+
+void tell_to_wait(std::uint32_t count, std::uintptr_t stream, bool from_runtime, bool returns) {
   StandIn& all = stand_in();
   const auto [callback, user] = all.subscription();
+  const std::pair<std::uint32_t, std::uint32_t> runtime{runtime_domain, 147}, driver{driver_domain, 200};
+  void* const context = reinterpret_cast<void*>(3);
   for (std::uint32_t done = 0; done < count; ++done) {
-    const StreamWait wait{reinterpret_cast<void*>(9), nullptr, 0};
-    const ApiData data[] = {{on_enter, "cudaStreamWaitEvent", &wait, nullptr, nullptr, nullptr, 1, nullptr, done + 1},
-                            {on_enter, "cuStreamWaitEvent", &wait, nullptr, nullptr, nullptr, 1, nullptr, done + 1},
-                            {1, "cuStreamWaitEvent", &wait, nullptr, nullptr, nullptr, 1, nullptr, done + 1},
-                            {1, "cudaStreamWaitEvent", &wait, nullptr, nullptr, nullptr, 1, nullptr, done + 1}};
-    for (const ApiData& one : data) {
-      const std::pair<std::uint32_t, std::uint32_t> call =
-          one.name[2] == 'd' ? std::pair{runtime_domain, 147u} : std::pair{driver_domain, 295u};
-      if (all.subscribed && all.callbacks.count(call) != 0) callback(user, call.first, call.second, &one);
-    }
+    const StreamWait wait{reinterpret_cast<void*>(stream), nullptr, 0};
+    const auto tell = [&](const auto& call, std::uint32_t site) {
+      const char* name = call == runtime ? "cudaStreamWaitEvent" : "cuStreamWaitEvent";
+      const ApiData data{site, name, &wait, nullptr, nullptr, context, 1, nullptr, done + 1};
+      if (all.calls_back(call)) callback(user, call.first, call.second, &data);
+    };
+    if (from_runtime) tell(runtime, on_enter);
+    if (!from_runtime || returns) tell(driver, on_enter);
+    if (!from_runtime || returns) tell(driver, 1);
+    if (from_runtime && returns) tell(runtime, 1);
     const std::lock_guard<std::mutex> lock(all.mutex);
     auto* record = all.kinds.count(38) == 0 ? nullptr : add<SyncRecord>(all, 38);
     if (record == nullptr) continue;
     record->type = stream_waits;
     record->start = record->end = now();
-    record->stream = 9;
+    record->stream = static_cast<std::uint32_t>(stream);
     record->correlation = done + 1;
   }
 }
+
+// Streams are told to wait: the runtime's call, in it the driver's, by callbacks or as records.
+EXPORT void stand_in_wait(std::uint32_t count) { tell_to_wait(count, 9, true, true); }
+
+EXPORT void stand_in_wait_of_driver(std::uint32_t count) { tell_to_wait(count, 9, false, true); }
+
+EXPORT void stand_in_wait_on(std::uint32_t stream) { tell_to_wait(1, stream, true, true); }
+
+// The call is not left before what comes next.
+EXPORT void stand_in_begin_wait() { tell_to_wait(1, 9, true, false); }
 
 EXPORT Result cuptiGetVersion(std::uint32_t* version) {
   const char* said = std::getenv("STAND_IN_VERSION");
@@ -387,7 +405,9 @@ Result choose(std::uint32_t domain, std::uint32_t call, std::uint8_t on) {
   return success;
 }
 
-EXPORT Result cuptiGetStreamIdEx(void*, void* stream, std::uint8_t, std::uint32_t* number) {
+EXPORT Result cuptiGetStreamIdEx(void* context, void* stream, std::uint8_t, std::uint32_t* number) {
+  const auto handle = reinterpret_cast<std::uintptr_t>(stream);
+  if (handle >= unknown_streams || (handle >= streams_of_others && context != nullptr)) return 20;
   *number = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(stream));
   return success;
 }

@@ -111,6 +111,9 @@ void act(const std::string& action, unsigned number) {
   else if (action == "copy") call(cupti, "stand_in_copy", number);
   else if (action == "capture") call(cupti, "stand_in_capture", number);
   else if (action == "wait") call(cupti, "stand_in_wait", number);
+  else if (action == "driver-wait") call(cupti, "stand_in_wait_of_driver", number);
+  else if (action == "wait-on") call(cupti, "stand_in_wait_on", number);
+  else if (action == "begin-wait") call(cupti, "stand_in_begin_wait");
   else if (action == "unfinished") call(cupti, "stand_in_unfinished");
   else if (action == "threads") launch_from_threads(number);
   else if (action == "long") launch_for_long(number);

@@ -104,18 +104,40 @@ def test_nodes_of_graphs_and_what_they_were_cloned_from(script: Script, tmp_path
     assert nodes == [(1, 0, 3), (2, 1, 3), (3, 0, 3), (4, 3, 3)]
 
 
+NO_EVENT = 0xFFFFFFFF  # a callback does not say which; a record of the stand-in does
+
+
 @pytest.mark.parametrize(
-    ("cupti", "variables"),
-    [("stand-in", {}), ("stand-in-12.0", {"STAND_IN_VERSION": "18"})],
+    ("cupti", "variables", "event"),
+    [("stand-in", {}, NO_EVENT), ("stand-in-12.0", {"STAND_IN_VERSION": "18"}, 0)],
     ids=["callbacks", "records"],
 )
-def test_streams_that_are_told_to_wait(script: Script, tmp_path: Path, cupti: str, variables: dict[str, str]) -> None:
+def test_streams_that_are_told_to_wait(
+    script: Script, tmp_path: Path, cupti: str, variables: dict[str, str], event: int
+) -> None:
     """Each once, though the runtime's call makes the driver's; outside of the window none."""
     window = json.dumps({"start": "window"})
-    assert plain(script("init wait=2 start wait=3 stop wait=2", cupti, TETRACE_COLLECTOR=window, **variables))
+    actions = "init wait=2 start wait=3 driver-wait=1 stop wait=2"
+    assert plain(script(actions, cupti, TETRACE_COLLECTOR=window, **variables))
     waits = frames(tmp_path).rows["sync"]
-    assert [(row["stream"], row["correlation"], row["type"]) for row in waits] == [(9, 1, 2), (9, 2, 2), (9, 3, 2)]
-    assert all(row["start"] == row["end"] > 0 for row in waits)
+    assert [(row["stream"], row["correlation"], row["type"]) for row in waits] == [
+        (9, 1, 2), (9, 2, 2), (9, 3, 2), (9, 1, 2),
+    ]  # fmt: skip
+    assert all(row["start"] == row["end"] > 0 and row["event"] == event for row in waits)
+
+
+def test_a_wait_that_the_window_ends_in_hides_none_of_the_next(script: Script, tmp_path: Path) -> None:
+    window = json.dumps({"start": "window"})
+    assert plain(script("init start begin-wait stop start driver-wait=3", TETRACE_COLLECTOR=window))
+    assert len(frames(tmp_path).rows["sync"]) == 4
+
+
+def test_a_stream_of_a_context_that_is_not_current(script: Script, tmp_path: Path) -> None:
+    """Its device is not known. One that CUPTI does not know at all counts as lost."""
+    assert plain(script("init wait-on=9 wait-on=109 wait-on=209"))
+    found = frames(tmp_path)
+    assert [(row["stream"], row["context"]) for row in found.rows["sync"]] == [(9, 1), (109, 0)]
+    assert (DROPPED_HERE, "waits on streams that CUPTI does not know", 1) in found.events()
 
 
 @pytest.mark.parametrize(

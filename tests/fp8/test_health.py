@@ -57,6 +57,7 @@ def test_a_sound_run_is_healthy() -> None:
     health = check_health(trained().trace())
     assert health.problems == ()
     assert health.healthy
+    assert str(health) == health.verdict
     assert health.verdict == "Healthy: nothing of what tetrace looks for in 1 tensor in 8 steps."
 
 

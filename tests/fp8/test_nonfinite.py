@@ -227,8 +227,8 @@ class TestALinear:
             run.check(number, "a.parameter", phase="optimizer", operation="weight", amax=0.2, nans=int(number == 2))
         (found,) = find_nonfinite(run.trace()).origins
         assert advice(found) == (
-            "its parameters were finite after step 1, and what a is given in step 2 was not observed: a batch of data, or "
-            "what runs before it"
+            "its parameters were finite after step 1 (amax 0.2), and what a is given in step 2 was not observed: a batch of "
+            "data, or what runs before it"
         )
 
     def test_a_weight_that_nothing_saw_before(self) -> None:

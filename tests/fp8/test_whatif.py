@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tetrace
 from tests.fp8.drawn import NAME, drawn, used
 from tests.fp8.made import Made, counts
 from tetrace.errors import InputError, UsageError
 from tetrace.fp8.settings import parse
 from tetrace.fp8.whatif import WhatIf, what_if
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 class TestDelayedHistory:
@@ -211,6 +215,14 @@ class TestAgainstWhatRan:
         assert [row.unset_steps for row in what_if(run.trace(), recipe="current").rows] == [0]
         zeros = Made().tensor(0, "a.grad_output", np.zeros(8)).tensor(1, "a.grad_output", np.full(8, 1.0), scale=448.0)
         assert [row.unset_steps for row in what_if(zeros.trace(), margin=1).rows] == [0], "nothing becomes zero there"
+
+    def test_steps_whose_scale_is_not_known_are_told(self) -> None:
+        """They are left out of what ran as well, so that the same tensor loses less there than with another question."""
+        trace = tetrace.load(DATA / "stability-e4m3.tetrace")
+        found, whole = what_if(trace, history=1), what_if(trace, margin=1)
+        assert (found.steps_left_out, found.tensors_left_out) == ((0, 1, 2), len(found.rows))
+        assert (whole.steps_left_out, whole.tensors_left_out) == ((), 0)
+        assert found.flushed.ran < whole.flushed.ran
 
     def test_a_run_that_quantized_nothing(self) -> None:
         with pytest.raises(InputError, match="nothing was quantized to FP8, so there is no scale to change"):

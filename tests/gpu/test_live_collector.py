@@ -245,6 +245,8 @@ def test_streams_wait_as_often_as_under_nsys(name: str, folders: Path) -> None:
     # A wait at the border of the steps may be in the one and not in the other.
     assert all(abs(here - there) < 0.5 for here, there in zip(*found, strict=True)), found
     assert sum(found[0]) >= LEAST_WAITS[name], found
+    # Their numbers are those of the streams that activities run on: the collector asks CUPTI for them.
+    assert set(counts) <= set(trace.column("activities", "stream").tolist()), counts
 
 
 # What happens to what was recorded.

@@ -21,9 +21,13 @@ class TestWatch:
     def test_a_loop_in_a_notebook(self):
         torch.manual_seed(0)
         net = PlainNet()
-        with tetrace.watch(net) as watch:
+        watch = tetrace.watch(net)
+        assert repr(watch).startswith("<tetrace.watch, not started: 0 observations; table(),")
+        with watch:
             train_plain(net, steps=2)
+            assert repr(watch).startswith("<tetrace.watch, watching: ")
         rows = watch.table()
+        assert repr(watch).startswith(f"<tetrace.watch, ended: {len(rows):,} observations; ")
         assert set(rows["step"]) == {0, 1}
         assert "layers.0.mlp.0" in set(rows["module"])
         assert set(rows["role"]) == {"output", "loss", "gradient", "parameter"}
@@ -47,7 +51,7 @@ class TestWatch:
         assert watch.scales()["role"].tolist() == ["input", "weight"]
 
     def test_a_backward_that_is_only_traced_is_none(self, monkeypatch, capfd):
-        # As before torch 2.13, where the flag is not set while AOTAutograd traces.
+        # As in torch 2.11, where the flag is not set while AOTAutograd traces.
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
         net, entered = nn.Linear(4, 4), []
         loss = torch.compile(lambda x: nn.functional.gelu(x).sum(), backend="aot_eager")

@@ -38,7 +38,7 @@ module       phase      calls  self ms/step  with inner
 fc           forward        1         0.040       0.040
 (autograd)   backward       0         0.030       0.000
 (optimizer)  optimizer      1         0.020       0.020
-all                         2         0.090       0.060
+all                         2         0.090
 """
     )
 

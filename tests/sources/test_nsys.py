@@ -252,7 +252,7 @@ def test_copies_without_a_table_of_kernels_say_so(read: Callable[[Export], Trace
 
 
 def test_a_host_that_waits_for_a_stream_is_no_stream_that_waits(read: Callable[[Export], Trace]) -> None:
-    """Nsight Systems hands on that CUPTI writes cudaStreamSynchronize of the default stream as a stream's wait."""
+    """Nsight Systems writes cudaStreamSynchronize of the default stream as a stream's wait, 2022.1 cudaEventSynchronize."""
     export = (
         Export()
         .launch("k", (0, 5), (10, 20), correlation=1)
@@ -262,9 +262,13 @@ def test_a_host_that_waits_for_a_stream_is_no_stream_that_waits(read: Callable[[
         .synchronization(60, 61, 1, correlation=4)
         .call("cudaStreamSynchronize_v3020", 70, 80, correlation=3, process=2)
         .kernel("k", 85, 90, correlation=9, process=2)
+        .call("cudaEventSynchronize", 100, 120, correlation=5)
+        .synchronization(101, 119, 2, correlation=5)
+        .call("cudaDeviceSynchronize", 130, 140, correlation=6)
+        .synchronization(131, 139, 1, correlation=6)
     )
     assert columns(read(export), "synchronizations", "start_ns", "kind") == [
-        (31, "stream"), (50, "stream_wait"), (60, "event"),
+        (31, "stream"), (50, "stream_wait"), (60, "event"), (101, "event"), (131, "context"),
     ]  # fmt: skip
 
 

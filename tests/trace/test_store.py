@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -48,14 +49,20 @@ class TestRoundTrip:
         read = tetrace.load(tmp_path / "run.tetrace")
         assert read.tables.keys() == trace.tables.keys()
         assert all_rows(read) == all_rows(trace)
-        assert read.metadata == trace.metadata
+        assert read.metadata == dataclasses.replace(trace.metadata, source="run.tetrace")
 
     def test_metadata_of_all_kinds(self, tmp_path: Path) -> None:
         metadata = Metadata(
             "läuft \udcff.sqlite", "a format", "nsys 1", "node", ("one", "two\N{EM DASH}"), 7, {"A": 2**60}
         )
         store.write(Trace(metadata, two_processes().tables), tmp_path / "run.tetrace")
-        assert tetrace.load(tmp_path / "run.tetrace").metadata == metadata
+        assert store.read(tmp_path / "run.tetrace").metadata == metadata
+
+    def test_a_recording_has_the_name_of_its_folder(self, tmp_path: Path) -> None:
+        """It may have been renamed or copied since: what is shown is the file that was given."""
+        store.write(two_processes(), tmp_path / "run.tetrace")
+        (tmp_path / "run.tetrace").rename(tmp_path / "before.tetrace")
+        assert tetrace.load(tmp_path / "before.tetrace").metadata.source == "before.tetrace"
 
     def test_absent_tables_stay_absent_and_empty_ones_empty(self, tmp_path: Path) -> None:
         trace = two_processes()
@@ -70,8 +77,8 @@ class TestRoundTrip:
 
     def test_the_same_breakdown(self, tmp_path: Path) -> None:
         trace = tetrace.load(Path(__file__).parent.parent / "data" / "te4-fp8.sqlite")
-        store.write(trace, tmp_path / "run.tetrace")
-        read = tetrace.load(tmp_path / "run.tetrace")
+        store.write(trace, tmp_path / "te4-fp8.sqlite")
+        read = tetrace.load(tmp_path / "te4-fp8.sqlite")
         assert rendered(tetrace.analyze(read), "json") == rendered(tetrace.analyze(trace), "json")
 
     def test_the_files_of_a_folder(self, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tetrace.breakdown.tables import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from tetrace.attribute.attribution import Attribution
     from tetrace.trace.trace import Trace
 
     Codes = npt.NDArray[np.int32]
@@ -230,6 +231,8 @@ def _host_modules(scope: Scope, in_steps: Mask) -> Table:
     length = host.end - host.start
     inside = np.zeros(len(host), np.int64)
     np.add.at(inside, host.parent[rows][host.parent[rows] >= 0], length[rows][host.parent[rows] >= 0])
+    engine = rows[(module[rows] < 0) & (phase[rows] == BACKWARD)]
+    inside[engine] = _inside_of_engine(attribution, rows, engine)
     own_code = host.say("phase")
     own = np.array([bool(m.path) and m.kind in ("module", "loss", "optimizer", "compiled", "zero_grad", "grad_clip")
                     for m in host.meanings], np.bool_)[host.word]  # fmt: skip
@@ -259,6 +262,20 @@ def _host_modules(scope: Scope, in_steps: Mask) -> Table:
         },
     )
     return table.sorted_by("self_ns")
+
+
+def _inside_of_engine(attribution: Attribution, rows: Times, engine: Times) -> Times:
+    """Of each of `engine`, calls of backward, the ns in which ranges are open in it, or on autograd's own threads while it
+    waits for them; shape (engine,)."""
+    from tetrace import _C
+
+    host = attribution.host
+    parent, is_own = host.parent[rows], attribution.phases.autograd[host.thread[rows]]
+    seen = rows[np.isin(parent, engine) | ((parent < 0) & is_own)]
+    seen = seen[~np.isin(seen, engine)]
+    return _C.covered(
+        host.process[seen], host.start[seen], host.end[seen], host.process[engine], host.start[engine], host.end[engine]
+    )
 
 
 def _recorded_calls(scope: Scope, in_steps: Mask) -> Table:

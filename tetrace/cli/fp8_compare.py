@@ -34,10 +34,11 @@ def compare(a: Path, b: Path, tolerance: float, output: Output) -> None:
 
     Tensors are matched by module and role, over the steps that both recordings have.
     """
+    import tetrace
     from tetrace.fp8.comparison import compare as compared
 
     output.check(a, b)
-    first, second = words.load(a), words.load(b)
+    first, second = tetrace.load(a), tetrace.load(b)
     found = compared(first, second, tolerance=tolerance / 100)
     output.write(page(first, second, f"A {a.name} · B {b.name}", found, output.rows))
 

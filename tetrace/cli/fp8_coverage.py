@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
 from tetrace.errors import UsageError
 from tetrace.units import duration, percent
@@ -40,7 +39,7 @@ def coverage(run: Path, steps: str, output: Output) -> None:
     import tetrace
 
     output.check(run)
-    trace = words.load(run)
+    trace = tetrace.load(run)
     breakdown = tetrace.analyze(trace, steps=steps)
     if not breakdown.fp8_coverage.gemm_ns:
         raise UsageError(_no_gemm(run, trace, steps))

@@ -29,10 +29,11 @@ def health(run: Path, output: Output) -> None:
     set, that are stale or that something changed, one Inf that freezes an amax history, amaxes that jump or stay zero,
     ranks that disagree, recipes whose flags do not apply; each with layer, tensor, steps, a number and what to do.
     """
+    import tetrace
     from tetrace.fp8.health import check_health
 
     output.check(run)
-    trace = words.load(run)
+    trace = tetrace.load(run)
     whole = output.wide or output.format_name == "markdown"
     output.write(page(run, trace, check_health(trace), output.rows, whole))
 

@@ -27,10 +27,11 @@ def nan(run: Path, output: Output) -> None:
 
     Where the operation that made it was not observed, the answer is between which two observations it lies.
     """
+    import tetrace
     from tetrace.fp8.nonfinite import find_nonfinite
 
     output.check(run)
-    trace = words.load(run)
+    trace = tetrace.load(run)
     output.write(page(run, trace, find_nonfinite(trace), output.rows))
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ _COLUMNS = (
     "module", "module_class", "ran", "scaling", "gemm", "phase", "dimension", "value", "divisor", "padded", "error",
 )  # fmt: skip
 _RECIPES = ("delayed", "current", "block", "mxfp8", "nvfp4")
+
+_BLACKWELL, _OF_BLACKWELL = 100, ("mxfp8", "nvfp4")
 
 
 @click.command()
@@ -38,10 +39,11 @@ def shapes(run: Path, recipe: str | None, output: Output) -> None:
     Forward, dgrad and wgrad of every linear of Transformer Engine are checked, also of a run in BF16 or one that failed:
     one GEMM that was recorded says the dimensions of all three. RUN is what `tetrace record` left.
     """
+    import tetrace
     from tetrace.fp8.recorded_shapes import recorded_shapes
 
     output.check(run)
-    found = recorded_shapes(words.load(run), recipe)
+    found = recorded_shapes(tetrace.load(run), recipe)
     output.write(_page(run.name, found, output.rows))
 
 
@@ -50,28 +52,37 @@ def _page(name: str, found: RecordedShapes, top: int) -> Page:
 
     report = found.report
     gpu = f"compute capability {report.capability // 10}.{report.capability % 10}"
-    notices = ("No recipe was recorded: checked as DelayedScaling; --recipe chooses another.",) if found.assumed else ()
+    notices = ["No recipe was recorded: checked as DelayedScaling; --recipe chooses another."] if found.assumed else []
+    if report.capability < _BLACKWELL and (newer := [one for one in _scalings(found) if one in _OF_BLACKWELL]):
+        notices.append(f"{', '.join(newer)} scaling needs compute capability 10.0: only the shapes were checked.")
     return Page(
         title=f"{name} · Transformer Engine {report.version} · {gpu}",
         verdict=_verdict(found),
         grids=tuple(_grids(found, top)),
         advice=tuple(_advice(found)),
-        notices=notices,
+        notices=tuple(notices),
         columns=_COLUMNS,
         rows=[_row(found, row) for row in report.rows],
         facts={"transformer_engine": report.version, "capability": report.capability},
     )
 
 
+def _scalings(found: RecordedShapes) -> list[str]:
+    return list(dict.fromkeys(row.scaling for row in found.report.rows))
+
+
 def _verdict(found: RecordedShapes) -> str:
     rows, failures = found.report.rows, found.report.failures
-    scalings = ", ".join(dict.fromkeys(row.scaling for row in rows))
+    scalings = ", ".join(_scalings(found))
+    numbers = "FP4" if scalings == "nvfp4" else "FP8"
     modules = len({row.module for row in rows})
     if not failures:
-        return f"All dimensions of the GEMMs of {modules} modules fit FP8 with {scalings} scaling."
+        return f"All dimensions of the GEMMs of {modules} modules fit {numbers} with {scalings} scaling."
     failing = len({row.module for row in failures})
     phases = " and ".join(dict.fromkeys(row.phase for row in failures))
-    return f"{failing} of {modules} modules have dimensions that FP8 with {scalings} scaling refuses, in {phases}."
+    return (
+        f"{failing} of {modules} modules have dimensions that {numbers} with {scalings} scaling refuses, in {phases}."
+    )
 
 
 def _grids(found: RecordedShapes, top: int) -> Iterator[Grid]:

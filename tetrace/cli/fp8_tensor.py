@@ -33,10 +33,11 @@ def tensor(run: Path, name: str, output: Output) -> None:
 
     NAME is a module's path, a dot, and the tensor's role in it: layers.3.mlp.fc1.weight.
     """
+    import tetrace
     from tetrace.fp8.history import tensor_history
 
     output.check(run)
-    trace = words.load(run)
+    trace = tetrace.load(run)
     output.write(page(trace, tensor_history(trace, name), output.rows))
 
 

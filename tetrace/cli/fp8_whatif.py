@@ -34,12 +34,13 @@ def whatif(run: Path, settings: tuple[str, ...], output: Output) -> None:
     They may be joined by commas: recipe=delayed,format=E4M3,margin=1. Saturation and underflow are bounds that hold,
     SNR is an estimate.
     """
+    import tetrace
     from tetrace.fp8.settings import parse
     from tetrace.fp8.whatif import what_if
 
     output.check(run)
     asked = parse(settings)
-    trace = words.load(run)
+    trace = tetrace.load(run)
     output.write(page(run, trace, what_if(trace, **vars(asked)), output.rows))
 
 
@@ -72,6 +73,8 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
             "unanswered": dict(found.unanswered),
             "wanted_history": found.wanted_history,
             "sampled": found.sampled,
+            "steps_left_out": list(found.steps_left_out),
+            "tensors_left_out": found.tensors_left_out,
             "clipped": vars(found.clipped),
             "flushed": vars(found.flushed),
             "snr": {"better": found.better, "worse": found.worse},
@@ -84,9 +87,14 @@ def _line(row: Row) -> tuple[str, ...]:
         row.name,
         f"{row.ran_recipe} {row.ran_format}".strip(),
         f"{row.recipe} {row.format}",
-        _change(words.share(row.ran_clipped), words.bounds(*row.clipped)),
-        _change(words.share(row.ran_flushed), words.bounds(*row.flushed)),
-        _change(words.decibels(row.ran_snr_db), words.decibels(row.snr_db)),
+        *(
+            ran if row.as_ran else _change(ran, would)  # its own histogram tells what ran no better than it was counted
+            for ran, would in (
+                (words.share(row.ran_clipped), words.bounds(*row.clipped)),
+                (words.share(row.ran_flushed), words.bounds(*row.flushed)),
+                (words.decibels(row.ran_snr_db), words.decibels(row.snr_db)),
+            )
+        ),
         str(row.worst_step),
     )
 
@@ -117,6 +125,11 @@ def _limits(found: WhatIf) -> list[str]:
         lines.append(
             f"an amax history of {found.wanted_history:,} steps was asked for, the longest recorded one has {had:,}"
         )
+    if found.steps_left_out:
+        of = f"{found.tensors_left_out:,} tensor{'' if found.tensors_left_out == 1 else 's'}"
+        first, last, many = found.steps_left_out[0], found.steps_left_out[-1], len(found.steps_left_out)
+        steps = f"step{'' if many == 1 else 's'} {words.steps(first, last, many)}"
+        lines.append(f"{steps} of {of} left out, of what ran too: what scale there would have been was not recorded")
     if found.sampled:
         lines.append("histograms are of a sample of each tensor's rows: bounds are estimates")
     return lines

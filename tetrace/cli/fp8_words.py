@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,15 +12,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = "–"
 _UNKNOWN_NOTE = f"{UNKNOWN} was not recorded"
-
-
-def load(run: Path) -> Trace:
-    """The trace of a recording, under the name that was given: it may have been renamed since it was made."""
-    import tetrace
-
-    trace = tetrace.load(run)
-    name = run.name or run.resolve().name
-    return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=name))
 
 
 def title(trace: Trace, *words: str) -> str:

@@ -58,6 +58,9 @@ class Health:
     observations: int
     quantized: int
 
+    def __str__(self) -> str:
+        return self.verdict
+
     @property
     def healthy(self) -> bool:
         """Whether something was quantized, and there is nothing but notes."""

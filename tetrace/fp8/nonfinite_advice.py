@@ -52,7 +52,9 @@ def _of_product(origin: Origin) -> str:
     if len(known) < 2:
         if weight and not read and weight.step >= origin.tensor.step - 1:
             given = f"what {origin.tensor.module} is given in step {origin.tensor.step} was not observed"
-            when = f"{'after' if weight.step < origin.tensor.step else 'in'} step {weight.step}"
+            when = (
+                f"{'after' if weight.step < origin.tensor.step else 'in'} step {weight.step} (amax {weight.amax:.3g})"
+            )
             return f"its parameters were finite {when}, and {given}: a batch of data, or what runs before it"
         missing = unseen or [word for word, one in (("weight", weight), ("input", read)) if not one]
         return f"{does}: look for what is not finite, or huge, in its {' and '.join(missing)}"

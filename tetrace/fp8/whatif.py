@@ -134,7 +134,9 @@ def _range(least: int, most: int) -> str:
 class WhatIf:
     """The answer: `rows`, the tensor that would lose most first, and what could not be answered, by reason and tensors.
 
-    `wanted_history` is the length of the amax history that was asked for, 0 where none is needed.
+    `wanted_history` is the length of the amax history that was asked for, 0 where none is needed. In `steps_left_out` some
+    tensors, `tensors_left_out` in all, have no scale with what is asked for: its amaxes were not recorded. What ran counts
+    without those steps too.
     """
 
     settings: Settings
@@ -142,6 +144,11 @@ class WhatIf:
     unanswered: Mapping[str, int]
     wanted_history: int
     sampled: bool
+    steps_left_out: tuple[int, ...] = ()
+    tensors_left_out: int = 0
+
+    def __str__(self) -> str:
+        return self.verdict
 
     @property
     def clipped(self) -> Change:
@@ -244,7 +251,12 @@ def what_if(
     case = Case(trace, every, settings)
     found = case.predicted()
     rows = _summed(case, found)
-    return WhatIf(settings, rows, case.unanswered, case.wanted_history, case.sampled)
+    left = every.take(np.setdiff1d(case.rows, found.rows))
+    left = left.take(np.flatnonzero(np.isin(left.tensor, every.tensor[found.rows])))
+    steps, tensors_left = np.unique(left["step"]), len(np.unique(left.tensor))
+    return WhatIf(
+        settings, rows, case.unanswered, case.wanted_history, case.sampled, tuple(steps.tolist()), tensors_left
+    )
 
 
 def _summed(case: Case, found: Predicted) -> tuple[Row, ...]:

@@ -18,8 +18,8 @@ _frames: Any = eval_frame  # what it offers differs between versions
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-# Not None while a compiler runs code to see what it does: of calls with tensors that have no values. Before torch 2.13 that is
-# all that tells a backward which AOTAutograd traces.
+# Not None while a compiler runs code to see what it does: of calls with tensors that have no values. In torch 2.11 nothing
+# else tells a backward that AOTAutograd traces; in 2.13 `is_compiling` does too.
 tracing = _guards.TracingContext.try_get
 
 

@@ -72,6 +72,13 @@ class Watch:
         self._trace: Any = None
         self._traced = -1
 
+    def __repr__(self) -> str:
+        seen = 0 if self._inspection is None else self._inspection.rows
+        state = "watching" if self._undo else "not started" if self._inspection is None else "ended"
+        return (
+            f"<tetrace.watch, {state}: {seen:,} observations; table(), scales(), histograms(), trace() for tetrace.fp8>"
+        )
+
     def __enter__(self) -> Self:
         self.start()
         return self

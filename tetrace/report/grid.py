@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ class Column:
 
     `code` marks names of kernels, modules, ranges and calls; `prose` sentences, which are cut at their end. Columns of one
     `pair` are left out together. Words are cut down to `least` columns before other columns are left out; 0: to what is
-    usual.
+    usual. What is longer in a column that may `wrap` goes on in the next line instead of being cut.
     """
 
     head: str
@@ -27,6 +28,7 @@ class Column:
     pair: str = ""
     least: int = 0
     prose: bool = False
+    wrap: bool = False
 
     def shortest(self, name: int) -> int:
         """How far words may be cut; those of `code` to `name` columns."""
@@ -48,7 +50,7 @@ class Grid:
         rows = [tuple(column.head for column in self.columns), *self.rows, *([self.total] if self.total else [])]
         rows = [tuple(printable(word) for word in row) for row in rows]
         shown, widths = self._fit(rows, width, wide)
-        return [self._line(row, shown, widths) for row in rows]
+        return [self._line(part, shown, widths) for row in rows for part in self._wrapped(row, shown, widths)]
 
     def _fit(self, rows: list[tuple[str, ...]], width: int, wide: bool) -> tuple[list[int], dict[int, int]]:
         """Which columns are shown, and how wide: long words are cut first, then columns left out."""
@@ -73,6 +75,20 @@ class Grid:
             pair = self.columns[first].pair
             shown = [i for i in shown if i != first and not (pair and self.columns[i].pair == pair)]
             widths |= {i: max(cells(row[i]) for row in rows) for i in cuttable}
+
+    def _wrapped(self, row: tuple[str, ...], shown: list[int], widths: dict[int, int]) -> list[tuple[str, ...]]:
+        """The lines of a row: one where nothing is longer than its column, or nothing may wrap."""
+        pieces = {
+            i: textwrap.wrap(row[i], widths[i], subsequent_indent="  ", break_on_hyphens=False)
+            for i in shown
+            if self.columns[i].wrap and cells(row[i]) > widths[i]
+        }
+        height = max((len(one) for one in pieces.values()), default=1)
+        padded = {i: [*one, *[""] * (height - len(one))] for i, one in pieces.items()}
+        return [
+            tuple(padded[i][k] if i in padded else (word if not k else "") for i, word in enumerate(row))
+            for k in range(height)
+        ]
 
     def _line(self, row: tuple[str, ...], shown: list[int], widths: dict[int, int]) -> str:
         words = []

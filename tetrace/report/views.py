@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tetrace.report.grid import Column
@@ -289,7 +289,7 @@ def _host_modules(_breakdown: Breakdown, scale: Scale) -> list[Field]:
         text("phase"),
         count(scale, "calls", "calls", 1),
         ms(scale, "self_ns", f"self {scale.head}"),
-        ms(scale, "total_ns", "with inner", 2),
+        replace(ms(scale, "total_ns", "with inner", 2), sum_up=None),  # modules inside count again in their own row
     ]
 
 

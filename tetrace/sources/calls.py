@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 # Nsight Systems appends the version of the symbol: cudaLaunchKernel_v7000, cudaLaunchKernel_ptsz_v7000.
 _SUFFIX = re.compile(r"(_ptsz|_ptds)?(_v\d{4,5})?$")
 
+# What the host waits for in a synchronizing call, in the words of table `synchronizations`.
+SYNCHRONIZING = {"Device": "context", "Stream": "stream", "Event": "event", "Ctx": "context", "Thread": "context"}
+
 _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (GRAPH_LAUNCH, re.compile(r"cu(da)?GraphLaunch")),
     (LAUNCH, re.compile(r"cu(da)?Launch(?!HostFunc)|cu(da)?Mem(cpy|set|Prefetch)|cudaMemcpy|cuMemcpy")),
-    (SYNCHRONIZE, re.compile(r"cu(da)?(Device|Stream|Event|Ctx|Thread)Synchronize")),
+    (SYNCHRONIZE, re.compile(rf"cu(da)?({'|'.join(SYNCHRONIZING)})Synchronize")),
     (
         ALLOCATE,
         re.compile(

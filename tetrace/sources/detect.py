@@ -96,7 +96,7 @@ def _kind(path: Path) -> str:
 
 def _name(path: Path) -> str:
     """The last part of `path` as text: file names need not be UTF-8."""
-    return os.fsencode(path.name).decode("utf-8", "replace")
+    return os.fsencode(path.name or path.resolve().name).decode("utf-8", "replace")
 
 
 def _begins(path: Path, magic: bytes) -> bool:
@@ -120,7 +120,12 @@ def _is_json(path: Path) -> bool:
 
 
 def _read_store(path: Path, _progress: Progress | None) -> Trace:
-    return store.read(path)
+    return _called(store.read(path), path)
+
+
+def _called(trace: Trace, path: Path) -> Trace:
+    """`trace` under the name that its file has now: it may have another than when it was recorded or imported."""
+    return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=_name(path)))
 
 
 def _read_sqlite(path: Path, progress: Progress | None, beside: Path | None = None) -> Trace:
@@ -156,8 +161,7 @@ def _read_report(path: Path, progress: Progress | None) -> Trace:
             export = Path(folder) / f"export.{kind}"
             try:
                 _export(path, kind, export)
-                trace = read(export, progress, path.parent)
-                return dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, source=_name(path)))
+                return _called(read(export, progress, path.parent), path)
             except (InputError, OSError) as error:
                 reasons.append(str(error).replace(f"{export}: ", "").replace(f"{export}{os.sep}", ""))
     raise InputError(f"{path}: nsys export failed ({reasons[0]}); try it with the nsys that recorded it: {command}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tetrace.sources.waits import told_apart
+from tetrace.sources.waits import by_their_calls
 from tetrace.trace.arrays import taken, text_column
 from tetrace.trace.schema import BY_NAME
 from tetrace.trace.trace import make_table
@@ -65,7 +65,7 @@ def collect(
         if "global_tid" in columns:
             columns["thread"] = np.searchsorted(tids, columns["global_tid"]).astype(np.int32)
     if "synchronizations" in joined and "calls" in joined:
-        joined["synchronizations"] = told_apart(joined["synchronizations"], joined["calls"])
+        joined["synchronizations"] = by_their_calls(joined["synchronizations"], joined["calls"])
     tables |= {name: _sorted(name, columns) for name, columns in joined.items()}
     return tables, notices
 

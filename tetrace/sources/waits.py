@@ -1,4 +1,4 @@
-"""Tells streams that wait for an event from a host that waits for a stream: recorders write both as the former."""
+"""What a synchronization is, by the call that made it: what recorders write of it is not always so."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace.sources.calls import SYNCHRONIZING
 from tetrace.trace.arrays import numpy_of, text_column
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_TOLD = "stream_wait"
-_OF_HOST = "stream"
-_CALLS = ("cudaStreamSynchronize", "cuStreamSynchronize")
 
+def by_their_calls(synchronizations: Mapping[str, Any], calls: Mapping[str, Any]) -> dict[str, Any]:
+    """`synchronizations`, of which those that a call of the host waits for are of that call's kind; both with `process`.
 
-def told_apart(synchronizations: Mapping[str, Any], calls: Mapping[str, Any]) -> dict[str, Any]:
-    """`synchronizations`, in which what a call of the host waits for is no wait of a stream; both with `process`.
-
-    In recordings of Nsight Systems 2025.3 a cudaStreamSynchronize of the default stream is a stream that is told to wait for
-    an event, with the call's correlation id: seen in every step of a script that reads its loss.
+    Nsight Systems 2025.3 writes a cudaStreamSynchronize of the default stream as a stream that is told to wait for an event,
+    with the call's correlation id (in every step of a script that reads its loss), and 2022.1 a cudaEventSynchronize.
     """
-    kinds, words = numpy_of(synchronizations["kind"]), synchronizations["kind"].dictionary.to_pylist()
-    if _TOLD not in words or "correlation" not in synchronizations or not len(calls["correlation"]):
+    if "correlation" not in synchronizations or "correlation" not in calls:
         return dict(synchronizations)
     names = calls["name"].dictionary.to_pylist()
-    of_host = np.array([name.startswith(_CALLS) for name in names], np.bool_)[numpy_of(calls["name"])]
-    waits = _keys(calls["process"][of_host], calls["correlation"][of_host])
-    is_wrong = (kinds == words.index(_TOLD)) & (synchronizations["correlation"] > 0)  # none, or not known
-    is_wrong &= np.isin(_keys(synchronizations["process"], synchronizations["correlation"]), waits)
-    if not is_wrong.any():
+    of_name = [
+        next((kind for word, kind in SYNCHRONIZING.items() if f"{word}Synchronize" in name), "") for name in names
+    ]
+    words = [*dict.fromkeys([*synchronizations["kind"].dictionary.to_pylist(), *filter(None, of_name)])]
+    of_call = np.array([words.index(kind) if kind else -1 for kind in of_name], np.int32)[numpy_of(calls["name"])]
+    rows = np.flatnonzero((of_call >= 0) & (calls["correlation"] > 0))  # else none, or not known
+    keys = _keys(calls["process"][rows], calls["correlation"][rows])
+    if not len(keys) or not len(synchronizations["correlation"]):
         return dict(synchronizations)
-    corrected = [*words, *([] if _OF_HOST in words else [_OF_HOST])]
-    codes = np.where(is_wrong, corrected.index(_OF_HOST), kinds).astype(np.int32)
-    return {**synchronizations, "kind": text_column(codes, corrected)}
+    order = np.argsort(keys, kind="stable")
+    wanted = _keys(synchronizations["process"], synchronizations["correlation"])
+    place = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    codes = np.where(keys[place] == wanted, of_call[rows][place], numpy_of(synchronizations["kind"]))
+    return {**synchronizations, "kind": text_column(codes.astype(np.int32), words)}
 
 
 def _keys(process: npt.NDArray[Any], correlation: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -84,8 +84,8 @@ class Ledger:
         self._results = replace(
             head,
             started=before.started if kept else head.started,
-            # Shares of a peak are of the start in which the first of what is kept was timed, not of a later one's.
-            peaks=(before.peaks if kept else None) or head.peaks or before.peaks,
+            # Shares of a peak are of the first start that was calibrated, not of a later one's, while any of it is kept.
+            peaks=(before.peaks if kept else None) or head.peaks,
             versions={**told, **head.versions},
             contexts={digest: said for digest, said in contexts.items() if digest in used},
             configurations=before.configurations,

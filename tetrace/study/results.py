@@ -147,8 +147,8 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Results:
-    """What is in one folder of results. `peaks`: what `tetrace doctor --calibrate` measured of the GPU when
-    the first of what is here was timed, None without it.
+    """What is in one folder of results. `peaks`: what `tetrace doctor --calibrate` measured of the GPU in
+    the first start that knew it, of those that what is here was measured in; None without it.
 
     `machine`: gpu, gpus, driver, cpu, cores. `ended`: None while configurations wait. `measure`: how it was measured.
     These are of the last run; `contexts`, by `Configuration.context`, say what each configuration was measured with.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tetrace.study.report import Report
 
 REPORT_FILE, PAGE_FILE, SCREEN_FILE = "REPORT.md", "report.html", "report.json"
-_VERSION = 2
+_VERSION = 3
 # Rows of the first screen's tables together, and of claims at least.
 _ROWS, _CLAIMS = 30, 6
 
@@ -37,8 +37,8 @@ def screen(report: Report) -> Page:
     grids = [_shortened(measured_grid(material, *matrices[0], brief=True), rows)] if matrices else []
     if report.judged:
         heads = (
-            Column("claim", number=False), Column("verdict", number=False),
-            Column("here", number=False, keep=1, prose=True),
+            Column("claim", number=False, wrap=True), Column("verdict", number=False, least=19),
+            Column("here", number=False, keep=1, wrap=True, least=24),
         )  # fmt: skip
         lines = tuple((one.claim.says, one.verdict, one.here or one.why) for one in report.judged)
         grids.append(
@@ -80,7 +80,9 @@ def _plain_page(page: Page) -> dict[str, Any]:
         "grids": [
             {
                 "title": grid.title,
-                "columns": [[one.head, one.number, one.keep, one.code, one.prose] for one in grid.columns],
+                "columns": [
+                    [one.head, one.number, one.keep, one.code, one.prose, one.wrap, one.least] for one in grid.columns
+                ],
                 "rows": [list(row) for row in grid.rows],
                 "note": grid.note,
             }
@@ -109,8 +111,8 @@ def stored(folder: Path) -> Page | None:
             Grid(
                 str(grid["title"]),
                 tuple(
-                    Column(str(head), bool(number), int(keep), bool(code), prose=bool(prose))
-                    for head, number, keep, code, prose in grid["columns"]
+                    Column(str(head), bool(number), int(keep), bool(code), "", int(least), bool(prose), bool(wrap))
+                    for head, number, keep, code, prose, wrap, least in grid["columns"]
                 ),
                 tuple(tuple(map(str, row)) for row in grid["rows"]),
                 note=str(grid["note"]),
