@@ -25,14 +25,20 @@ settings.load_profile("any machine")
 
 # Files whose tests take the longest in sum go first (`make test` keeps the order): one that came last would run alone.
 LONGEST = (
-    *("study/test_run.py", "instrument/test_collector.py", "cli/test_record.py", "study/test_first_steps.py"),
-    *("study/test_resume.py", "instrument/test_unchanged.py", "report/test_html_browser.py", "collector/test_cpp.py"),
     *(
+        "study/test_run.py",
+        "instrument/test_collector.py",
+        "cli/record/test_script.py",
+        "cli/record/test_under_nsys.py",
+    ),
+    *("cli/record/test_saved.py", "study/test_first_steps.py", "study/test_resume.py", "instrument/test_unchanged.py"),
+    *(
+        "report/test_html_browser.py",
+        "collector/test_cpp.py",
         "record/test_cupti_collector.py",
         "study/test_earlier.py",
-        "instrument/test_start.py",
-        "cli/test_record_nothing.py",
     ),
+    *("instrument/test_start.py", "cli/test_record_nothing.py"),
 )
 NOT_RUN = pytest.StashKey[list[str]]()
 
