@@ -97,6 +97,10 @@ def test_errors_name_the_path_that_was_given(tmp_path: Path) -> None:
         assert "renamed.tetrace: " in failure("fp8", command[0], path, *command[1:])[1]
 
 
+def test_a_problem_of_many_tensors_says_how_many() -> None:
+    assert "Gradients lost  lm_head.grad_output +16 more" in said("health", GPU)
+
+
 def test_health_of_a_run_without_fp8(tmp_path: Path) -> None:
     store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
     text = said("health", tmp_path / "run.tetrace")

@@ -39,6 +39,7 @@ class TestGradientsLost:
             "3 of 3 gradients in step 0, 2 in step 1, 1 in step 2, before their first scale; the first of them: amax 0.00024 "
             "at scale 1, 64 of 64 elements become zero"
         )
+        assert found.tensors == 3
         assert "Format.HYBRID" in found.advice
         assert "current scaling" in found.advice
         assert not check_health(self.chain().trace()).healthy

@@ -31,7 +31,9 @@ def host_verdict(breakdown: Breakdown) -> str:
         processes = len(np.unique(used["process"]))
         several = f" in {processes} processes" if processes > 1 else ""
         takes += f" (median of {len(used)} steps{several}; mean {duration(float(wall.mean()))})"
-    return f"No GPU was captured, these are the host's times: {takes}{_phases(used)}.{_inspection(breakdown, len(used))}"
+    return (
+        f"No GPU was captured, these are the host's times: {takes}{_phases(used)}.{_inspection(breakdown, len(used))}"
+    )
 
 
 def _phases(used: Table) -> str:
@@ -50,7 +52,11 @@ def _inspection(breakdown: Breakdown, steps: int) -> str:
     """What tetrace's own look at FP8 took of the steps: without a GPU it computes on the host."""
     modules = breakdown.tables["host_modules"]
     own = modules["self_ns"][np.array([word == INSPECTION_MODULE for word in modules["module"]], np.bool_)]
-    return f" Of an average step tetrace's own FP8 inspection is {duration(float(own.sum()) / steps)}." if own.sum() else ""
+    return (
+        f" Of an average step tetrace's own FP8 inspection is {duration(float(own.sum()) / steps)}."
+        if own.sum()
+        else ""
+    )
 
 
 def _nothing_in_the_window(breakdown: Breakdown) -> str:

@@ -80,7 +80,7 @@ def _line(problem: Problem, has_ranks: bool, whole: bool) -> tuple[str, ...]:
     return (
         problem.level,
         problem.title,
-        problem.name,
+        f"{problem.name} +{problem.tensors - 1:,} more" if problem.tensors > 1 else problem.name,
         words.steps(problem.first_step, problem.last_step, problem.steps),
         *([problem.ranks] if has_ranks else []),
         _size(problem),

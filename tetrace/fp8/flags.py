@@ -24,7 +24,8 @@ LEVELS = ("critical", "warning", "note")
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem of one tensor, or of a recipe.
+    """One problem of one tensor, or of a recipe; or one that `tensors` have in some step, of which the first, or the worst, is
+    named.
 
     `number` is its size in `unit`; `ranks` are those that have it, empty where there is one process; `steps` is how many
     steps from the first to the last have it.
@@ -43,6 +44,7 @@ class Problem:
     unit: str
     evidence: str
     advice: str
+    tensors: int = 1
 
     @property
     def name(self) -> str:

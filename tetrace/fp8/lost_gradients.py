@@ -181,6 +181,7 @@ def look(recorded: Recorded) -> Iterator[Problem]:
         unit="of a sum of squares" if by_squares else "of elements that are not zero",
         evidence=f"{found.steps_words}{how}, before their first scale; {first}: {found.first_words}",
         advice=advice(found),
+        tensors=max(step.lost for step in found.steps),
     )
 
 
