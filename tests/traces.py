@@ -145,9 +145,15 @@ class Recording:
         )
         return self
 
-    def stream_wait(self, at: float, stream: int, process: int = 1) -> Recording:
+    def stream_wait(self, at: float, stream: int, process: int = 1, device: int = 0) -> Recording:
         """A stream is told to wait for an event of another."""
-        row = {"global_pid": process * _PROCESS, "start_ns": _ns(at), "end_ns": _ns(at), "device": 0, "stream": stream}
+        row = {
+            "global_pid": process * _PROCESS,
+            "start_ns": _ns(at),
+            "end_ns": _ns(at),
+            "device": device,
+            "stream": stream,
+        }
         self.waits.append({**row, "correlation": -1, "kind": "stream_wait"})
         return self
 

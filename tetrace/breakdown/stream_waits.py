@@ -23,19 +23,22 @@ def told_to_wait(attribution: Attribution, activities: npt.NDArray[np.integer[An
         return result
     waits = np.flatnonzero(trace.column("synchronizations", "kind") == kinds.index("stream_wait"))
     when = trace.column("synchronizations", "start_ns")[waits]
-    (processes, streams), which = distinct(
-        trace.column("synchronizations", "process")[waits], trace.column("synchronizations", "stream")[waits]
-    )
-    process, stream = trace.column("activities", "process"), trace.column("activities", "stream")
-    own_process, own_stream = process[activities], stream[activities]
-    for i, (one, number) in enumerate(zip(processes.tolist(), streams.tolist(), strict=True)):
-        asked = np.flatnonzero((own_process == one) & (own_stream == number))
+    # Devices number their streams alike. Of a wait whose device is not known any may be meant.
+    names = ("process", "device", "stream")
+    places, which = distinct(*(trace.column("synchronizations", name)[waits] for name in names))
+    own = [trace.column("activities", name) for name in names]
+    for i, place in enumerate(zip(*(part.tolist() for part in places), strict=True)):
+        same = np.ones(len(own[0]), np.bool_)
+        for column, value in zip(own, place, strict=True):
+            same &= (column == value) | (column is own[1] and value < 0)
+        asked = np.flatnonzero(same[activities])
         if not len(asked):
             continue
         times = np.sort(when[which == i])
-        launches = np.sort(links.launch_ns[(process == one) & (stream == number)])
+        launches = np.sort(links.launch_ns[same])
         launch = links.launch_ns[activities[asked]]
-        place = np.searchsorted(launches, launch) - 1
-        previous = np.where(place >= 0, launches[np.maximum(place, 0)], np.iinfo(np.int64).min)
-        result[asked] = np.searchsorted(times, launch, side="right") > np.searchsorted(times, previous, side="right")
+        place_of = np.searchsorted(launches, launch) - 1
+        previous = np.where(place_of >= 0, launches[np.maximum(place_of, 0)], np.iinfo(np.int64).min)
+        found = np.searchsorted(times, launch, side="right") > np.searchsorted(times, previous, side="right")
+        result[asked] |= found
     return result
