@@ -74,8 +74,12 @@ def analyze(
     """
     from tetrace.attribute.attribution import attribute
     from tetrace.breakdown.analysis import break_down
+    from tetrace.errors import UsageError
     from tetrace.report.analysis import Analysis
+    from tetrace.trace.trace import Trace
 
+    if not isinstance(trace, Trace):
+        raise UsageError(f"analyze takes what tetrace.load(path) returns, not {trace!r:.80}")
     return Analysis.of(break_down(attribute(trace), steps=str(steps), device=device, process=process))
 
 
@@ -155,6 +159,10 @@ def __getattr__(name: str) -> Any:
 
     module = importlib.import_module(_PUBLIC[name])
     return module if name in ("instrument", "fp8") else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
 
 
 def _extension() -> Any:

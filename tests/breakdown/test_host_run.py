@@ -11,6 +11,7 @@ from tests.attribute.test_attribution import GEMM
 from tests.traces import Recording
 from tetrace.attribute.attribution import attribute
 from tetrace.breakdown.analysis import Breakdown, break_down
+from tetrace.errors import UsageError
 from tetrace.report import content
 from tetrace.trace.trace import Trace
 
@@ -41,9 +42,19 @@ def of(recording: Recording, **options: object) -> Breakdown:
 
 def test_the_verdict_is_what_a_step_takes_and_adds_up() -> None:
     assert of(host_run(12, range(12)), first_step=0, last_step=25, warmup=5).verdict == (
-        "No GPU was captured, these are the host's times: a step takes 100 µs (median of 6 steps; mean 100 µs): "
+        "No GPU was captured, these are the host's times: a step takes 100 µs (median of 6 steps), 100 µs on average: "
         "forward 0.040, backward 0.030, optimizer 0.020, all else 0.010 ms."
     )
+
+
+def test_steps_and_process_choose_those_of_the_host() -> None:
+    recording = host_run(12, range(12), processes=2)
+    attribution = attribute(recording.trace())
+    for steps, process, counted in (("3:5", None, 4), ("7", 1, 1), ("all", 0, 12), ("steady", 1, 10)):
+        table = break_down(attribution, steps=steps, process=process).tables["host_steps"]
+        assert int(table["used"].sum()) == counted, (steps, process)
+    with pytest.raises(UsageError, match="--steps 700 leaves no step of made; it has steps 0 to 11"):
+        break_down(attribution, steps="700")
 
 
 def test_fp8_inspection_is_told_apart_from_the_script() -> None:
@@ -59,7 +70,8 @@ def test_fp8_inspection_is_told_apart_from_the_script() -> None:
 
 def test_several_processes_are_told() -> None:
     assert (
-        "(median of 12 steps in 2 processes; mean 100 µs)" in of(host_run(12, range(12), processes=2), warmup=5).verdict
+        "(median of 12 steps in 2 processes), 100 µs on average"
+        in of(host_run(12, range(12), processes=2), warmup=5).verdict
     )
 
 

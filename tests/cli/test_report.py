@@ -116,6 +116,14 @@ def test_files_are_written_and_not_overwritten_unasked(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.md", "run.tetrace", "tables"]
 
 
+def test_short_names_of_formats() -> None:
+    for name in ("json", "csv"):
+        assert (
+            run("report", FP8, f"--{name}", "--by", "kernel").stdout
+            == run("report", FP8, "--format", name, "--by", "kernel").stdout
+        )
+
+
 @pytest.mark.parametrize("option", ["-o", "--html", "--save"])
 def test_a_mistyped_folder_is_not_made(tmp_path: Path, option: str) -> None:
     path = tmp_path / "nope" / "x.tetrace"

@@ -19,8 +19,8 @@ def test_the_first_screen() -> None:
         == """\
 made · test
 
-No GPU was captured, these are the host's times: a step takes 100 µs (median of 6 steps; mean 100
-µs): forward 0.040, backward 0.030, optimizer 0.020, all else 0.010 ms.
+No GPU was captured, these are the host's times: a step takes 100 µs (median of 6 steps), 100 µs on
+average: forward 0.040, backward 0.030, optimizer 0.020, all else 0.010 ms.
 
 a module's self time is without that of the modules inside it
 
@@ -36,7 +36,7 @@ process  step  wall ms  forward  backward  optimizer  micro-batches
 Host time by module, ms and counts per step
 module       phase      calls  self ms/step  with inner
 fc           forward        1         0.040       0.040
-(autograd)   backward       0         0.030       0.000
+(autograd)   backward       0         0.030       0.030
 (optimizer)  optimizer      1         0.020       0.020
 all                         2         0.090
 """

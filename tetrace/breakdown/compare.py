@@ -96,6 +96,9 @@ def compare_all(
     runs: Sequence[Breakdown], names: Sequence[str] = (), *, one_length: bool = False
 ) -> tuple[Comparison, ...]:
     """Every run but the first against the first; `one_length` as above."""
+    for run in runs:
+        if not hasattr(run, "attribution"):
+            raise UsageError(f"compare takes what tetrace.analyze(trace) returns, not a {type(run).__name__}")
     said = [name or run.attribution.trace.metadata.source for name, run in zip(_padded(names, runs), runs, strict=True)]
     for name, run in zip(said, runs, strict=True):
         if not run.totals.activities:

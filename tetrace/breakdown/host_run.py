@@ -30,7 +30,7 @@ def host_verdict(breakdown: Breakdown) -> str:
     if len(used) > 1:
         processes = len(np.unique(used["process"]))
         several = f" in {processes} processes" if processes > 1 else ""
-        takes += f" (median of {len(used)} steps{several}; mean {duration(float(wall.mean()))})"
+        takes += f" (median of {len(used)} steps{several}), {duration(float(wall.mean()))} on average"
     return (
         f"No GPU was captured, these are the host's times: {takes}{_phases(used)}.{_inspection(breakdown, len(used))}"
     )

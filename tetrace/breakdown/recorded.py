@@ -17,6 +17,7 @@ from tetrace.attribute.distinct import distinct
 from tetrace.attribute.link import is_graph_launch
 from tetrace.attribute.vocabulary import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE
 from tetrace.breakdown.scope import Scope, phase_words
+from tetrace.breakdown.selection import STEADY, host_steps
 from tetrace.breakdown.tables import (
     ATTENTION_BACKENDS,
     HOST_MODULES,
@@ -136,7 +137,10 @@ def _used_steps(scope: Scope) -> Times:
     steps, windows = scope.attribution.steps, scope.selection.windows
     if scope.trace.rows("activities"):
         rows = np.unique(windows.step[scope.selection.used]) if scope.selection.per_step else np.arange(len(steps))
+    elif scope.selection.asked != STEADY:
+        rows = np.flatnonzero(host_steps(scope.attribution, scope.selection))
     else:
+        asked = host_steps(scope.attribution, scope.selection)
         first = int(scope.trace.metadata.facts.get("options", {}).get("warmup") or _FIRST_STEADY)
         last = np.append(np.diff(steps.process) != 0, True) if len(steps) else np.zeros(0, np.bool_)
         # Outside the recorded window only steps are kept, and what they do is not known.
@@ -152,7 +156,7 @@ def _used_steps(scope: Scope) -> Times:
             ~last,
             np.ones(len(steps), np.bool_),
         )
-        rows = next((np.flatnonzero(chosen) for chosen in of_less_and_less if chosen.any()), np.arange(0))
+        rows = next((np.flatnonzero(asked & one) for one in of_less_and_less if (asked & one).any()), np.arange(0))
     return _key(steps.process[rows], steps.number[rows])
 
 
@@ -257,7 +261,7 @@ def _host_modules(scope: Scope, in_steps: Mask) -> Table:
             ],
             "phase": phase_words(phases[known]),
             "calls": sums[0][known],
-            "total_ns": sums[1][known],
+            "total_ns": np.maximum(sums[1], sums[2])[known],  # what has no range of its own has nothing inside
             "self_ns": sums[2][known],
         },
     )

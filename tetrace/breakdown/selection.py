@@ -37,7 +37,8 @@ class Selection:
 
     With steps chosen, the frames are the windows of those steps; with `all`, one frame a lane spans everything.
     `used` marks rows of `windows`, and `reason` says of each why it is not used (empty when it is).
-    `steps` counts steps of a lane over all lanes: averages "per step" divide by it; it is 1 for `all`.
+    `steps` counts steps of a lane over all lanes: averages "per step" divide by it; it is 1 for `all`. `asked` are the steps
+    that were asked for, and `process` is the row of the process: where no activity ran they choose steps of the host.
     """
 
     steps_option: str
@@ -47,6 +48,8 @@ class Selection:
     reason: tuple[str, ...]
     frames: Windows
     steps: int
+    asked: str = STEADY
+    process: int | None = None
 
     @property
     def per_step(self) -> bool:
@@ -68,7 +71,10 @@ def select(
     used = np.array([not word for word in reason], np.bool_)
     # Steps may be known on the host while nothing was launched in any of them: all that ran is better than nothing.
     if steps == ALL or not trace.rows("activities") or (steps == STEADY and not len(windows.step)):
-        return Selection(ALL, in_lane, windows, lane_windows, reason, _spans(attribution, in_lane), 1)
+        one = None if process is None else process_index(attribution, process)
+        found = Selection(ALL, in_lane, windows, lane_windows, reason, _spans(attribution, in_lane), 1, steps, one)
+        if steps in (STEADY, ALL) or host_steps(attribution, found).any():
+            return found
     if not used.any():
         numbers = attribution.steps.number
         span = f"it has steps {numbers.min()} to {numbers.max()}" if len(numbers) else "it has no steps"
@@ -81,6 +87,13 @@ def select(
     activities &= in_step[trace.column("activities", "process"), np.maximum(attribution.step, 0)]
     frames = Windows(*(getattr(windows, field.name)[used] for field in dataclasses.fields(Windows)))
     return Selection(steps, activities, windows, used, reason, frames, int(used.sum()))
+
+
+def host_steps(attribution: Attribution, selection: Selection) -> Mask:
+    """Which steps are asked for, shape (steps,): those of the process, and of the numbers where there are some."""
+    found = attribution.steps
+    chosen = np.ones(len(found), np.bool_) if selection.process is None else found.process == selection.process
+    return chosen if selection.asked in (STEADY, ALL) else chosen & in_slice(found.number, selection.asked)
 
 
 def _lanes(attribution: Attribution, device: int | None, process: int | None) -> Mask:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tetrace.breakdown.selection import STEADY
+
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
 
@@ -32,10 +34,11 @@ class PlainStep:
 
 
 def plain_step(breakdown: Breakdown) -> PlainStep | None:
-    """What a step takes without the recorder; None where no steps ran on, or no single steps are counted."""
+    """What a step takes without the recorder; None where no steps ran on, or others are counted than the steady ones, which
+    those that ran on are compared with."""
     facts = breakdown.attribution.trace.metadata.facts
     plain, recorded = facts.get("plain_step_median_ns"), facts.get("recorded_step_median_ns")
-    if not plain or not recorded or not breakdown.selection.per_step:
+    if not plain or not recorded or breakdown.selection.steps_option != STEADY:
         return None
     return PlainStep(int(recorded), int(plain), int(facts["plain_steps"]), facts.get("collector") == "cupti")
 

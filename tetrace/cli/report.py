@@ -65,6 +65,8 @@ _WIDTH = 100
     metavar="FILE",
     help="Write the report as one HTML file that opens anywhere, without a network.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+@click.option("--csv", "as_csv", is_flag=True, help="Short for --format csv.")
 @click.option(
     "-o",
     "--output",
@@ -90,6 +92,8 @@ def report(
     full: bool,
     wide: bool,
     format_name: str,
+    as_json: bool,
+    as_csv: bool,
     page: Path | None,
     output: Path | None,
     save: Path | None,
@@ -102,6 +106,7 @@ def report(
     """
     import tetrace
 
+    format_name = "json" if as_json else "csv" if as_csv else format_name
     format_name, output = _destination(format_name, output, page)
     options = dataclasses.replace(_options(by, kernel, top, full, wide, to_file=output is not None), run=str(run))
     check_recording(save)

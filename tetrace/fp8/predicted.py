@@ -148,7 +148,10 @@ class Case:
                 margin=margin if settings.margin is None else settings.margin,
                 history=settings.history or length or 1024,
             )
-            self.wanted_history = wanted.history or 0
+            # most_recent reads one entry, however long the history is
+            self.wanted_history = settings.history or (
+                1 if settings.algorithm == "most_recent" else wanted.history or 0
+            )
             every = self.every.take(~self.every.isin("phase", RECOMPUTE))
             scale[others], used[others] = hypothetical.from_history(rows.take(others), every, kind[others], wanted)
         return scale, used

@@ -261,7 +261,7 @@ def table_grid(comparison: Comparison, table: Changes, top: int = 0, more: str =
     rows = table.largest()
     shown = rows[:top] if top else rows
     heads = [
-        Column("a"), Column("b"), Column("difference"), Column("±", keep=3), Column("of all", keep=4), Column("", False, 1),
+        Column("a"), Column("b"), Column("difference"), Column("±", keep=3), Column("of all", keep=4), Column("", False),
         Column("median a", keep=7, pair="median"), Column("median b", keep=7, pair="median"),
         Column("count a", keep=6, pair="count"), Column("count b", keep=6, pair="count"),
     ]  # fmt: skip

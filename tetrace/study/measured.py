@@ -26,6 +26,7 @@ from tetrace.study.value import Value
 if TYPE_CHECKING:
     from tetrace.study.material import Material
     from tetrace.study.results import Configuration
+    from tetrace.study.spec import Study
 
 GIB = 1 << 30
 
@@ -156,7 +157,12 @@ def _peak_words(material: Material) -> Iterator[str]:
         yield "Shares of peak: not recorded; tetrace doctor --calibrate measures the peaks of this GPU."
 
 
-def claims_section(judged: Sequence[Judged]) -> Section:
+def claims_title(study: Study) -> str:
+    """What claims are called: of the note where the study has one."""
+    return "Claims of the note" if study.notes else "Claims"
+
+
+def claims_section(judged: Sequence[Judged], title: str) -> Section:
     """Every claim with its verdict, number and interval."""
     if not judged:
         return Section("claims", "Claims")
@@ -176,7 +182,7 @@ def claims_section(judged: Sequence[Judged]) -> Section:
         "A claim holds, or does not, where its whole interval is on one side of the limit; else it cannot be told. Of a ratio "
         "of times it has to stay there when it is wider by what identical configurations differ by."
     )
-    return Section("claims", "Claims of the note", (said,), (Grid("Claims", shown, lines),))
+    return Section("claims", title, (said,), (Grid("Claims", shown, lines),))
 
 
 def failed_section(material: Material) -> Section:

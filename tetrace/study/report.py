@@ -19,7 +19,7 @@ from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, c
 from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
 from tetrace.study.fastest import fastest_words, idle_words
 from tetrace.study.material import Material
-from tetrace.study.measured import claims_section, failed_section, measured_section
+from tetrace.study.measured import claims_section, claims_title, failed_section, measured_section
 from tetrace.study.numerics import asks_for_numbers, losses_section, numbers_section, numbers_words, shapes_section
 from tetrace.study.recorded import recorded_section
 from tetrace.study.repetition import repetition_section
@@ -137,7 +137,7 @@ class Report:
             measured_section(material),
             effects_section(material),
             notes_section(material),
-            claims_section(self.judged),
+            claims_section(self.judged, claims_title(self.study)),
             *([repetition_section(material, self.other)] if self.other else []),
             failed_section(material),
             why_section(material),

@@ -13,7 +13,7 @@ from tetrace.report.page import Page
 from tetrace.study.csv_tables import one_line
 from tetrace.study.effects import effect_rows
 from tetrace.study.material import Material
-from tetrace.study.measured import measured_grid
+from tetrace.study.measured import claims_title, measured_grid
 from tetrace.study.results import RESULTS_FILE
 from tetrace.study.section import cut
 from tetrace.study.sizes import crossing_words
@@ -42,7 +42,7 @@ def screen(report: Report) -> Page:
         )  # fmt: skip
         lines = tuple((one.claim.says, one.verdict, one.here or one.why) for one in report.judged)
         grids.append(
-            _shortened(Grid("Claims of the note", heads, lines), _ROWS - len(grids[0].rows) if grids else _ROWS)
+            _shortened(Grid(claims_title(report.study), heads, lines), _ROWS - len(grids[0].rows) if grids else _ROWS)
         )
     crossings = [line for swept in report.swept for line in crossing_words(swept)]
     others = len(matrices) - 1
