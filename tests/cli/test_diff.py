@@ -129,6 +129,7 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(tmp_path: Path) -
 def test_too_few_steps_are_said(tmp_path: Path) -> None:
     done = run("diff", BF16, FP8, "--steps", "1:5")
     assert "! too few steps to tell differences from noise: te4-bf16.sqlite (4), te4-fp8.sqlite (4)" in done.stdout
+    assert "? where a run has too few steps to tell noise" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(

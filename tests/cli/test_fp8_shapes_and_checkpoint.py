@@ -91,6 +91,16 @@ def test_a_checkpoint_that_names_something_else(tmp_path: Path) -> None:
     assert (done.returncode, "No FP8 state" in done.stdout) == (0, True)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_whole_model_is_no_state_dict(inside: bool, tmp_path: Path) -> None:
+    """It would seem to have no FP8 state."""
+    path, model = tmp_path / "whole.pt", torch.nn.Sequential(torch.nn.Linear(4, 4))
+    torch.save({"model": model, "step": 3} if inside else model, path)
+    code, line = failure("fp8", "checkpoint", path, "--allow", "torch.*")
+    assert code == 2
+    assert line.endswith("holds a whole torch.nn.modules.container.Sequential, no state dict; save model.state_dict()")
+
+
 def test_shapes_of_a_recording(tmp_path: Path) -> None:
     done = run("fp8", "shapes", recording(tmp_path, 50264))
     assert (done.returncode, done.stderr) == (0, "")

@@ -102,7 +102,9 @@ def compare_all(
     said = [name or run.attribution.trace.metadata.source for name, run in zip(_padded(names, runs), runs, strict=True)]
     for name, run in zip(said, runs, strict=True):
         if not run.totals.activities:
-            raise UsageError(f"{name}: holds no GPU activity to compare; record with nsys or --collector cupti")
+            raise UsageError(
+                f"{name}: holds no GPU activity to compare; record it on a GPU, with nsys or --collector cupti"
+            )
         if run.selection.per_step != runs[0].selection.per_step:
             raise UsageError(f"{name}: --steps all cannot be compared with single steps")
     with ThreadPoolExecutor(2) as pool:

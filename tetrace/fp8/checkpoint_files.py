@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from tetrace.errors import InputError
 from tetrace.fp8 import plain_pickle
 from tetrace.fp8.pickled import Made, RefusedError
 from tetrace.fp8.torch_tensors import Tensor, read_archive, tensor_of
@@ -66,6 +67,7 @@ def _archive(path: Path, allowed: Collection[str]) -> Contents:
     states: dict[str, Callable[[], Any]] = {}
     with path.open("rb") as file:
         value, read = read_archive(file, allowed)
+        _refuse_module(path, value)
         for name, held in _named(value):
             module, tensor = module_of(name), tensor_of(held, read)
             if module is not None:
@@ -74,9 +76,16 @@ def _archive(path: Path, allowed: Collection[str]) -> Contents:
             elif tensor is not None:
                 shapes[name] = tensor.shape
             elif isinstance(held, Made):
+                _refuse_module(path, held)
                 # A weight of a class of its own (FP8 weights): that it is there is enough.
                 shapes[name] = ()
     return Contents("torch.save", shapes, states)
+
+
+def _refuse_module(path: Path, value: Any) -> None:
+    """A whole model is no state dict: its tensors have no names. Said, lest it seems to have no FP8 state."""
+    if isinstance(value, Made) and "_modules" in value.fields:
+        raise InputError(f"{path}: holds a whole {value.name:.80}, no state dict; save model.state_dict()")
 
 
 def _loaded(tensor: Tensor) -> Tensor:

@@ -242,8 +242,15 @@ def _legend(comparison: Comparison) -> str:
         return f"{first}; figures are of whole recordings."
     return (
         f"{first}; ± is noise by a block bootstrap over steps (5% over all rows together): "
-        "what is within it is called noise; a share is of all changes of its table, without their signs."
+        "what is within it is called noise; a share is of all changes of its table, without their signs"
+        f"{_of_few_steps(comparison)}."
     ).replace("a − b", "The difference")
+
+
+def _of_few_steps(comparison: Comparison) -> str:
+    """What a mark in place of the noise means, where there is one."""
+    few = any(row.verdict == TOO_FEW for table in comparison.tables.values() for row in table.rows)
+    return "; ? where a run has too few steps to tell noise" if few else ""
 
 
 def _wanted(comparison: Comparison, by: str, full: bool) -> list[Changes]:
