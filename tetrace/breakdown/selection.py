@@ -73,7 +73,8 @@ def select(
     if steps == ALL or not trace.rows("activities") or (steps == STEADY and not len(windows.step)):
         one = None if process is None else process_index(attribution, process)
         found = Selection(ALL, in_lane, windows, lane_windows, reason, _spans(attribution, in_lane), 1, steps, one)
-        if steps in (STEADY, ALL) or host_steps(attribution, found).any():
+        # Recordings by CUDA events have steps in a table of their own (module_times.py).
+        if steps in (STEADY, ALL) or not len(attribution.steps) or host_steps(attribution, found).any():
             return found
     if not used.any():
         numbers = attribution.steps.number
