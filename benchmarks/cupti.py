@@ -107,11 +107,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cupti = Cupti(built(Path(folder)))
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name, *_ in ROWS}
+    stopped = False
     try:
         for _ in range(repeat):
             for name, *records in ROWS:
                 times[name].append(measure(step, cupti, *records))
     except KeyboardInterrupt:
+        stopped = True  # CUPTI may be attached still
         sys.stderr.write("stopped: what was measured so far\n")
     sys.stdout.write(
         "| CUPTI records | ms a step | switched off | without | ratio | from | to | ratio, switched off |\n"
@@ -120,6 +122,12 @@ def main() -> None:
     for name, values in times.items():
         if values:
             sys.stdout.write(row(name, values))
+    if not stopped:
+        compare_waits(cupti)
+
+
+def compare_waits(cupti: Cupti) -> None:
+    """One line: nanoseconds of a call in which a stream is told to wait, without and with callbacks."""
     # `small` has one stream, which waits for none: what a callback costs is seen where it is called.
     without, called = waits(), []
     for subscriber in ("nodes", "waits"):

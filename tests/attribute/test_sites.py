@@ -124,6 +124,19 @@ def test_host_time_adds_up_by_step_and_module() -> None:
     assert sum(row["self_ns"] for row in modules.values()) <= breakdown.totals.wall_ns
 
 
+def test_what_no_module_holds_in_backward_is_counted_once() -> None:
+    """A call that quantizes on the thread that called backward, outside of any module."""
+    recording = three_steps()
+    for step in range(3):
+        at = 100 * step
+        recording.site("quantize", "quantize", at + 60, at + 64, step=10 + step, module="", role="", call="quantize")
+    tables = [break_down(attribute(one.trace()), steps="all").tables for one in (three_steps(), recording)]
+    without, beside = (
+        sum(row["self_ns"] for row in table["host_modules"].rows() if row["phase"] == "backward") for table in tables
+    )
+    assert without == beside
+
+
 def test_a_recomputed_module_is_recompute() -> None:
     recording = three_steps()
     recording.site("module", "layers.0.fc", 147, 149, AUTOGRAD, step=11, phase="recompute", module="layers.0.fc")

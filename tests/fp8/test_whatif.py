@@ -53,6 +53,12 @@ class TestDelayedHistory:
         assert (row.steps, row.history) == (59, min(length, 59))
         assert row.saturated_lower == row.saturated_upper == clipped / 59
 
+    def test_most_recent_needs_one_step_of_history(self) -> None:
+        """Of a history whose length nobody asked for nothing is said to be missing."""
+        trace = tetrace.load(DATA / "stability-e4m3.tetrace")
+        assert what_if(trace, algorithm="most_recent").wanted_history == 1
+        assert what_if(trace, algorithm="most_recent", history=64).wanted_history == 64
+
     def test_most_recent(self) -> None:
         run = Made()
         for step, amax in enumerate([8.0, 1.0, 4.0]):

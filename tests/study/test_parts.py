@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.study import made
 from tetrace.cli import study_progress
 from tetrace.errors import InputError, UsageError
 from tetrace.record import nvidia
 from tetrace.study import clocks, machine, own_code, process, resolve, results
 from tetrace.study.context import context_of
-from tetrace.study.ledger import Ledger
 from tetrace.study.machine import Machine
 from tetrace.study.progress import BUILD, FIRST_STEP, RECORDING, ROUND, WARM_UP, Plan
 from tetrace.study.results import Attempt, Configuration, Error, Losses, Results, Round
@@ -324,20 +322,6 @@ def test_the_newest_whole_results_are_shown_first(tmp_path: Path) -> None:
     (tmp_path / "results" / "d").mkdir()
     place = resolve.Place(tmp_path / "fusion", tmp_path / "results", (tmp_path / "results",))
     assert [folder.name for folder in resolve.stored(place).folders] == ["b", "a", "c"]
-
-
-def test_peaks_stay_those_of_what_was_timed(tmp_path: Path) -> None:
-    """Another start's GPU reaches others: a run that only adds recordings must not change every share of a peak."""
-    study = made.study(tmp_path / "study", "[[matrix]]\nname = 'main'\naxes.margin = [0, 1]\n")
-    folder, context = tmp_path / "results", context_of({}, {}, study.measure, "cuda", {})
-    of = made.Made(study, peaks={"bf16_flops": 700.0}).measured("0", total=[1.0], fields={"key": "a key"})
-    of.write(folder)
-    for afresh, peaks in ((False, 700.0), (True, 600.0)):
-        ledger = Ledger(study, folder, Results(study.name, "", made.STARTED))
-        if afresh:
-            ledger.start_over(study.configurations[0], "another key", context.digest)
-        ledger.begin(Results(study.name, "", made.STARTED, peaks={"bf16_flops": 600.0}), context)
-        assert ledger.results.peaks == {"bf16_flops": peaks}
 
 
 def test_a_configuration_may_be_named_like_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from tetrace.attribute.vocabulary import FORWARD
 from tetrace.breakdown.compute import UNFUSED
-from tetrace.breakdown.recorded import NOT_RECORDED, in_used_steps, recorded_classes
+from tetrace.breakdown.host_tables import in_used_steps
+from tetrace.breakdown.recorded import NOT_RECORDED, recorded_classes
 from tetrace.breakdown.scope import Scope
 from tetrace.breakdown.tables import Column, Declaration, Table
 

@@ -15,24 +15,21 @@ import numpy as np
 
 from tetrace.attribute.distinct import distinct
 from tetrace.attribute.link import is_graph_launch
-from tetrace.attribute.vocabulary import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE
+from tetrace.breakdown.host_tables import host_modules_table, host_steps_table, in_used_steps
 from tetrace.breakdown.scope import Scope, phase_words
-from tetrace.breakdown.selection import STEADY, host_steps
 from tetrace.breakdown.tables import (
     ATTENTION_BACKENDS,
-    HOST_MODULES,
-    HOST_STEPS,
     MEMORY_PEAKS,
     MODULE_MEMORY,
     RECORDED_CALLS,
     Declaration,
     Table,
+    no_rows,
 )
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tetrace.attribute.attribution import Attribution
     from tetrace.trace.trace import Trace
 
     Codes = npt.NDArray[np.int32]
@@ -40,13 +37,8 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 NOT_RECORDED = "(not recorded)"
-# The engine's own time in backward: between the nodes of modules, and waiting for its threads.
-ENGINE = "(autograd)"
 _ATTENTION = "DotProductAttention"
 _CALL_KINDS = ("quantize", "scale_update", "gemm")
-_STEP_BITS = 40
-# The first step of a process imports, allocates and compiles, also where no warm-up was declared.
-_FIRST_STEADY = 1
 
 
 def recorded_tables(scope: Scope) -> list[Table]:
@@ -54,8 +46,8 @@ def recorded_tables(scope: Scope) -> list[Table]:
     host = scope.attribution.host
     in_steps = in_used_steps(scope) if len(host) else np.empty(0, np.bool_)
     return [
-        _host_steps(scope),
-        _host_modules(scope, in_steps),
+        host_steps_table(scope),
+        host_modules_table(scope, in_steps),
         _recorded_calls(scope, in_steps),
         _attention_backends(scope),
         _as_captured(scope, MODULE_MEMORY),
@@ -127,166 +119,11 @@ def refusals(backends: Table) -> dict[str, str]:
     return reasons
 
 
-def _key(process: Codes, step: Times) -> Times:
-    return (process.astype(np.int64) << _STEP_BITS) | step
-
-
-def _used_steps(scope: Scope) -> Times:
-    """Keys of the steps that are counted; without activities, of all but the declared warm-up and the last, open one.
-    Where those are all, the ones after step 0, which imports and allocates; where that is all, it."""
-    steps, windows = scope.attribution.steps, scope.selection.windows
-    if scope.trace.rows("activities"):
-        rows = np.unique(windows.step[scope.selection.used]) if scope.selection.per_step else np.arange(len(steps))
-    elif scope.selection.asked != STEADY:
-        rows = np.flatnonzero(host_steps(scope.attribution, scope.selection))
-    else:
-        asked = host_steps(scope.attribution, scope.selection)
-        first = int(scope.trace.metadata.facts.get("options", {}).get("warmup") or _FIRST_STEADY)
-        last = np.append(np.diff(steps.process) != 0, True) if len(steps) else np.zeros(0, np.bool_)
-        # Outside the recorded window only steps are kept, and what they do is not known.
-        host = scope.attribution.host
-        held = np.flatnonzero(host.is_kind("module")) if len(host) else np.empty(0, np.int64)
-        if len(held):
-            last |= ~np.isin(
-                _key(steps.process, steps.number), _key(host.process[held], np.maximum(host.sequence[held], 0))
-            )
-        of_less_and_less = (
-            (steps.number >= first) & ~last,
-            (steps.number >= _FIRST_STEADY) & ~last,
-            ~last,
-            np.ones(len(steps), np.bool_),
-        )
-        rows = next((np.flatnonzero(asked & one) for one in of_less_and_less if (asked & one).any()), np.arange(0))
-    return _key(steps.process[rows], steps.number[rows])
-
-
-def in_used_steps(scope: Scope) -> Mask:
-    """Which host ranges with a site are of steps that are counted, shape (ranges,)."""
-    host = scope.attribution.host
-    return (host.site >= 0) & np.isin(_key(host.process, np.maximum(host.sequence, 0)), _used_steps(scope))
-
-
-def _host_steps(scope: Scope) -> Table:
-    host, phase = scope.attribution.host, scope.attribution.range_phase
-    steps = np.flatnonzero(host.is_kind("step")) if len(host) else np.empty(0, np.int64)
-    if not len(steps):
-        return _no_rows(HOST_STEPS)
-    steps = steps[np.lexsort((host.start[steps], host.process[steps]))]
-    keys = _key(host.process[steps], host.sequence[steps])
-    outer = np.flatnonzero((host.site >= 0) & (phase >= 0) & ~_inside_phase(scope))
-    place = np.searchsorted(keys, _key(host.process[outer], np.maximum(host.sequence[outer], 0)))
-    known = (place < len(keys)) & (
-        keys[np.minimum(place, len(keys) - 1)] == _key(host.process[outer], host.sequence[outer])
-    )
-    length = host.end - host.start
-
-    def summed(*phases: int) -> Times:
-        rows = known & np.isin(phase[outer], phases)
-        total = np.zeros(len(steps), np.int64)
-        np.add.at(total, place[rows], length[outer[rows]])
-        return total
-
-    calls = known & host.is_kind("backward")[outer]
-    # Outside the recorded window only steps are kept: what they hold was not captured, which is not 0.
-    seen = _between_captured(host.process[steps], np.bincount(place[known], minlength=len(steps)) > 0)
-
-    def where_seen(values: Times) -> Times:
-        return np.where(seen, values, -1)
-
-    return Table(
-        HOST_STEPS,
-        {
-            "process": host.process[steps].astype(np.int64),
-            "step": host.sequence[steps],
-            "used": np.isin(keys, _used_steps(scope)).astype(np.int64),
-            "wall_ns": length[steps],
-            "forward_ns": where_seen(summed(FORWARD, RECOMPUTE)),
-            "backward_ns": where_seen(summed(BACKWARD)),
-            "optimizer_ns": where_seen(summed(OPTIMIZER)),
-            "backwards": where_seen(np.bincount(place[calls], minlength=len(steps)).astype(np.int64)),
-        },
-    )
-
-
-def _between_captured(process: Codes, holds: Mask) -> Mask:
-    """Which steps are in their process's recorded window: from its first step that holds anything to its last."""
-    seen = np.zeros(len(process), np.bool_)
-    for one in np.unique(process):
-        rows = np.flatnonzero(process == one)
-        held = np.flatnonzero(holds[rows])
-        if len(held):
-            seen[rows[held[0] : held[-1] + 1]] = True
-    return seen
-
-
-def _inside_phase(scope: Scope) -> Mask:
-    """Ranges inside another range whose phase is known, and ranges of threads that only serve another's backward."""
-    host, phase = scope.attribution.host, scope.attribution.range_phase
-    around = np.where(host.parent >= 0, phase[np.maximum(host.parent, 0)], -1)
-    return (around >= 0) | scope.attribution.phases.autograd[host.thread]
-
-
-def _host_modules(scope: Scope, in_steps: Mask) -> Table:
-    attribution = scope.attribution
-    host, module, phase = attribution.host, attribution.range_module, attribution.range_phase
-    rows = np.flatnonzero(in_steps & ~host.is_kind("step", "capture")) if len(host) else np.empty(0, np.int64)
-    if not len(rows):
-        return _no_rows(HOST_MODULES)
-    length = host.end - host.start
-    inside = np.zeros(len(host), np.int64)
-    np.add.at(inside, host.parent[rows][host.parent[rows] >= 0], length[rows][host.parent[rows] >= 0])
-    engine = rows[(module[rows] < 0) & (phase[rows] == BACKWARD)]
-    inside[engine] = _inside_of_engine(attribution, rows, engine)
-    own_code = host.say("phase")
-    own = np.array([bool(m.path) and m.kind in ("module", "loss", "optimizer", "compiled", "zero_grad", "grad_clip")
-                    for m in host.meanings], np.bool_)[host.word]  # fmt: skip
-    own &= own_code >= 0
-    # A wrapper (DDP, a compiled module) has the name of what it wraps: one call, not two.
-    outer = np.maximum(host.parent, 0)
-    own &= ~((host.parent >= 0) & own[outer] & (module[outer] == module) & (phase[outer] == phase))
-    (modules, phases), which = distinct(module[rows], phase[rows])
-    sums = np.zeros((3, len(modules)), np.int64)
-    np.add.at(sums[0], which, own[rows])
-    np.add.at(sums[1], which, np.where(own[rows], length[rows], 0))
-    np.add.at(sums[2], which, np.maximum(length[rows] - inside[rows], 0))
-    known = np.flatnonzero((modules >= 0) | (sums[2] > 0))
-    table = Table(
-        HOST_MODULES,
-        {
-            "module": [
-                ENGINE if code < 0 and phase == BACKWARD else word
-                for word, code, phase in zip(
-                    scope.module_words(modules[known]), modules[known].tolist(), phases[known].tolist(), strict=True
-                )
-            ],
-            "phase": phase_words(phases[known]),
-            "calls": sums[0][known],
-            "total_ns": np.maximum(sums[1], sums[2])[known],  # what has no range of its own has nothing inside
-            "self_ns": sums[2][known],
-        },
-    )
-    return table.sorted_by("self_ns")
-
-
-def _inside_of_engine(attribution: Attribution, rows: Times, engine: Times) -> Times:
-    """Of each of `engine`, calls of backward, the ns in which ranges are open in it, or on autograd's own threads while it
-    waits for them; shape (engine,)."""
-    from tetrace import _C
-
-    host = attribution.host
-    parent, is_own = host.parent[rows], attribution.phases.autograd[host.thread[rows]]
-    seen = rows[np.isin(parent, engine) | ((parent < 0) & is_own)]
-    seen = seen[~np.isin(seen, engine)]
-    return _C.covered(
-        host.process[seen], host.start[seen], host.end[seen], host.process[engine], host.start[engine], host.end[engine]
-    )
-
-
 def _recorded_calls(scope: Scope, in_steps: Mask) -> Table:
     attribution = scope.attribution
     host = attribution.host
     if not len(host) or not host.is_kind(*_CALL_KINDS).any():
-        return _no_rows(RECORDED_CALLS)
+        return no_rows(RECORDED_CALLS)
     outer = outermost_calls(scope)
     links = attribution.links
     of_activity = np.where(links.range >= 0, outer[np.maximum(links.range, 0)], -1)[scope.rows]
@@ -391,7 +228,7 @@ def _attention_backends(scope: Scope) -> Table:
     from tetrace.breakdown.compute import attention_table
 
     if not scope.trace.rows("attention_backends"):
-        return _no_rows(ATTENTION_BACKENDS)
+        return no_rows(ATTENTION_BACKENDS)
     by_module: dict[str, list[str]] = {}
     kernels = attention_table(scope)
     for module, backend in zip(kernels["module"], kernels["backend"], strict=True):
@@ -411,7 +248,7 @@ def _within(module: str, outer: str) -> bool:
 
 def _as_captured(scope: Scope, declaration: Declaration) -> Table:
     if not scope.trace.rows(declaration.name):
-        return _no_rows(declaration)
+        return no_rows(declaration)
     return Table(declaration, _columns(scope, declaration.name, [column.name for column in declaration.columns]))
 
 
@@ -427,7 +264,3 @@ def _is_text(table: str, name: str) -> bool:
     from tetrace.trace.schema import BY_NAME
 
     return BY_NAME[table].column(name).dtype == "text"
-
-
-def _no_rows(declaration: Declaration) -> Table:
-    return Table(declaration, {c.name: np.empty(0, np.int64) if c.unit else [] for c in declaration.columns})

@@ -92,6 +92,11 @@ class Table:
         return pa.Table.from_arrays(arrays, names=list(self.columns))
 
 
+def no_rows(declaration: Declaration) -> Table:
+    """The table without a row."""
+    return Table(declaration, {c.name: np.empty(0, np.int64) if c.unit else [] for c in declaration.columns})
+
+
 def _text(name: str, sentence: str) -> Column:
     return Column(name, "", sentence)
 

@@ -22,8 +22,6 @@ _COLUMNS = (
 )  # fmt: skip
 _RECIPES = ("delayed", "current", "block", "mxfp8", "nvfp4")
 
-_BLACKWELL, _OF_BLACKWELL = 100, ("mxfp8", "nvfp4")
-
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -48,12 +46,13 @@ def shapes(run: Path, recipe: str | None, output: Output) -> None:
 
 
 def _page(name: str, found: RecordedShapes, top: int) -> Page:
+    from tetrace.fp8.shape_rules import is_of_later_gpus
     from tetrace.report.page import Page
 
     report = found.report
     gpu = f"compute capability {report.capability // 10}.{report.capability % 10}"
     notices = ["No recipe was recorded: checked as DelayedScaling; --recipe chooses another."] if found.assumed else []
-    if report.capability < _BLACKWELL and (newer := [one for one in _scalings(found) if one in _OF_BLACKWELL]):
+    if newer := [one for one in _scalings(found) if is_of_later_gpus(one, report.capability)]:
         notices.append(f"{', '.join(newer)} scaling needs compute capability 10.0: only the shapes were checked.")
     return Page(
         title=f"{name} · Transformer Engine {report.version} · {gpu}",

@@ -133,6 +133,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def is_of_later_gpus(scaling: str, capability: int) -> bool:
+    """Whether GPUs of this compute capability lack the formats: MXFP8 and NVFP4 came with Blackwell, 10.0."""
+    return scaling in ("mxfp8", "nvfp4") and capability < 100
+
+
 def is_tn_only(capability: int) -> bool:
     """Whether FP8 GEMMs of a GPU take row-major operands only; `capability` is 10 x major + minor, as 90."""
     return not (100 <= capability < 120 or capability >= 130)
