@@ -3,8 +3,9 @@
     python benchmarks/recording.py [--pairs 3] [--size small --size large] [--only events ...]
 
 Each row compares two ways of running benchmarks/training.py in this one run of the benchmark: blocks of steps with and
-without something in one process; and whole processes, started in turn, so that drift of the machine hits all. Figures
-are medians of blocks; --pairs 0 leaves the processes out. `activities` is the collector of `tetrace record --collector
+without something in one process, each compared with the one before it; and whole processes, started in turn, each compared
+with that of the same turn, so that drift of the machine hits both. Ratios are medians over these pairs, the smallest and
+the largest beside; --pairs 0 leaves the processes out. `activities` is the collector of `tetrace record --collector
 cupti` without any range, `cupti` the same with those of modules, of Transformer Engine's calls, and its own of NVTX;
 `events` measures every module in every step, `sampled` in each tenth, which is the default.
 """
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("training.py")
@@ -39,28 +41,32 @@ WAYS = {
     "profiler": lambda folder: ([sys.executable], ["--under", "profiler"]),
 }
 SWITCHED = ("instrumentation", "events", "sampled", "activities", "cupti", "recorded", "profiler")
+Times = dict[str, list[float]]
 # (what, above, below, what it may cost at most when bound by the host)
-ROWS = (
+Row = tuple[str, str, str, "float | None"]
+IN_ONE_PROCESS: tuple[Row, ...] = (
     ("instrumentation on / off, one process", "instrumentation on", "instrumentation off", 1.05),
-    ("instrumented process / plain process", "instrumentation", "plain", None),
     ("CUDA events on / off, one process", "events on", "events off", 1.03),
-    ("record --collector events --every 1 / plain", "events", "plain", 1.03),
     ("CUDA events of each 10th step on / off, one process", "sampled on", "sampled off", 1.03),
-    ("record --collector events / plain", "sampled", "plain", 1.03),
     ("cupti without ranges on / off, one process", "activities on", "activities off", 1.08),
+    ("cupti with ranges on / off, one process", "cupti on", "cupti off", 1.12),
+    ("recorded on / off under nsys, one process", "recorded on", "recorded off", 1.08),
+    ("torch.profiler on / off, one process", "profiler on", "profiler off", None),
+)
+PROCESSES: tuple[Row, ...] = (
+    ("instrumented process / plain process", "instrumentation", "plain", None),
+    ("record --collector events --every 1 / plain", "events", "plain", 1.03),
+    ("record --collector events / plain", "sampled", "plain", 1.03),
     ("record --collector cupti --ranges off / plain", "activities", "plain", 1.08),
     ("cupti loaded, window closed / plain", "activities off", "plain", None),
-    ("cupti with ranges on / off, one process", "cupti on", "cupti off", 1.12),
     ("record --collector cupti / plain", "cupti", "plain", 1.12),
     ("nsys alone / plain", "nsys", "plain", None),
-    ("recorded on / off under nsys, one process", "recorded on", "recorded off", 1.08),
     ("record --collector nsys / nsys alone", "recorded", "nsys", 1.08),
     ("record --collector nsys / plain", "recorded", "plain", None),
-    ("torch.profiler on / off, one process", "profiler on", "profiler off", None),
     ("torch.profiler / plain", "profiler", "plain", None),
 )
 AT_MOST_ON_THE_GPU = 1.01
-BLOCKS = {"small": ("--blocks", "12", "--steps", "20"), "large": ("--blocks", "8", "--steps", "10")}
+BLOCKS = {"small": ("--blocks", "24", "--steps", "10"), "large": ("--blocks", "8", "--steps", "10")}
 
 
 def main() -> None:
@@ -70,37 +76,54 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=tuple(WAYS), help="these ways, against plain; default: all")
     args = parser.parse_args()
     ways = dict.fromkeys(["plain", *(args.only or WAYS)])
-    sys.stdout.write("| workload | what | ms a step | against | ratio | aim |\n|---|---|---|---|---|---|\n")
+    sys.stdout.write(
+        "| workload | what | ms a step | against | ratio | from | to | aim |\n|---|---|---|---|---|---|---|---|\n"
+    )
     for size in args.size or BLOCKS:
-        times = measure(size, args.pairs, list(ways))
-        for what, above, below, aim in ROWS:
-            if times.get(above) and times.get(below):
-                sys.stdout.write(row(size, what, times[above], times[below], aim))
-                sys.stdout.flush()
+        times: Times = {}
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                measure(times, size, args.pairs, list(ways), folder)
+        except KeyboardInterrupt:
+            report(size, times, between=PROCESSES)
+            raise SystemExit("stopped: what was measured so far") from None
+        report(size, times, between=PROCESSES)
+
+
+def report(size: str, times: Times, between: Sequence[Row]) -> None:
+    """The rows of which both sides were measured."""
+    for what, above, below, aim in between:
+        if times.get(above) and times.get(below):
+            sys.stdout.write(row(size, what, times[above], times[below], aim))
+            sys.stdout.flush()
 
 
 def row(size: str, what: str, above: list[float], below: list[float], aim: float | None) -> str:
-    a, b = statistics.median(above), statistics.median(below)
+    """A row; what was measured one after the other is compared, where there is as much of both."""
+    ratios = [a / b for a, b in zip(above, below, strict=False)]
+    if len(above) != len(below):
+        ratios = [statistics.median(above) / statistics.median(below)]
+    ends = f"{min(ratios):.3f} | {max(ratios):.3f}" if len(ratios) > 1 else " | "
     most = "" if aim is None else f"{aim if size == 'small' else AT_MOST_ON_THE_GPU:.2f}"
-    return f"| {size} | {what} | {a:.2f} | {b:.2f} | {a / b:.3f} | {most} |\n"
+    ms = f"{statistics.median(above):.2f} | {statistics.median(below):.2f}"
+    return f"| {size} | {what} | {ms} | {statistics.median(ratios):.3f} | {ends} | {most} |\n"
 
 
-def measure(size: str, pairs: int, ways: list[str]) -> dict[str, list[float]]:
-    """Milliseconds of a step by way of running."""
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    with tempfile.TemporaryDirectory() as folder:
-        for way in SWITCHED:
-            if way in ways:
-                environ = {**loading_collector(way, folder), **variables(way)}
-                # Under nsys the whole time: what is switched is the rest of `tetrace record`.
-                before = WAYS["nsys"](folder)[0] if way == "recorded" else [sys.executable]
-                found = run(before, size, "--switch", way, environ=environ)
-                times |= {f"{way} {name}": values for name, values in found.items()}
-        for _ in range(pairs):
-            for way in ways:
-                before, after = WAYS[way](folder)
-                times[way] += run(before, size, *after, environ=variables(way))["ms"]
-    return times
+def measure(times: Times, size: str, pairs: int, ways: list[str], folder: str) -> None:
+    """Fills in milliseconds of a step by way of running: of each block where it is switched, the median of a process else."""
+    for way in SWITCHED:
+        if way in ways:
+            environ = {**loading_collector(way, folder), **variables(way)}
+            # Under nsys the whole time: what is switched is the rest of `tetrace record`.
+            before = WAYS["nsys"](folder)[0] if way == "recorded" else [sys.executable]
+            found = run(before, size, "--switch", way, environ=environ)
+            times |= {f"{way} {name}": values for name, values in found.items()}
+            report(size, times, between=[one for one in IN_ONE_PROCESS if one[1] == f"{way} on"])
+    for _ in range(pairs):
+        for way in ways:
+            before, after = WAYS[way](folder)
+            blocks = run(before, size, *after, environ=variables(way))["ms"]
+            times.setdefault(way, []).append(statistics.median(blocks))
 
 
 def variables(way: str) -> dict[str, str]:
