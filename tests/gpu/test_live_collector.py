@@ -41,7 +41,7 @@ MOST_TURNS = 3
 # CUPTI's clock ticks every 32 ns: a start and an end may each be one tick off.
 ROUNDING_NS, MOST_DIFFERENCE = 64, 0.02
 Kernel = tuple[str, str, str, str]
-# By step and kernel: how long it ran, ns, and whether communication ran meanwhile, which slows it.
+# By step and kernel: how long it ran, ns, and whether something on another stream ran meanwhile, which slows it.
 Steps = dict[int, dict[Kernel, list[tuple[int, bool]]]]
 
 
@@ -64,7 +64,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def recorded(name: str, collector: str, folders: Path, turn: int = 0) -> tuple[Breakdown, Mapping[str, str]]:
+def recorded(name: str, collector: str, folders: Path, turn: int) -> tuple[Breakdown, Mapping[str, str]]:
     """A workload as `collector` recorded it, and the names of its kernels as `_C.demangle` writes them."""
     folder = folders / f"{name}-{collector}-{turn}"
     folder.mkdir()
@@ -100,7 +100,7 @@ def kernels(run: tuple[Breakdown, Mapping[str, str]], rank: int | None = None) -
     columns = [trace.column("activities", name) for name in ("kind", "name", "start_ns", "end_ns")]
     used = {int(numbers[step]) for step in breakdown.selection.windows.step[breakdown.selection.used]}
     ranks = trace.column("processes", "rank")[trace.column("activities", "process")].tolist()
-    crowded = beside_communication(trace).tolist()
+    crowded = beside_others(trace).tolist()
     found: Steps = defaultdict(lambda: defaultdict(list))
     for row, (kind, name, start, end) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         step = int(numbers[about.step[row]]) if about.step[row] >= 0 else -1
@@ -113,15 +113,20 @@ def kernels(run: tuple[Breakdown, Mapping[str, str]], rank: int | None = None) -
     return found
 
 
-def beside_communication(trace: Trace) -> npt.NDArray[np.bool_]:
-    """Of each activity, whether a kernel of NCCL ran on the same device meanwhile, or it is one; shape (activities,)."""
+def beside_others(trace: Trace) -> npt.NDArray[np.bool_]:
+    """Of each activity, whether one on another stream of its device ran meanwhile, or it is communication, which waits for
+    other ranks; shape (activities,)."""
     words = trace.words("activities", "name")
-    is_nccl = np.array(["nccl" in word.lower() for word in words], np.bool_)[trace.column("activities", "name")]
-    start, end = trace.column("activities", "start_ns"), trace.column("activities", "end_ns")
-    place = np.stack([trace.column("activities", "process"), trace.column("activities", "device")])
-    result = is_nccl.copy()
-    for one in np.flatnonzero(is_nccl):
-        result |= (start < end[one]) & (end > start[one]) & (place == place[:, [one]]).all(0)
+    result = np.array(["nccl" in word.lower() for word in words], np.bool_)[trace.column("activities", "name")]
+    start, end, stream = (trace.column("activities", name) for name in ("start_ns", "end_ns", "stream"))
+    place = np.stack([trace.column("activities", name) for name in ("process", "device")], 1)
+    for device in np.unique(place, axis=0):
+        here = (place == device).all(1)
+        for own in np.unique(stream[here]):
+            mine, others = here & (stream == own), np.flatnonzero(here & (stream != own))
+            others = others[np.argsort(start[others], kind="stable")]
+            latest = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(end[others])])
+            result[mine] |= latest[np.searchsorted(start[others], end[mine])] > start[mine]
     return result
 
 
@@ -171,8 +176,8 @@ def check_attribution(nsys: Steps, cupti: Steps) -> None:
 
 
 def medians(steps: Steps, of: list[int]) -> dict[Kernel, float]:
-    """The median duration of each kernel over steps, in ns, of those that ran beside no communication: what runs beside
-    it, and how long it waits for the other rank, is another in every run."""
+    """The median duration of each kernel over steps, in ns, of those that ran alone: what runs beside them on other streams,
+    and how long communication waits for the other rank, is another in every run."""
     lengths: dict[Kernel, list[int]] = defaultdict(list)
     for step in of:
         for kernel, found in steps[step].items():
@@ -231,7 +236,7 @@ def test_streams_wait_as_often_as_under_nsys(name: str, folders: Path) -> None:
     """Calls in which a stream is told to wait for an event, in a step: nsys has records of them, the collector callbacks."""
     found = []
     for collector in ("nsys", "cupti"):
-        breakdown, _ = recorded(name, collector, folders)
+        breakdown, _ = recorded(name, collector, folders, 0)
         trace, windows = breakdown.attribution.trace, breakdown.selection.windows
         used = breakdown.selection.used
         first, last = windows.start[used].min(), windows.end[used].max()
