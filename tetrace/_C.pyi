@@ -500,3 +500,6 @@ def watch_counts() -> dict[str, Any]:
     """Tensors that were `observed` and rows that were `taken` of them; tensors that were not, as `fp8_skipped`, and
     `elsewhere` for those given to `watch_observe` on a thread that uses no open device; in `refusal` why a call made no
     sense, empty where none did."""
+
+def watch_has_failed() -> bool:
+    """Whether `watch_counts` has something in `failed`, `last_error` or `refusal`."""

@@ -169,6 +169,7 @@ void bind(py::module_& module) {
   module.def("watch_turn", [] { return to_python(turn()); });
   module.def("watch_take", [] { return to_python(take()); });
   module.def("watch_counts", &count);
+  module.def("watch_has_failed", &has_failed);
 }
 
 }  // namespace tetrace::watch

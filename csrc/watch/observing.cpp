@@ -187,6 +187,11 @@ Counts counts() {
   return now;
 }
 
+bool has_failed() {
+  const Counts now = counts();
+  return now.failed != 0 || now.last_error != 0 || !now.refusal.empty();
+}
+
 void close_devices() {
   is_watching = false;
   const std::vector<Device> open = std::move(devices);

@@ -50,6 +50,10 @@ std::int64_t take_orders(std::size_t count);
 fp8::Taken turn();
 fp8::Taken take();
 Counts counts();
+
+// Whether anything was lost because a call failed.
+bool has_failed();
+
 // Lets all devices go; what was not taken by now is lost.
 void close_devices();
 

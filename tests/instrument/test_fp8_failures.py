@@ -96,6 +96,7 @@ def test_a_driver_that_refuses_to_copy_switches_inspection_off(tmp_path, capfd, 
 
     plain = _C.watch_counts
     monkeypatch.setattr(_C, "watch_counts", lambda: {**plain(), "last_error": 700})
+    monkeypatch.setattr(_C, "watch_has_failed", lambda: True)
     with standins.installed("2.20.2") as made:
         trace = recorded(tmp_path, lambda: train(made, standins.DelayedScaling(), steps=3))
     assert "the CUDA driver refused with error 700" in capfd.readouterr().err

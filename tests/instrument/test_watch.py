@@ -13,8 +13,9 @@ from tests.instrument.fp8_runs import recorded, tuples
 from tests.instrument.runs import Net as PlainNet
 from tests.instrument.runs import record
 from tests.instrument.runs import train as train_plain
+from tetrace import _C
 from tetrace.errors import UsageError
-from tetrace.instrument import engine, fp8_inspection
+from tetrace.instrument import engine, fp8_inspection, steps
 
 
 class TestWatch:
@@ -49,6 +50,33 @@ class TestWatch:
         ]
         assert len(watch.histograms())
         assert watch.scales()["role"].tolist() == ["input", "weight"]
+
+    def test_what_no_table_shows_has_no_ranges(self):
+        with standins.installed("2.20.2") as made:
+            tex = made["transformer_engine_torch"]
+            gemm, quantize = tex.generic_gemm, tex.quantize
+            with tetrace.watch(PlainNet()):
+                assert tex.generic_gemm is gemm
+                assert tex.quantize is not quantize
+            assert tex.quantize is quantize
+
+    def test_rows_are_fetched_once_a_step_and_at_each_further_backward(self, monkeypatch):
+        fetched, plain = [], _C.watch_turn
+        monkeypatch.setattr(_C, "watch_turn", lambda: fetched.append(steps.current()) or plain())
+        net = nn.Linear(2, 2)
+
+        def backwards(number):
+            for _ in range(number):
+                net(torch.randn(1, 2)).sum().backward()
+
+        with tetrace.watch(net):
+            backwards(1)
+            tetrace.step()
+            backwards(3)
+            tetrace.step()
+            backwards(1)
+        # As it begins, at the end of each step, and as it ends; at two of the three backwards of step 1.
+        assert fetched == [0, 0, 1, 1, 1, 2]
 
     def test_a_backward_that_is_only_traced_is_none(self, monkeypatch, capfd):
         # As in torch 2.11, where the flag is not set while AOTAutograd traces.

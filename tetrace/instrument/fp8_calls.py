@@ -75,13 +75,13 @@ class Calls:
         self._kinds: dict[int, Kind] = {}
         self._numbers: dict[int, int] = {}
         self.slow = guarded(self._slow)
-        self._watch, self._attention = guarded(self._watched), guarded(self._after_attention)
+        self._watch, self._codes = guarded(self._watched), guarded(self._codes_of_attention)
 
     def install(self) -> Callable[[], None]:
         """Begins; returns the function that ends it."""
         _C.forget_all_calls()
         quantization.watcher = self._number_of
-        attention.on_call = self._attention
+        attention.on_call = self._after_attention
 
         def restore() -> None:
             quantization.watcher, attention.on_call = None, None
@@ -176,11 +176,14 @@ class Calls:
             ]
         )
 
-    @dynamo.quiet
     def _after_attention(self, name: str, _args: tuple[Any, ...], result: Any) -> None:
-        """The codes that fused attention makes in FP8: what it returns in high precision is a module's output."""
-        if not _C.watch_is_on() or not isinstance(result, list | tuple):
-            return
+        """What fused attention returns in high precision, as most do, is a module's output, and none of this function's."""
+        if isinstance(result, list | tuple) and _C.watch_is_on() and any(map(fp8_operands.is_quantized, result)):
+            self._codes(name, result)
+
+    @dynamo.quiet
+    def _codes_of_attention(self, name: str, result: Sequence[Any]) -> None:
+        """The codes that fused attention makes in FP8."""
         module, phase = _here()
         module = module.removesuffix(".fused_attention")
         if not self.wants(module):

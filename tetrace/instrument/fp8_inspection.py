@@ -105,6 +105,7 @@ class Inspection:
         self._opened: set[int] = set()
         self._opening = threading.Lock()
         self.rows = 0  # written
+        self._has_turned = False  # with the step that runs, and not in a backward since
         self._turn, self._step = self._guarded(self._turn_over), self._guarded(self._on_step)
 
     def install(self) -> Callable[[], None]:
@@ -177,6 +178,7 @@ class Inspection:
     def _on_step(self, step: int) -> None:
         """A step begins: what came of earlier ones is written."""
         self._turn_over()
+        self._has_turned = True
         settings = self._settings
         self._calls.is_due = settings.recompute > 0 and step % settings.recompute == 0
         _C.watch_switch(step >= settings.first and step % settings.every == 0)
@@ -185,7 +187,10 @@ class Inspection:
         turn = self._turn
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            turn()
+            # Of a script that follows no steps, or has many backwards in one, nothing else would come.
+            if not self._has_turned:
+                turn()
+            self._has_turned = False
             return plain(*args, **kwargs)
 
         return run
@@ -198,8 +203,8 @@ class Inspection:
         self._write_plain()
         self.scales.turn()
         self._blocks.turn()
-        counts = _C.watch_counts()
-        if counts["failed"] or counts["last_error"] or counts["refusal"]:
+        if _C.watch_has_failed():
+            counts = _C.watch_counts()
             raise RuntimeError(counts["refusal"] or f"the CUDA driver refused with error {counts['last_error']}")
 
     def _write(self, rows: bytes, bins: bytes) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -42,11 +42,12 @@ _undo: list[Callable[[], None]] = []
 _missing: list[str] = []
 
 
-def install() -> Callable[[], None]:
-    """Instruments the Transformer Engine that is imported; returns the function that takes everything out again."""
+def install(only: Collection[str] | None = None) -> Callable[[], None]:
+    """Instruments the Transformer Engine that is imported, or of its parts `only` these; returns the function that takes
+    everything out again."""
     _missing.clear()
     before = len(_undo)
-    found = [_part(what, part) for what, part in _PARTS]
+    found = [_part(what, part) for what, part in _PARTS if only is None or what in only]
     _report(any(found))
 
     def restore() -> None:
@@ -222,3 +223,5 @@ _PARTS: tuple[tuple[str, Callable[[], bool]], ...] = (
     ("te.ops", _install_operations),
     ("compiled modules", _install_compiled),
 )
+# What shows FP8 inspection its tensors, and the modules that they are of.
+FOR_FP8 = ("quantize calls", "quantizers", "attention", "te.ops", "compiled modules")
