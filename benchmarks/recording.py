@@ -1,26 +1,30 @@
 """What recording costs: ratios of step times, interleaved, on a GPU with Transformer Engine and Nsight Systems.
 
-    python benchmarks/recording.py [--pairs 3] [--size small --size large] [--only events ...]
+    python benchmarks/recording.py [--sets 2] [--size small --size large] [--only events ...]
 
 Each row compares two ways of running benchmarks/training.py in this one run of the benchmark: blocks of steps with and
-without something in one process, each compared with the one before it; and whole processes, started in turn, each compared
-with that of the same turn, so that drift of the machine hits both. Ratios are medians over these pairs, the smallest and
-the largest beside; --pairs 0 leaves the processes out. `activities` is the collector of `tetrace record --collector
-cupti` without any range, `cupti` the same with those of modules, of Transformer Engine's calls, and its own of NVTX;
-`events` measures every module in every step, `sampled` in each tenth, which is the default.
+without something in one process, each compared with the one before it; and whole processes, one of each way, all alive,
+of which one trains at a time, a block in turn: each block is compared with that of the other way in the same turn, so
+that drift of the machine hits both. Ratios are medians over these pairs, with their quartiles beside; --sets 0 leaves
+the processes out. `activities` is the collector of `tetrace record --collector cupti` without any range, `cupti` the
+same with those of modules, of Transformer Engine's calls, and its own of NVTX; `events` measures every module in every
+step, `sampled` in each tenth, which is the default.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 SCRIPT = Path(__file__).with_name("training.py")
 NSYS = ["nsys", "profile", "-t", "cuda,nvtx", "-s", "none", "--cpuctxsw=none", "--cuda-graph-trace=node", "-f", "true"]
@@ -66,24 +70,25 @@ PROCESSES: tuple[Row, ...] = (
     ("torch.profiler / plain", "profiler", "plain", None),
 )
 AT_MOST_ON_THE_GPU = 1.01
+_PATIENCE_S = 300  # of a start, or of a block
 BLOCKS = {"small": ("--blocks", "24", "--steps", "10"), "large": ("--blocks", "8", "--steps", "10")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=3, help="processes of each way")
+    parser.add_argument("--sets", type=int, default=2, help="processes of each way, one set after the other")
     parser.add_argument("--size", action="append", choices=tuple(BLOCKS), help="default: both")
     parser.add_argument("--only", action="append", choices=tuple(WAYS), help="these ways, against plain; default: all")
     args = parser.parse_args()
     ways = dict.fromkeys(["plain", *(args.only or WAYS)])
     sys.stdout.write(
-        "| workload | what | ms a step | against | ratio | from | to | aim |\n|---|---|---|---|---|---|---|---|\n"
+        "| workload | what | ms a step | against | ratio | quartiles | | aim |\n|---|---|---|---|---|---|---|---|\n"
     )
     for size in args.size or BLOCKS:
         times: Times = {}
         try:
             with tempfile.TemporaryDirectory() as folder:
-                measure(times, size, args.pairs, list(ways), folder)
+                measure(times, size, args.sets, list(ways), folder)
         except KeyboardInterrupt:
             report(size, times, between=PROCESSES)
             raise SystemExit("stopped: what was measured so far") from None
@@ -103,27 +108,82 @@ def row(size: str, what: str, above: list[float], below: list[float], aim: float
     ratios = [a / b for a, b in zip(above, below, strict=False)]
     if len(above) != len(below):
         ratios = [statistics.median(above) / statistics.median(below)]
-    ends = f"{min(ratios):.3f} | {max(ratios):.3f}" if len(ratios) > 1 else " | "
+    ends = "{0:.3f} | {2:.3f}".format(*statistics.quantiles(ratios, n=4)) if len(ratios) > 1 else " | "
     most = "" if aim is None else f"{aim if size == 'small' else AT_MOST_ON_THE_GPU:.2f}"
     ms = f"{statistics.median(above):.2f} | {statistics.median(below):.2f}"
     return f"| {size} | {what} | {ms} | {statistics.median(ratios):.3f} | {ends} | {most} |\n"
 
 
-def measure(times: Times, size: str, pairs: int, ways: list[str], folder: str) -> None:
-    """Fills in milliseconds of a step by way of running: of each block where it is switched, the median of a process else."""
+def measure(times: Times, size: str, sets: int, ways: list[str], folder: str) -> None:
+    """Fills in milliseconds of a step by way of running, a value a block."""
     for way in SWITCHED:
         if way in ways:
             environ = {**loading_collector(way, folder), **variables(way)}
             # Under nsys the whole time: what is switched is the rest of `tetrace record`.
             before = WAYS["nsys"](folder)[0] if way == "recorded" else [sys.executable]
-            found = run(before, size, "--switch", way, environ=environ)
-            times |= {f"{way} {name}": values for name, values in found.items()}
+            times |= {f"{way} {name}": values for name, values in switched(before, size, way, environ).items()}
             report(size, times, between=[one for one in IN_ONE_PROCESS if one[1] == f"{way} on"])
-    for _ in range(pairs):
-        for way in ways:
-            before, after = WAYS[way](folder)
-            blocks = run(before, size, *after, environ=variables(way))["ms"]
-            times.setdefault(way, []).append(statistics.median(blocks))
+    for _ in range(sets):
+        with contextlib.ExitStack() as stack:
+            alive = {way: stack.enter_context(Process(way, size, folder)) for way in ways}
+            for process in alive.values():
+                process.begin()
+            for _ in range(int(BLOCKS[size][1])):
+                for way, process in alive.items():
+                    times.setdefault(way, []).append(process.turn())
+
+
+class Process:
+    """A process of one way of running, which trains a block whenever it is its turn."""
+
+    def __init__(self, way: str, size: str, folder: str) -> None:
+        before, after = WAYS[way](folder)
+        path = Path(folder) / f"{way}.socket"
+        path.unlink(missing_ok=True)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        self._server.settimeout(_PATIENCE_S)
+        self._command = [*before, str(SCRIPT), "--size", size, *BLOCKS[size], "--turns", str(path), *after]
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=self._said, env={**os.environ, **variables(way)}
+        )
+        self._lines: Any = None
+
+    def __enter__(self) -> Process:
+        return self
+
+    def begin(self) -> None:
+        """Waits until it is warm."""
+        with self._failing():
+            connection, _ = self._server.accept()
+            with connection:
+                connection.settimeout(_PATIENCE_S)
+                self._lines = connection.makefile("rw")
+
+    def turn(self) -> float:
+        """Milliseconds of a step in the next block."""
+        with self._failing():
+            self._lines.write("\n")
+            self._lines.flush()
+            return float(self._lines.readline())
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):
+            self._process.kill()
+            self._said.seek(0)
+            sys.exit(f"{' '.join(self._command)} failed:\n{self._said.read()[-2000:]}")
+
+    def __exit__(self, *_: object) -> None:
+        if self._lines is not None:
+            self._lines.close()
+        self._server.close()
+        self._process.wait()
+        self._said.close()
 
 
 def variables(way: str) -> dict[str, str]:
@@ -143,9 +203,9 @@ def loading_collector(way: str, folder: str) -> dict[str, str]:
     return {**found.variables(), "TETRACE_RECORDING": str(target)}
 
 
-def run(command: list[str], size: str, *more: str, environ: dict[str, str] | None = None) -> dict[str, list[float]]:
-    arguments = [*command, str(SCRIPT), "--size", size, *BLOCKS[size], *more]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env={**os.environ, **(environ or {})})
+def switched(before: list[str], size: str, way: str, environ: dict[str, str]) -> Times:
+    arguments = [*before, str(SCRIPT), "--size", size, *BLOCKS[size], "--switch", way]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env={**os.environ, **environ})
     # nsys writes its own lines around the script's.
     line = next((line[line.index("{") :] for line in done.stdout.splitlines() if '": [' in line), "")
     if not line:

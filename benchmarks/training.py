@@ -1,7 +1,8 @@
 """The workload of recording.py: Transformer Engine layers trained in blocks of steps, timed a block at a time.
 
-Prints the milliseconds of a step in each block as JSON. With --switch every other block runs with what it names, in this
-one process; with --under all do; otherwise the script knows nothing of tetrace.
+With --switch every other block runs with what it names, in this one process, and milliseconds of a step are printed as
+JSON. With --turns a block runs whenever a line comes through that socket, and its milliseconds go back; with --under all
+of them run with what that names; otherwise the script knows nothing of tetrace.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -28,16 +30,16 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
     parser.add_argument("--switch", choices=WAYS)
+    parser.add_argument("--turns", help="path of a socket")
     parser.add_argument("--under", choices=WAYS)
     args = parser.parse_args()
     model, step = training_step(*SIZES[args.size])
     run_block(step, 10)
     if args.switch:
-        times = switched(model, step, WAYS[args.switch], args.blocks, args.steps)
-    else:
-        with WAYS[args.under](model) if args.under else contextlib.nullcontext():
-            times = {"ms": [run_block(step, args.steps) for _ in range(args.blocks)]}
-    json.dump(times, sys.stdout)
+        json.dump(switched(model, step, WAYS[args.switch], args.blocks, args.steps), sys.stdout)
+        return
+    with WAYS[args.under](model) if args.under else contextlib.nullcontext():
+        take_turns(step, args.turns, args.steps)
 
 
 def training_step(layers: int, hidden: int, ffn: int, heads: int, batch: int, seq: int):
@@ -85,6 +87,17 @@ def switched(model, step, way, blocks: int, steps: int) -> dict[str, list[float]
             times["on"].append(run_block(step, steps))
         run_block(step, 2)
     return times
+
+
+def take_turns(step, path: str, steps: int) -> None:
+    """A block for each line, until there are no more; two steps after each wait are not counted."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        with connection.makefile("rw") as lines:
+            for _ in lines:
+                run_block(step, 2)
+                lines.write(f"{run_block(step, steps)}\n")
+                lines.flush()
 
 
 _recordings = itertools.count()
