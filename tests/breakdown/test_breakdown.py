@@ -114,11 +114,18 @@ def queued(kernels: int, gap: float) -> Recording:
 def test_no_gap_between_queued_activities_waits_for_the_host() -> None:
     breakdown = whole(queued(100, 2))
     assert breakdown.launch.latency_samples == 0
-    assert idle(breakdown) == {"unexplained": 99 * 2}
+    assert idle(breakdown) == {"queued": 99 * 2}
     assert waiting_ns(breakdown) == 0
     assert breakdown.totals.busy_ns + breakdown.totals.all_idle_ns == breakdown.totals.wall_ns
     said = [line for fact in facts(breakdown, scale_of(breakdown)) if fact.label == "launches" for line in fact.lines]
     assert "latency not told: no idle stream" in said[1]
+
+
+def test_only_short_gaps_in_the_queue_of_one_stream_are_between_queued_activities() -> None:
+    assert idle(whole(queued(10, 8))) == {"queued": 9 * 8}
+    assert idle(whole(queued(10, 8.5))) == {"unexplained": int(9 * 8.5)}
+    other_stream = Recording().launch("a", (0, 1), (100, 110)).launch("b", (2, 3), (112, 120), stream=8)
+    assert idle(whole(other_stream)) == {"unexplained": 2}
 
 
 def test_launch_latency_counts_from_the_call_also_where_that_is_before_the_gap() -> None:

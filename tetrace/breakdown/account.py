@@ -68,7 +68,7 @@ class Account:
     streams) are sums over the steps of a line, `order` is the place at which it first comes in a step. `period` is the step
     of each frame: lanes share steps.
     `latency_ns` is the launch latency of each frame on idle streams: their median is the floor that tells launch latency
-    from what is unexplained, and scatters too. `kernels` are the names of the kernels of a family, those that ran longest first.
+    from other idle time, and scatters too. `kernels` are the names of the kernels of a family, those that ran longest first.
     """
 
     breakdown: Breakdown

@@ -35,7 +35,7 @@ STEP, PARTS, CAUSES_OF_CHANGE = "step", "parts", "rows"
 # Cells of a matrix of rows and steps that are held at once.
 _CELLS = 1 << 22
 # Causes of idle time that the floor of launch latency tells apart.
-_CUT_BY_FLOOR = ("launch_latency", "unexplained")
+_CUT_BY_FLOOR = ("launch_latency", "queued", "unexplained")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _compared(
 class View:
     """A way to split the account: `key` gives the labels of a line's row, None for lines that are not in the table.
 
-    `by_cause`: launch latency and what is unexplained are different rows, so that what tells them apart makes a difference.
+    `by_cause`: what the floor of launch latency tells apart are different rows, so that the floor makes a difference.
     """
 
     name: str

@@ -242,6 +242,7 @@ _IDLE_SENTENCES = {
     "dependency": "Idle time while a stream waits for another",
     "graph": "Idle time inside CUDA graphs",
     "profiler": "Idle time while the profiler works on the launching thread",
+    "queued": "Idle time between two activities of a stream's queue",
     "unexplained": "Idle time that nothing explains",
 }
 

@@ -4,7 +4,8 @@ A gap [a, b) ends with activity K, launched by call [c0, c1). Until c0 the host 
 the host range then running, or synchronization where the launching thread sat in a synchronizing call, or the
 profiler's own work. From c0 on it is launch latency: until the call returns, or for as long as the floor, whichever is
 longer. A launch that was done before the gap began points elsewhere: to the graph that is being replayed, or to another
-stream that K's stream waited for. The rest is unexplained, such as what passes between two activities of a deep queue.
+stream that K's stream waited for. Where K stood in its stream's queue behind the activity before the gap, a short gap is
+what the GPU takes from the one to the other. The rest is unexplained.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     Times = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
 
-CAUSES = ("host_bound", "synchronization", "launch_latency", "dependency", "graph", "profiler", "unexplained")
-HOST_BOUND, SYNCHRONIZATION, LATENCY, DEPENDENCY, GRAPH, PROFILER, UNEXPLAINED = range(len(CAUSES))
+CAUSES = ("host_bound", "synchronization", "launch_latency", "dependency", "graph", "profiler", "queued", "unexplained")
+HOST_BOUND, SYNCHRONIZATION, LATENCY, DEPENDENCY, GRAPH, PROFILER, QUEUED, UNEXPLAINED = range(len(CAUSES))
 # Rows of the host's time line that are no ranges.
 _NO_RANGE, _IN_SYNC, _IN_PROFILER = -1, -2, -3
 
@@ -282,12 +283,22 @@ def _causes(
     waited[early] = told_to_wait(attribution, gaps.activity[early])
     by_launch = launched & ~in_graph & ~waited
     # Counted from the call, not from the gap: an activity that was queued long before waits for no launch.
-    latency = np.where(by_launch, np.clip(np.maximum(returned, called + floor_ns) - asked, 0, rest), 0)
+    launching = np.maximum(returned, called + floor_ns) - asked
+    latency = np.where(by_launch, np.clip(launching, 0, rest), 0)
+    # A start from an empty stream takes no longer than the floor: what does was held up by something else.
+    in_queue = by_launch & (launching <= 0) & (rest <= floor_ns) & _on_one_stream(trace, gaps)
     add(GRAPH, np.where(in_graph, rest, 0))
     add(DEPENDENCY, np.where(waited, rest, 0))
     add(LATENCY, latency)
-    add(UNEXPLAINED, np.where(in_graph | waited, 0, rest - latency))
+    add(QUEUED, np.where(in_queue, rest, 0))
+    add(UNEXPLAINED, np.where(in_graph | waited | in_queue, 0, rest - latency))
     return charged
+
+
+def _on_one_stream(trace: Trace, gaps: _Gaps) -> Mask:
+    """Gaps between two activities of one stream."""
+    stream = trace.column("activities", "stream")
+    return stream[gaps.activity] == stream[gaps.before]
 
 
 def _values(column: Times, rows: Codes) -> Times:

@@ -126,6 +126,10 @@ _IDLE = (
     _ns("dependency_ns", "Idle before an activity whose stream waited for another stream."),
     _ns("graph_ns", "Idle between activities of one CUDA graph launch."),
     _ns("profiler_ns", "Idle while the launching thread was in the profiler's own work."),
+    _ns(
+        "queued_ns",
+        "Idle between two queued activities of a stream: what the GPU takes from the one to the other.",
+    ),
     _ns("unexplained_ns", "Idle that none of these explains, or whose launch was not captured."),
 )
 

@@ -48,8 +48,10 @@ _CAUSES = {
     "dependency": "idle because the stream of the next activity waited for another stream",
     "graph": "idle between activities of one CUDA graph launch",
     "profiler": "idle while the launching thread was in the profiler's own work",
-    "unexplained": "idle for a reason that none of the other causes explains, as between two activities of a deep queue, or "
-    "before one whose launch was not captured",
+    "queued": "idle between two activities of a stream of which the second had been launched long before: what it takes from "
+    "one to the next",
+    "unexplained": "idle for a reason that none of the other causes explains, or before an activity whose launch was not "
+    "captured",
 }
 _LANES = {
     "wall": "the steps lasted",

@@ -38,6 +38,7 @@ CAUSE_WORDS = {
     "dependency": "other stream",
     "graph": "inside CUDA graphs",
     "profiler": "profiler",
+    "queued": "between queued activities",
     "unexplained": "unexplained",
 }
 
@@ -222,7 +223,9 @@ def time(breakdown: Breakdown, scale: Scale, fold: bool = False) -> list[Stretch
     kept = {cause: ns for cause, ns in totals.idle_ns.items() if ns and cause not in small}
     # Where every launch is known, what is left came after one, whose activity had not begun.
     all_launched = totals.activities == breakdown.launch.activities
-    remarks = {"unexplained": "what follows was launched already"} if all_launched else {}
+    remarks = {"queued": "what follows was launched long before"}
+    if all_launched:
+        remarks["unexplained"] = "what follows was launched already"
     lines += [stretch(f"idle, {CAUSE_WORDS[cause]}", "idle", ns, remarks.get(cause, "")) for cause, ns in kept.items()]
     if small:
         names = ", ".join(CAUSE_WORDS[cause] for cause in small)

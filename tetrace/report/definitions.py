@@ -39,8 +39,11 @@ DEFINITIONS = {
     "the time of the counted steps.",
     "Profiler": "The GPU idles and the launching thread was in the profiler's own work. Percentages are of wall, the time of "
     "the counted steps.",
-    "Unexplained": "The GPU idles and no other cause is found, such as between two activities of a deep queue: this is what is "
-    "left, unexplained. Percentages are of wall, the time of the counted steps.",
+    "Between queued activities": "The GPU idles between two activities of one stream, and the second was launched longer ago "
+    "than the floor: this is what the GPU takes from one activity to the next. Fewer, longer kernels or CUDA graphs make it "
+    "less. Percentages are of wall, the time of the counted steps.",
+    "Unexplained": "The GPU idles and no other cause is found: this is what is left, unexplained. Percentages are of wall, the "
+    "time of the counted steps.",
     "Verdict": "The verdict is the first that holds: ranks wait for one of them (15% of wall), launch-bound (host-bound and "
     "launch latency, 30%), synchronization-bound (30%), communication-bound (30% exposed), copy-bound (copies between host and "
     "device are half of busy), else GPU-bound with its largest categories.",

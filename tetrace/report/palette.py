@@ -32,7 +32,8 @@ CAUSE_COLORS = {
     "dependency": "#9aa7b5",
     "graph": "#b5bdc8",
     "profiler": "#d3d8de",
-    "unexplained": "#e0e4e9",
+    "queued": "#d9dde3",
+    "unexplained": "#e6e9ed",
 }
 # Of plotly's bars.
 CAUSE_PATTERNS = {
@@ -42,6 +43,7 @@ CAUSE_PATTERNS = {
     "dependency": "x",
     "graph": "-",
     "profiler": "|",
+    "queued": "",
     "unexplained": "+",
 }
 PHASE_COLORS = {

@@ -234,6 +234,7 @@ _CAUSES = (
     ("dependency_ns", "dependency"),
     ("graph_ns", "graph"),
     ("profiler_ns", "profiler"),
+    ("queued_ns", "queued"),
     ("unexplained_ns", "unexplained"),
 )
 

@@ -31,6 +31,7 @@ _WAITING = {
     "dependency": "GPU waits for another stream",
     "graph": "GPU waits inside CUDA graphs",
     "profiler": "GPU waits for the recorder",
+    "queued": "GPU between queued activities",
     "unexplained": "GPU waits, unexplained",
 }
 # `layers.3.mlp` and `layers.4.mlp` are one place in a model; `4.0.0b11` and `v2.8` are versions.

@@ -33,6 +33,7 @@ CAUSE_TERMS = {
     "dependency": "Other stream",
     "graph": "Inside CUDA graphs",
     "profiler": "Profiler",
+    "queued": "Between queued activities",
     "unexplained": "Unexplained",
 }
 
