@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tetrace import __version__
+from tetrace.cli.folders import destination
 from tetrace.errors import TetraceError
 from tetrace.record.options import CALLS, COLLECTORS, RANGES, Options, inspected, window
 
@@ -31,9 +32,10 @@ _FAILED = 2
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="NAME",
-    help="Write NAME.tetrace.  [default: the script's name]",
+    help="Write NAME.tetrace; into NAME, called after the script, where it is a folder or ends in a slash.  [default: the "
+    "script's name]",
 )
 @click.option(
     "--collector",
@@ -123,7 +125,7 @@ _FAILED = 2
 @click.option("--force", is_flag=True, help="Overwrite a recording of this name.")
 def record(
     command: tuple[str, ...],
-    output: Path | None,
+    output: str | None,
     collector: str,
     steps: str | None,
     seconds: float | None,
@@ -160,9 +162,11 @@ def record(
     _check_options(command)
     chosen = window(steps, seconds, warmup, collector)
     seen = inspected(fp8, fp8_every, fp8_modules, fp8_histogram, fp8_blocks, fp8_recompute, fp8_rows)
-    options = Options(output, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every, seen)
+    run_of = resolved(command)
+    at = None if output is None else destination(output, run_of.name)
+    options = Options(at, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every, seen)
     with Relay(_say) as relay:
-        session = Session(options, resolved(command), __version__, _say, relay)
+        session = Session(options, run_of, __version__, _say, relay)
         run = session.run()
         failed = _save(session, run)
         return run.ended.code or failed

@@ -26,6 +26,9 @@ from tetrace import load
         (["--nsys", "-o x", "talks.py"], "name the recording with -o"),
         (["-o", "talks.py/x", "talks.py"], "talks.py is no folder; choose one with -o"),
         (["-o", "gone/x", "talks.py"], "gone does not exist; make it, or choose another with -o"),
+        (["-o", "gone/x/", "talks.py"], "gone does not exist; make it, or choose another"),
+        (["-o", "made/", "gone.py"], "gone.py: no such script"),
+        (["-o", "made/", "--collector", "host", "--calls", "all", "talks.py"], "--calls all has no meaning"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(arguments: list[str], says: str, tmp_path: Path) -> None:
@@ -46,6 +49,19 @@ def test_a_script_without_torch_is_told_to_be_unrecorded(tmp_path: Path) -> None
 
 
 # With torch: what was recorded is there, however the script ended.
+
+
+@pytest.mark.usefixtures("torch")
+def test_a_folder_or_a_slash_names_where_the_recording_goes(tmp_path: Path) -> None:
+    """A recording is no such folder, whatever follows its name; the folder of a slash is made."""
+    (tmp_path / "there").mkdir()
+    for named, saved in (
+        ("there", "there/trains.tetrace"), ("made/", "made/trains.tetrace"), ("made/trains.tetrace/", "made/trains.tetrace"),
+    ):  # fmt: skip
+        done = run("-o", named, "--collector", "host", "--force", "trains.py", "None")
+        assert f"tetrace: saved {saved}" in ours(done.stderr), done.stderr
+        assert load(tmp_path / saved).metadata.facts["command"] == ["trains.py", "None"]
+    assert not list(tmp_path.glob("*.tetrace"))
 
 
 @pytest.mark.usefixtures("torch")
