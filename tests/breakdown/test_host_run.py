@@ -11,6 +11,7 @@ from tests.attribute.test_attribution import GEMM
 from tests.traces import Recording
 from tetrace.attribute.attribution import attribute
 from tetrace.breakdown.analysis import Breakdown, break_down
+from tetrace.breakdown.host_run import missed_window
 from tetrace.errors import UsageError
 from tetrace.report import content
 from tetrace.trace.trace import Trace
@@ -105,6 +106,9 @@ def test_a_window_that_recorded_nothing(steps: int, options: dict[str, object], 
     said = " ".join(content.without_activities(breakdown))
     assert "nsys" not in said
     assert said.startswith("record with --steps within 0:40, or without" if steps > 1 else "record without --steps")
+    way = "record with --steps within 0:40, or without --steps" if steps > 1 else "record without --steps"
+    assert missed_window(breakdown) == (f"{says[:-1]}; {way}" if options["first_step"] else "")
+    assert missed_window(of(host_run(12, range(5, 12)), **options)) == ""
 
 
 def test_warm_up_is_counted_only_where_nothing_else_is_there_and_said() -> None:

@@ -196,17 +196,17 @@ def _save(session: Session, run: Run) -> int:
         _say(f"defect: {type(error).__name__}: {error}; TETRACE_DEBUG=1 shows where")
         return _FAILED
     _say(f"saved {_short(saved.path)}")
-    hint = "" if _show(saved) else saved.hint
-    for line in filter(None, (hint, saved.problem)):
+    hint, problem = _show(saved)
+    for line in filter(None, (hint, problem)):
         _say(line)
-    return _FAILED if saved.problem else 0
+    return _FAILED if problem else 0
 
 
-def _show(saved: Saved) -> bool:
-    """The first screen, on standard error: standard output is the script's alone. True where it says itself that the run
-    is one step."""
+def _show(saved: Saved) -> tuple[str, str]:
+    """The first screen, on standard error: standard output is the script's alone. Returns what is left to tell below it:
+    the hint, where it does not say so itself, and why what was asked for is not in the recording."""
     import tetrace
-    from tetrace.breakdown.host_run import is_one_step
+    from tetrace.breakdown.host_run import is_one_step, missed_window
     from tetrace.report.reporter import Options as Shown
     from tetrace.report.terminal import Terminal
 
@@ -218,9 +218,9 @@ def _show(saved: Saved) -> bool:
         shown = Terminal(options).documents(breakdown)
     except TetraceError as error:
         _say(f"there is no report of it ({error})")
-        return False
+        return saved.hint, saved.problem
     _write(str(shown[""]))
-    return is_one_step(breakdown)
+    return "" if is_one_step(breakdown) else saved.hint, saved.problem or missed_window(breakdown)
 
 
 def _short(path: Path) -> str:

@@ -91,6 +91,19 @@ def test_the_script_goes_on_after_the_recorded_window(window: tuple[str, str]) -
 
 
 @pytest.mark.usefixtures("torch")
+@pytest.mark.parametrize(("does", "code"), [("None", 2), ("sys.exit(3)", 3)])
+def test_a_window_that_is_never_reached_is_told_at_the_end(does: str, code: int, tmp_path: Path) -> None:
+    """What ran is saved; the script's own exit code is what counts where it failed."""
+    done = run("--collector", "host", "--steps", "100:110", "trains.py", does)
+    assert done.returncode == code, done.stderr
+    line = ours(done.stderr)[-1]
+    assert line.startswith("tetrace: The steps 100:110 that were asked for were never reached: the script ended ")
+    assert line.endswith("; record with --steps within 0:8, or without --steps" if code == 2 else "or without --steps")
+    assert load(tmp_path / "trains.tetrace").rows("ranges")
+    assert not (tmp_path / "trains.tetrace.recording").exists()
+
+
+@pytest.mark.usefixtures("torch")
 @pytest.mark.parametrize(
     ("does", "code", "says"),
     [
