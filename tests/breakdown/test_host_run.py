@@ -93,11 +93,12 @@ def test_a_step_without_a_module_within_the_recorded_ones_is_0() -> None:
     ("steps", "options", "says"),
     [
         (41, {"first_step": 100, "last_step": 200},
-         "The steps 100:200 that were asked for were never reached: the script ended in step 40; a step took the host 100 µs."),
+         "The steps 100:200 that were asked for were never reached: the script ended after 40 whole steps; "
+         "a step took the host 100 µs."),
         (1, {"first_step": 5, "last_step": None},
-         "The steps 5: that were asked for were never reached: the script ended in step 0."),
+         "The steps 5: that were asked for were never reached: the script ended in its first step."),
         (1, {"first_step": 0, "last_step": 25},
-         "Nothing was recorded in the steps 0:25: no module was called until the script ended, in step 0."),
+         "Nothing was recorded in the steps 0:25: no module was called until the script ended, in its first step."),
     ],
 )  # fmt: skip
 def test_a_window_that_recorded_nothing(steps: int, options: dict[str, object], says: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tetrace.attribute.vocabulary import INSPECTION_MODULE
 from tetrace.breakdown.selection import STEADY
-from tetrace.units import duration, three_digits
+from tetrace.units import duration, steps_until_end, three_digits
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
@@ -68,10 +68,11 @@ def _nothing_in_the_window(breakdown: Breakdown) -> str:
     first, end, last = int(options.get("first_step") or 0), options.get("last_step"), int(steps["step"].max())
     wanted = f"{first}:{'' if end is None else end}"
     if last < first:
-        said = f"The steps {wanted} that were asked for were never reached: the script ended in step {last}"
+        said = f"The steps {wanted} that were asked for were never reached: the script ended {steps_until_end(last)}"
         whole = steps["wall_ns"][(steps["used"] == 1) & (steps["step"] < last)]
         return said + (f"; a step took the host {duration(float(np.median(whole)))}." if len(whole) else ".")
-    return f"Nothing was recorded in the steps {wanted}: no module was called until the script ended, in step {last}."
+    until = f"until the script ended, {steps_until_end(last)}"
+    return f"Nothing was recorded in the steps {wanted}: no module was called {until}."
 
 
 def missed_window(breakdown: Breakdown) -> str:
