@@ -47,6 +47,11 @@ def percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f}%" if whole else ""
 
 
+def steps_until_end(whole: int) -> str:
+    """When a run ended, by the steps that ended in it: what follows the last of them is no step."""
+    return f"after {plural(whole, 'whole step')}" if whole else "in its first step"
+
+
 def plural(number: int, word: str) -> str:
     """A number of things: `1 step`, `2,048 steps`."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

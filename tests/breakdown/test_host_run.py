@@ -11,6 +11,7 @@ from tests.attribute.test_attribution import GEMM
 from tests.traces import Recording
 from tetrace.attribute.attribution import attribute
 from tetrace.breakdown.analysis import Breakdown, break_down
+from tetrace.breakdown.host_run import missed_window
 from tetrace.errors import UsageError
 from tetrace.report import content
 from tetrace.trace.trace import Trace
@@ -92,11 +93,12 @@ def test_a_step_without_a_module_within_the_recorded_ones_is_0() -> None:
     ("steps", "options", "says"),
     [
         (41, {"first_step": 100, "last_step": 200},
-         "The steps 100:200 that were asked for were never reached: the script ended in step 40; a step took the host 100 µs."),
+         "The steps 100:200 that were asked for were never reached: the script ended after 40 whole steps; "
+         "a step took the host 100 µs."),
         (1, {"first_step": 5, "last_step": None},
-         "The steps 5: that were asked for were never reached: the script ended in step 0."),
+         "The steps 5: that were asked for were never reached: the script ended in its first step."),
         (1, {"first_step": 0, "last_step": 25},
-         "Nothing was recorded in the steps 0:25: no module was called until the script ended, in step 0."),
+         "Nothing was recorded in the steps 0:25: no module was called until the script ended, in its first step."),
     ],
 )  # fmt: skip
 def test_a_window_that_recorded_nothing(steps: int, options: dict[str, object], says: str) -> None:
@@ -105,6 +107,9 @@ def test_a_window_that_recorded_nothing(steps: int, options: dict[str, object], 
     said = " ".join(content.without_activities(breakdown))
     assert "nsys" not in said
     assert said.startswith("record with --steps within 0:40, or without" if steps > 1 else "record without --steps")
+    way = "record with --steps within 0:40, or without --steps" if steps > 1 else "record without --steps"
+    assert missed_window(breakdown) == (f"{says[:-1]}; {way}" if options["first_step"] else "")
+    assert missed_window(of(host_run(12, range(5, 12)), **options)) == ""
 
 
 def test_warm_up_is_counted_only_where_nothing_else_is_there_and_said() -> None:

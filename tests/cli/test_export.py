@@ -83,7 +83,7 @@ def test_a_file_is_overwritten_only_when_asked(tmp_path: Path) -> None:
         (["export", FP8, "--perfetto", "x", "--all", "--steps", "7"], "leave --steps 7 out, or --all"),
         (["export", FP8, "--perfetto", "x", "--chrome", "x"], "named by --perfetto and --chrome"),
         (["export", FP8, "--perfetto", FP8, "--force"], "which is never written to"),
-        (["export", FP8, "--perfetto", DATA, "--force"], "is a folder"),
+        (["export", FP8, "--perfetto", DATA / "stability-bf16.tetrace", "--force"], "is a folder"),
         (["export", FP8, "--perfetto", "x", "--steps", "100:"], "--steps 100: leaves no step"),
         (["export", FP8, "--perfetto", "x", "--steps", "y"], "--steps y: give steady"),
         (["export", FP8, "--perfetto", "x", "--device", "7"], "--device 7: no activity ran on it"),

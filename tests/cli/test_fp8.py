@@ -104,7 +104,7 @@ def test_a_problem_of_many_tensors_says_how_many() -> None:
 def test_health_of_a_run_without_fp8(tmp_path: Path) -> None:
     store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
     text = said("health", tmp_path / "run.tetrace")
-    assert "run.tetrace · 1 tensors, 0 quantized to FP8 · 1 steps" in text
+    assert "run.tetrace · 1 tensors, 0 quantized to FP8 · 1 step" in text
     assert "Nothing was quantized to FP8: 1 tensor in 1 step were looked at, all finite." in text
     assert json.loads(printed("health", tmp_path / "run.tetrace", "--json"))["healthy"] is False
 

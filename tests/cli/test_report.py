@@ -74,7 +74,7 @@ def test_the_report_goes_to_a_pipe_without_colour() -> None:
         (["report", FP8, "--format", "parquet", "--by", "kernel"], "name a file with -o"),
         (["report", FP8, "-o", FP8, "--force"], "which is never written to"),
         (["report", FP8, "-o", DATA / "README.md"], "exists; choose another name or pass --force"),
-        (["report", FP8, "-o", DATA, "--force"], "is a folder"),
+        (["report", FP8, "-o", DATA / "stability-bf16.tetrace", "--force"], "is a folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments: list[str | Path], says: str) -> None:
@@ -114,6 +114,35 @@ def test_files_are_written_and_not_overwritten_unasked(tmp_path: Path) -> None:
     assert run("report", saved, "--format", "parquet", "-o", folder).returncode == 0
     assert {file.suffix for file in folder.iterdir()} == {".parquet"}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.md", "run.tetrace", "tables"]
+
+
+def test_a_folder_or_a_slash_names_where_it_goes(tmp_path: Path) -> None:
+    """The folder of a slash is made, and gone again where nothing came into it."""
+    there, made = tmp_path / "there", tmp_path / "made"
+    there.mkdir()
+    budget = f"{made}/budget.toml"
+    for arguments, names in (
+        (["report", FP8, "-o", there, "--save", f"{made}/"], [there / "te4-fp8.txt", made / "te4-fp8.tetrace"]),
+        (["report", FP8, "-o", f"{made}/", "--csv", "--by", "kernel"], [made / "te4-fp8.csv"]),
+        (["report", FP8, "-o", f"{made}/", "--csv", "--force"], [made / "kernels.csv"]),
+        (["report", FP8, "--html", there], [there / "te4-fp8.html"]),
+        (["export", FP8, "--perfetto", there, "--steps", "7"], [there / "te4-fp8.pftrace"]),
+        (["export", FP8, "--chrome", f"{made}/", "--steps", "7"], [made / "te4-fp8.json"]),
+        (["diff", FP8, FP8, "--html", f"{made}/"], [made / "diff.html"]),
+        (["fp8", "coverage", FP8, "--json", "-o", there], [there / "coverage.json"]),
+        (["check", "--init", FP8, "-o", f"{made}/"], [made / "budget.toml"]),
+        (["check", FP8, "--budget", budget, "--junit", made, "-o", made], [made / "junit.xml", made / "check.txt"]),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert all(name.exists() for name in names), (arguments, done.stderr)
+    for arguments, says in (
+        (["report", "gone.sqlite", "-o", f"{tmp_path}/new/"], "gone.sqlite: no such file"),
+        (["report", FP8, "-o", f"{tmp_path}/gone/new/"], "gone/new: its folder"),
+        (["report", FP8, "-o", there], "te4-fp8.txt: exists; choose another name or pass --force"),
+    ):
+        assert says in failure(*arguments)[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "there"]
 
 
 def test_short_names_of_formats() -> None:

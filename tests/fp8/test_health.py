@@ -14,6 +14,7 @@ from tests.fp8.made import LARGEST, Made, bfloat16
 from tetrace.errors import InputError
 from tetrace.fp8.flags import Problem, share_words
 from tetrace.fp8.health import KINDS, check_health
+from tetrace.fp8.nonfinite import find_nonfinite
 from tetrace.fp8.whatif import what_if
 from tetrace.trace import store
 from tetrace.trace.trace import Trace
@@ -59,6 +60,20 @@ def test_a_sound_run_is_healthy() -> None:
     assert health.healthy
     assert str(health) == health.verdict
     assert health.verdict == "Healthy: nothing of what tetrace looks for in 1 tensor in 8 steps."
+
+
+def test_what_came_after_the_last_step_is_no_whole_one() -> None:
+    """An evaluation, or a step that was cut short; where nothing is trained every step is one."""
+    run = Made()
+    for step in range(3):
+        run.tensor(step, f"{NAME}.input", [1.0, 2.0])
+    assert check_health(run.trace()).seen == find_nonfinite(run.trace()).seen == "3 steps"
+    for step in range(2):
+        run.tensor(step, f"{NAME}.grad_output", [1.0, 2.0], phase="backward")
+    assert check_health(run.trace()).seen == find_nonfinite(run.trace()).seen == "2 steps and a part of one more"
+    assert "2 tensors in 2 steps and a part of one more" in check_health(run.trace()).verdict
+    run.tensor(2, f"{NAME}.grad_output", [1.0, 2.0], phase="backward")
+    assert check_health(run.trace()).seen == "3 steps"
 
 
 class TestWithoutFp8:

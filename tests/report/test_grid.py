@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tetrace.report.grid import Column, Grid, cells, cut, cut_end, printable
+from tetrace.report.terminal import table_lines
 
 GRID = Grid(
     "",
@@ -33,6 +36,22 @@ def test_names_are_cut_a_little_then_columns_left_out_then_names_cut_more() -> N
     assert GRID.lines(54)[:2] == ["   ms  count  kernel", "  1.5      2  a_kernel_with_a_name_of_forty_characters"]
     assert GRID.lines(44)[:2] == ["   ms  kernel", "  1.5  a_kernel_with_a_na…f_forty_characters"]
     assert GRID.lines(27)[:2] == ["   ms  kernel", "  1.5  a_kernel_…characters"]
+
+
+def test_columns_that_are_left_out_are_counted_below() -> None:
+    def last(width: int, wide: bool = False) -> str:
+        return "".join(text for text, _ in list(table_lines(GRID, width, wide))[-1])
+
+    assert last(100) == "13.75     42           all"
+    assert last(54) == "1 column left out: --wide shows all"
+    assert last(27) == "2 columns left out: --wide shows all"
+    assert last(27, wide=True) == last(100)
+    crowded = dataclasses.replace(GRID, title="Kernels")
+    told = [list(table_lines(crowded, width, beside=True)) for width in (100, 54, 27)]
+    assert ["".join(text for text, _ in lines[0]) for lines in told] == [
+        "Kernels", "Kernels  1 column left out: --wide shows all", "Kernels"
+    ]  # fmt: skip
+    assert [len(lines) for lines in told] == [5, 5, 6]
 
 
 def test_a_column_keeps_the_words_that_it_must_before_others_are_left_out() -> None:

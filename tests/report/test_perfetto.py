@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests.breakdown.test_host_run import host_run
 from tests.report.drawn import (
     RECORDINGS,
     ROOT,
@@ -225,6 +226,25 @@ def test_ranges_alone_are_drawn() -> None:
     read = read_back(drawn(Recording().range("step_0", 0, 10).range("step_1", 10, 20)))
     assert [one.span for one in read.slices] == [("step_0", 0, 10_000), ("step_1", 10_000, 20_000)]
     assert read.counters == {}
+
+
+def test_steps_and_process_choose_what_is_drawn_without_gpu_activities() -> None:
+    attribution = attribute(host_run(12, range(12), processes=2).trace())
+    for steps, process, numbers, processes in (
+        ("7", None, {7}, 2),
+        ("3:5", 1, {3, 4}, 1),
+        ("steady", None, set(range(1, 11)), 2),
+        ("all", 0, set(range(12)), 1),
+    ):
+        chosen = timeline(attribution, steps=steps, process=process)
+        read = read_back(chosen)
+        assert {one.notes["step"] for one in read.slices} == numbers, (steps, process)
+        # Of each step the step itself, forward, backward and the optimizer.
+        assert len(read.slices) == chosen.slices == 4 * len(numbers) * processes
+    with pytest.raises(UsageError, match="leaves no step"):
+        timeline(attribution, steps="700")
+    with pytest.raises(UsageError, match="--steps 7 leaves no step of made; --steps all draws everything"):
+        timeline(attribute(Recording().range("a", 0, 10).trace()), steps="7")
 
 
 def test_a_clock_before_zero_is_moved() -> None:

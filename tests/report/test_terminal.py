@@ -114,9 +114,10 @@ def test_a_finding_keeps_its_advice_on_one_line() -> None:
 
 def test_attention_backends_are_not_cut() -> None:
     lines = rendered(recorded(UNFUSED), by="backend", width=100).splitlines()
-    assert lines[-2:] == [
+    assert lines[-3:] == [
         "module                         backend                     refused",
         "self_attention.core_attention  UnfusedDotProductAttention  FlashAttention 4: NV…n: NVTE_FUSED_ATTN=0",
+        "3 columns left out: --wide shows all",
     ]
 
 
@@ -140,6 +141,7 @@ module        ms/step  of activity  forward  backward   gemm  quantize  launches
 Linear.0        0.010        35.7%    0.005     0.005  0.007     0.003         6       0.013
 unattributed    0.003        10.7%    0.000     0.003  0.000     0.000         1       0.119
 all             0.028       100.0%    0.005     0.008  0.007     0.003         8       0.152
+1 column left out: --wide shows all
 """
     )
 

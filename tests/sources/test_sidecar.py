@@ -95,7 +95,9 @@ def test_facts_of_a_run_are_kept_and_an_early_end_is_told(tmp_path: Path) -> Non
     ending = {"reason": "exception", "exception": "ValueError: bad batch", "step": 9}
     folder = write(tmp_path / "run.tetrace.recording", run=run, exit=ending)
     trace = load(exported(folder, an_export()))
-    assert trace.metadata.notices[0] == "the run did not finish: exit code 1 in step 9 (ValueError: bad batch)"
+    assert (
+        trace.metadata.notices[0] == "the run did not finish: exit code 1 after 9 whole steps (ValueError: bad batch)"
+    )
     assert trace.metadata.facts["command"] == ["train.py"]
     assert "secret" not in trace.metadata.facts
 

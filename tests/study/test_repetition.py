@@ -9,8 +9,8 @@ import pytest
 from tests.study.made import Made, study
 from tetrace.errors import UsageError
 from tetrace.study.material import Material
-from tetrace.study.repetition import repetition_section
-from tetrace.study.report import write
+from tetrace.study.repetition import repetition_section, repetition_words
+from tetrace.study.report import first_screen, write
 
 TOML = """
 title = "Three ways"
@@ -47,6 +47,25 @@ def test_a_repetition_on_a_slower_host(tmp_path: Path) -> None:
     )
 
 
+def test_the_same_in_a_sentence(tmp_path: Path) -> None:
+    here, there = made(tmp_path / "1", a=10.0, b=8.0, c=10.0), made(tmp_path / "2", a=12.0, b=9.6, c=13.0)
+    begins = f"Against another run of it, {there.folder}: "
+    assert repetition_words(here, there) == (
+        f"{begins}both runs tell 2 of 3 pairs apart, in the same order; 95% intervals overlap for 0 of 3 step times and 1 of 2 "
+        "speed-ups; the largest shift of a step time is that of c, 13.000 ms there and 10.000 here (−23.1%)."
+    )
+    turned = made(tmp_path / "3", a=8.0, b=10.0)
+    assert repetition_words(here, turned).removeprefix(f"Against another run of it, {turned.folder}: ") == (
+        "both runs tell 1 of 1 pairs apart, 1 of them in opposite order (a and b); 95% intervals overlap for 0 of 2 step times "
+        "and 0 of 1 speed-ups; the largest shift of a step time is that of a, 8.000 ms there and 10.000 here (+25.0%)."
+    )
+    alike = made(tmp_path / "4", a=10.0, c=10.0)
+    said = repetition_words(alike, alike)
+    assert "whether the ranking is the same cannot be told: both runs tell none of 1 pairs apart;" in said
+    assert said.endswith("; no step time differs.")
+    assert "no two configurations to rank;" in repetition_words(here, made(tmp_path / "5", a=10.0))
+
+
 def test_a_ranking_of_pairs_that_nobody_tells_apart_cannot_be_told(tmp_path: Path) -> None:
     here, there = (made(tmp_path / run, a=10.0, c=10.0) for run in ("here", "there"))
     assert repetition_section(here, there).said[1:] == (
@@ -74,6 +93,8 @@ def test_nothing_in_common(tmp_path: Path) -> None:
     section = repetition_section(made(tmp_path / "1", a=10.0), made(tmp_path / "2", b=8.0))
     assert not section.grids
     assert section.said[1:] == ("They have no measured configuration in common.",)
+    here, there = made(tmp_path / "1", a=10.0), made(tmp_path / "2", b=8.0)
+    assert repetition_words(here, there).endswith("/2/results: they have no measured configuration in common.")
 
 
 def test_it_is_in_the_report(tmp_path: Path) -> None:
@@ -82,5 +103,7 @@ def test_it_is_in_the_report(tmp_path: Path) -> None:
     text = (here.folder / "REPORT.md").read_text(encoding="utf-8")
     assert "## Against another run of it" in text
     assert "main: the same ranking of 1 pair, of 2 configurations, that both runs tell apart." in text
+    assert "Against another run of it" in first_screen(here.folder, here.study)
     write(here.folder, here.study)
     assert "Against another run" not in (here.folder / "REPORT.md").read_text(encoding="utf-8")
+    assert "Against another run of it" not in first_screen(here.folder, here.study)

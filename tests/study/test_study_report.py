@@ -206,6 +206,7 @@ def test_the_first_screen(written):
         "delayed          17.000  16.660–17.510     0.588  0.588–0.588      2.79\n"
         "graphs            3.000    2.940–3.090     3.333  3.333–3.333      2.79\n"
         "block                 –                        –                      –  failed: ValueError\n"
+        "7 columns left out: --wide shows all\n"
         "\n"
         "Claims of the note\n"
         "claim                    verdict             here\n"

@@ -8,7 +8,7 @@ import numpy as np
 
 from tetrace.attribute.vocabulary import INSPECTION_MODULE
 from tetrace.breakdown.selection import STEADY
-from tetrace.units import duration, three_digits
+from tetrace.units import duration, steps_until_end, three_digits
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
@@ -63,15 +63,31 @@ def _nothing_in_the_window(breakdown: Breakdown) -> str:
     """Why nothing was recorded, by the steps that were asked for and the last one that ran; empty where that is not it."""
     options = breakdown.attribution.trace.metadata.facts.get("options", {})
     steps = breakdown.tables["host_steps"]
-    if not options or not len(steps):
+    if not options or not len(steps) or options.get("seconds") is not None:
         return ""
     first, end, last = int(options.get("first_step") or 0), options.get("last_step"), int(steps["step"].max())
     wanted = f"{first}:{'' if end is None else end}"
     if last < first:
-        said = f"The steps {wanted} that were asked for were never reached: the script ended in step {last}"
+        said = f"The steps {wanted} that were asked for were never reached: the script ended {steps_until_end(last)}"
         whole = steps["wall_ns"][(steps["used"] == 1) & (steps["step"] < last)]
         return said + (f"; a step took the host {duration(float(np.median(whole)))}." if len(whole) else ".")
-    return f"Nothing was recorded in the steps {wanted}: no module was called until the script ended, in step {last}."
+    until = f"until the script ended, {steps_until_end(last)}"
+    return f"Nothing was recorded in the steps {wanted}: no module was called {until}."
+
+
+def missed_window(breakdown: Breakdown) -> str:
+    """That nothing was recorded in the later steps that were asked for, and the way out; empty where something was."""
+    options = breakdown.attribution.trace.metadata.facts.get("options", {})
+    if breakdown.totals.activities or len(breakdown.tables["host_modules"]) or not options.get("first_step"):
+        return ""
+    nothing = _nothing_in_the_window(breakdown)
+    return nothing and f"{nothing.rstrip('.')}; {other_window(breakdown)}"
+
+
+def other_window(breakdown: Breakdown) -> str:
+    """Which steps to record instead, by those that ran."""
+    last = int(breakdown.tables["host_steps"]["step"].max())
+    return f"record {f'with --steps within 0:{last}, or ' if last else ''}without --steps"
 
 
 def is_one_step(breakdown: Breakdown) -> bool:

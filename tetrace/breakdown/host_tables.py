@@ -9,7 +9,7 @@ import numpy as np
 from tetrace.attribute.distinct import distinct
 from tetrace.attribute.vocabulary import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE
 from tetrace.breakdown.scope import Scope, phase_words
-from tetrace.breakdown.selection import STEADY, host_steps
+from tetrace.breakdown.selection import STEADY, Selection, host_steps
 from tetrace.breakdown.tables import HOST_MODULES, HOST_STEPS, Table, no_rows
 
 if TYPE_CHECKING:
@@ -32,32 +32,36 @@ def _key(process: Codes, step: Times) -> Times:
     return (process.astype(np.int64) << _STEP_BITS) | step
 
 
-def _used_steps(scope: Scope) -> Times:
-    """Keys of the steps that are counted; without activities, of all but the declared warm-up and the last, open one.
+def counted_steps(attribution: Attribution, selection: Selection) -> Times:
+    """Rows of the steps that are counted; without activities, of all but the declared warm-up and the last, open one.
     Where those are all, the ones after step 0, which imports and allocates; where that is all, it."""
-    steps, windows = scope.attribution.steps, scope.selection.windows
-    if scope.trace.rows("activities"):
-        rows = np.unique(windows.step[scope.selection.used]) if scope.selection.per_step else np.arange(len(steps))
-    elif scope.selection.asked != STEADY:
-        rows = np.flatnonzero(host_steps(scope.attribution, scope.selection))
-    else:
-        asked = host_steps(scope.attribution, scope.selection)
-        first = int(scope.trace.metadata.facts.get("options", {}).get("warmup") or _FIRST_STEADY)
-        last = np.append(np.diff(steps.process) != 0, True) if len(steps) else np.zeros(0, np.bool_)
-        # Outside the recorded window only steps are kept, and what they do is not known.
-        host = scope.attribution.host
-        held = np.flatnonzero(host.is_kind("module")) if len(host) else np.empty(0, np.int64)
-        if len(held):
-            last |= ~np.isin(
-                _key(steps.process, steps.number), _key(host.process[held], np.maximum(host.sequence[held], 0))
-            )
-        of_less_and_less = (
-            (steps.number >= first) & ~last,
-            (steps.number >= _FIRST_STEADY) & ~last,
-            ~last,
-            np.ones(len(steps), np.bool_),
+    steps, windows = attribution.steps, selection.windows
+    if attribution.trace.rows("activities"):
+        return np.unique(windows.step[selection.used]) if selection.per_step else np.arange(len(steps))
+    asked = host_steps(attribution, selection)
+    if selection.asked != STEADY:
+        return np.flatnonzero(asked)
+    first = int(attribution.trace.metadata.facts.get("options", {}).get("warmup") or _FIRST_STEADY)
+    last = np.append(np.diff(steps.process) != 0, True) if len(steps) else np.zeros(0, np.bool_)
+    # Outside the recorded window only steps are kept, and what they do is not known.
+    host = attribution.host
+    held = np.flatnonzero(host.is_kind("module")) if len(host) else np.empty(0, np.int64)
+    if len(held):
+        last |= ~np.isin(
+            _key(steps.process, steps.number), _key(host.process[held], np.maximum(host.sequence[held], 0))
         )
-        rows = next((np.flatnonzero(asked & one) for one in of_less_and_less if (asked & one).any()), np.arange(0))
+    of_less_and_less = (
+        (steps.number >= first) & ~last,
+        (steps.number >= _FIRST_STEADY) & ~last,
+        ~last,
+        np.ones(len(steps), np.bool_),
+    )
+    return next((np.flatnonzero(asked & one) for one in of_less_and_less if (asked & one).any()), np.arange(0))
+
+
+def _used_steps(scope: Scope) -> Times:
+    """Keys of the steps that are counted."""
+    steps, rows = scope.attribution.steps, counted_steps(scope.attribution, scope.selection)
     return _key(steps.process[rows], steps.number[rows])
 
 

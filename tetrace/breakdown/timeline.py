@@ -14,7 +14,8 @@ import numpy as np
 
 from tetrace.attribute.attribution import Attribution
 from tetrace.attribute.distinct import distinct
-from tetrace.breakdown.selection import STEADY, Selection, select
+from tetrace.breakdown.host_tables import counted_steps
+from tetrace.breakdown.selection import ALL, STEADY, Selection, select
 from tetrace.breakdown.stacking import side_by_side, stacked
 from tetrace.breakdown.timeline_counters import Counter, counters
 from tetrace.breakdown.timeline_labels import Label, Labels, of_activities, of_calls, of_ranges, of_windows
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What is drawn of an attribution; `processes` are rows of the trace's processes."""
+    """What is drawn of an attribution; `processes` are rows of the trace's processes, `steps` rows of the chosen steps,
+    None where everything is drawn."""
 
     attribution: Attribution
     selection: Selection
     processes: tuple[int, ...]
+    steps: Rows | None
 
     @property
     def trace(self) -> Trace:
@@ -108,10 +111,9 @@ class Timeline:
 
     def _in_steps(self, process: Codes, start: Times, end: Times) -> Mask:
         """Whether host rows share time with the chosen steps of their process; all of it where none is chosen."""
-        if not self.selection.per_step:
+        if self.steps is None:
             return np.isin(process, np.array(self.processes, np.int32))
-        steps, found = self.attribution.steps, np.zeros(len(start), np.bool_)
-        used = np.unique(self.selection.windows.step[self.selection.used])
+        steps, used, found = self.attribution.steps, self.steps, np.zeros(len(start), np.bool_)
         for one in self.processes:
             mine, own = np.flatnonzero(process == one), used[steps.process[used] == one]
             begins, ends = steps.start[own], steps.end[own]
@@ -246,9 +248,24 @@ def timeline(
             f"{trace.metadata.source}: it has no GPU activity, range or API call to draw; `tetrace report` shows what it has"
         )
     selection = select(attribution, steps, device, process)
+    chosen = _chosen(attribution, selection)
     processes: Iterator[int] | range = range(trace.rows("processes"))
-    if selection.per_step:
-        processes = np.unique(selection.windows.process[selection.used]).tolist()
-    elif device is not None or process is not None:
+    if chosen is not None:
+        processes = np.unique(attribution.steps.process[chosen]).tolist()
+    elif selection.process is not None:
+        processes = range(selection.process, selection.process + 1)
+    elif device is not None:
         processes = np.unique(trace.column("activities", "process")[selection.activities]).tolist()
-    return Timeline(attribution, selection, tuple(processes))
+    return Timeline(attribution, selection, tuple(processes), chosen)
+
+
+def _chosen(attribution: Attribution, selection: Selection) -> Rows | None:
+    """Rows of the steps to draw, None for everything; without GPU activities those that a report counts on the host."""
+    trace, asked = attribution.trace, selection.asked
+    on_host = not trace.rows("activities") and asked != ALL and (len(attribution.steps) > 0 or asked != STEADY)
+    if not selection.per_step and not on_host:
+        return None
+    rows = counted_steps(attribution, selection)
+    if not len(rows):
+        raise UsageError(f"--steps {asked} leaves no step of {trace.metadata.source}; --steps all draws everything")
+    return rows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tetrace.cli.folders import check_folder
+from tetrace.cli.folders import check_folder, destination
 from tetrace.cli.output import check_output, write_output
 from tetrace.cli.pages import Output, output_options
 from tetrace.errors import UsageError
@@ -36,9 +36,7 @@ _OVER_BUDGET = 1
 @click.option(
     "--steps", default="steady", show_default=True, metavar="WHICH", help="Steps to count, as in `tetrace report`."
 )
-@click.option(
-    "--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit's XML too; overwrites FILE."
-)
+@click.option("--junit", type=click.Path(), metavar="FILE", help="Write JUnit's XML too; overwrites FILE.")
 @click.option(
     "--github/--no-github",
     default=None,
@@ -52,7 +50,7 @@ def check(
     init: bool,
     figures: bool,
     steps: str,
-    junit: Path | None,
+    junit: str | None,
     github: bool | None,
     output: Output,
 ) -> int:
@@ -64,7 +62,8 @@ def check(
 
     `tetrace check --init RUN -o budget.toml` writes a first one.
     """
-    check_folder(junit, output.path)
+    xml = None if junit is None else destination(junit, "junit.xml")
+    check_folder(xml, output.path)
     if figures:
         return _list_figures(output)
     if run is None or init == (budget is not None or baseline is not None):
@@ -77,9 +76,9 @@ def check(
     sources = [path for path in (run, budget, baseline) if path]
     output.check(*sources)
     for source in sources:
-        check_output(junit, "JUnit's XML", True, True, source)
+        check_output(xml, "JUnit's XML", True, True, source)
     result = _checked(limits, str(budget), _analyzed(run, steps), _analyzed(baseline, steps) if baseline else None)
-    _write(result, output, junit, github)
+    _write(result, output, xml, github)
     return _OVER_BUDGET if result.broken else 0
 
 
@@ -130,9 +129,10 @@ def _list_figures(output: Output) -> int:
 def _write_budget(run: Path, steps: str, output: Output) -> int:
     from tetrace.breakdown.first_budget import budget_of
 
-    check_output(output.path, "a budget", True, output.force, run)
+    path = output.file("budget.toml")
+    check_output(path, "a budget", True, output.force, run)
     breakdown = _analyzed(run, steps)
     if not breakdown.totals.activities:
         raise UsageError(f"{run}: holds no GPU activity to limit; record it on a GPU")
-    write_output({"": budget_of(breakdown, run.name)}, output.path, True)
+    write_output({"": budget_of(breakdown, run.name)}, path, True)
     return 0

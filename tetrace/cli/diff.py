@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tetrace.cli.folders import destination
 from tetrace.cli.output import check_output, write_output
 from tetrace.cli.pages import Output, output_options
 from tetrace.errors import UsageError
@@ -30,7 +31,7 @@ _ON_SCREEN = 14
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="FILE",
     help="Write it as one HTML file that opens anywhere, without a network: the runs side by side, and every table.",
 )
@@ -41,7 +42,7 @@ def diff(
     by: str | None,
     full: bool,
     device: int | None,
-    page: Path | None,
+    page: str | None,
     output: Output,
 ) -> None:
     """Say what changed per step from run A to run B, and why; of more runs, from A to each.
@@ -57,11 +58,12 @@ def diff(
         raise UsageError(f"{runs[0]}: is one run; name the run to compare it with too: tetrace diff A B")
     if len(steps) > 1 and len(steps) != len(runs):
         raise UsageError(f"--steps is given {len(steps)} times for {len(runs)} runs; give it once, or once for each")
+    html = None if page is None else destination(page, "diff.html")
     if page and (output.path or output.format_name != "terminal" or by):
         raise UsageError(f"--html {page} names a format and a file, and holds every table; leave the other options out")
     output.check(*runs)
-    for run in runs if page else ():
-        check_output(page, "a page", True, output.force, run)
+    for run in runs if html else ():
+        check_output(html, "a page", True, output.force, run)
     import tetrace
     from tetrace.breakdown.compare import compare_all
     from tetrace.report.diff import diff_page
@@ -74,10 +76,10 @@ def diff(
             done[run, which] = tetrace.analyze(traces[run], steps=which, device=device)
     breakdowns = [done[run, which] for run, which in zip(runs, chosen, strict=True)]
     comparisons = compare_all(breakdowns, run_names(runs, chosen))
-    if page:
+    if html:
         from tetrace.report.html.comparison import html_page
 
-        write_output({"": html_page(comparisons, tetrace.__version__)}, page, True)
+        write_output({"": html_page(comparisons, tetrace.__version__)}, html, True)
         return
     top = _ON_SCREEN if output.top is None and not (by or full) else output.rows
     output.write(diff_page(comparisons, by or "", full, top, output.format_name))

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from tetrace import __version__
+from tetrace.cli.folders import destination, stem
 from tetrace.cli.output import check_output
 from tetrace.cli.progress import progress
 from tetrace.errors import UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Name of each format and the module that writes it, imported when it is asked for.
 _WRITERS = {"perfetto": "tetrace.report.perfetto", "chrome": "tetrace.report.chrome"}
+_SUFFIX = {"perfetto": ".pftrace", "chrome": ".json"}
 # Names and numbers repeat: more effort makes such files hardly smaller.
 _EFFORT = 2
 
@@ -30,13 +32,13 @@ _EFFORT = 2
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--perfetto",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="OUT.pftrace",
     help="Write a Perfetto trace, for ui.perfetto.dev and trace_processor.",
 )
 @click.option(
     "--chrome",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="OUT.json",
     help="Write JSON in the Trace Event Format, for chrome://tracing and tools that want it; several times larger.",
 )
@@ -52,8 +54,8 @@ _EFFORT = 2
 @click.option("--force", is_flag=True, help="Overwrite the file that is named.")
 def export(
     run: Path,
-    perfetto: Path | None,
-    chrome: Path | None,
+    perfetto: str | None,
+    chrome: str | None,
     steps: str | None,
     everything: bool,
     device: int | None,
@@ -67,7 +69,8 @@ def export(
     counters of the launch queue, launches and FP8 saturation; ranks are processes. A name that ends in .gz is
     compressed. Open a Perfetto trace with "Open trace file" on https://ui.perfetto.dev, which keeps it in the browser.
     """
-    outputs = {name: path for name, path in (("perfetto", perfetto), ("chrome", chrome)) if path}
+    named = {"perfetto": perfetto, "chrome": chrome}
+    outputs = {name: destination(path, f"{stem(run)}{_SUFFIX[name]}") for name, path in named.items() if path}
     _check(outputs, steps, everything, force, run)
     import tetrace
     from tetrace.attribute.attribution import attribute

@@ -1,12 +1,55 @@
-"""Where files of a report may go: into folders that exist, since a name with a typing error is not to make new ones."""
+"""Where what is written goes: into folders that exist, since a name with a typing error is not to make new ones, and into
+one that is named as a folder, by a slash at its end."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
+
+import click
 
 from tetrace.errors import UsageError
 
 _RECORDING = ".tetrace"
+_SLASHES = tuple(filter(None, (os.sep, os.altsep)))
+
+
+def destination(named: str, name: str) -> Path:
+    """What an option such as `-o` names: a file or recording; where that is a folder, or ends in a slash, `name` in it.
+
+    A folder that ends in a slash is made; one into which nothing came is gone again when the command ends. A recording is
+    no folder to write into. Raises `UsageError` where the folder cannot be made.
+    """
+    path = Path(named)
+    with contextlib.suppress(RuntimeError):  # of a user that is not known
+        path = path.expanduser()
+    into = named.endswith(_SLASHES) or (bool(named) and path.is_dir())
+    if not into or path.suffix == _RECORDING or (path / "metadata.json").is_file():
+        return path
+    if not path.exists():
+        _make(path)
+    return path / name
+
+
+def _make(folder: Path) -> None:
+    check_folder(folder)
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+
+    def take_away() -> None:
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
+
+    click.get_current_context().call_on_close(take_away)
+
+
+def stem(run: Path) -> str:
+    """What to call a file about a run: its name without what says how it is stored."""
+    name = run.name or run.resolve().name
+    return Path(name.removesuffix(".recording").removesuffix(".gz")).stem
 
 
 def check_folder(*paths: Path | None) -> None:

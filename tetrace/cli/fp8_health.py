@@ -58,9 +58,7 @@ def page(run: Path, trace: Trace, found: Health, top: int, whole: bool = False) 
     rows = tuple(_line(problem, has_ranks, whole) for problem in shown)
     grid = Grid("Problems, worst first", columns, rows, note=words.note(len(found.problems) - len(shown)))
     return Page(
-        title=words.title(
-            trace, f"{found.tensors:,} tensors, {found.quantized:,} quantized to FP8", f"{len(found.steps):,} steps"
-        ),
+        title=words.title(trace, f"{found.tensors:,} tensors, {found.quantized:,} quantized to FP8", found.seen),
         verdict=found.verdict,
         grids=(grid,) if rows else (),
         advice=tuple(with_path(line, str(run)) for line in _advice(shown, whole)),

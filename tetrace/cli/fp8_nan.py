@@ -40,7 +40,7 @@ def page(run: Path, trace: Trace, found: NonFinite, top: int) -> Page:
     from tetrace.fp8.nonfinite import COLUMNS, rows_of
     from tetrace.report.page import Page
 
-    looked = f"{found.observations:,} observations", f"{len(found.steps):,} steps"
+    looked = f"{found.observations:,} observations", found.seen
     origins = found.origins
     return Page(
         title=words.title(trace, *looked),
@@ -68,7 +68,7 @@ def _advice(origin: Origin, run: Path) -> Iterator[str]:
 
 def _verdict(found: NonFinite) -> str:
     if not found.origins:
-        return f"All finite: no NaN and no Inf in {found.observations:,} observations of {len(found.steps):,} steps."
+        return f"All finite: no NaN and no Inf in {found.observations:,} observations of {found.seen}."
     from tetrace.fp8.nonfinite import counts
 
     origin = found.origins[0]

@@ -12,6 +12,8 @@ import click
 from tetrace.cli.folders import check_folder
 from tetrace.errors import UsageError
 
+# What a file of each format is called in a folder that was named.
+SUFFIXES = {"terminal": ".txt", "markdown": ".md", **{name: f".{name}" for name in ("json", "csv", "parquet", "html")}}
 # What stands for characters that the terminal's encoding does not have.
 _PLAIN = str.maketrans(
     {

@@ -7,13 +7,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tetrace import __version__
-from tetrace.cli.output import check_output, write_output
+from tetrace.cli.folders import destination
+from tetrace.cli.output import SUFFIXES, check_output, write_output
 from tetrace.report.reporter import Options
 
 if TYPE_CHECKING:
@@ -31,10 +33,19 @@ class Output:
     """Where a page goes and how it is written, as asked for on the command line."""
 
     format_name: str
-    path: Path | None
+    named: str | None
     force: bool
     top: int | None
     wide: bool
+
+    @cached_property
+    def path(self) -> Path | None:
+        """Its file, called after the command where a folder was named; None for standard output."""
+        return self.file(f"{click.get_current_context().info_name}{SUFFIXES[self.format_name]}")
+
+    def file(self, name: str) -> Path | None:
+        """The same, `name` in a folder."""
+        return None if self.named is None else destination(self.named, name)
 
     @property
     def rows(self) -> int:
@@ -64,7 +75,7 @@ def output_options(command: _Command) -> _Command:
 
     def with_output(format_name: str, as_json: bool, as_csv: bool, **options: Any) -> Any:
         name = "json" if as_json else "csv" if as_csv else format_name
-        own = {key: options.pop(key) for key in ("path", "force", "top", "wide")}
+        own = {key: options.pop(key) for key in ("named", "force", "top", "wide")}
         return command(output=Output(name, **own), **options)
 
     with_output.__doc__, with_output.__name__ = command.__doc__, command.__name__
@@ -87,6 +98,6 @@ _OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
     click.option("--csv", "as_csv", is_flag=True, help="Short for --format csv."),
-    click.option("-o", "--output", "path", type=click.Path(path_type=Path), metavar="FILE", help="Write here instead."),
+    click.option("-o", "--output", "named", type=click.Path(), metavar="FILE", help="Write here instead."),
     click.option("--force", is_flag=True, help="Overwrite the file of --output."),
 )

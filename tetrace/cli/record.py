@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tetrace import __version__
+from tetrace.cli.folders import destination
 from tetrace.errors import TetraceError
 from tetrace.record.options import CALLS, COLLECTORS, RANGES, Options, inspected, window
 
@@ -31,9 +32,10 @@ _FAILED = 2
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="NAME",
-    help="Write NAME.tetrace.  [default: the script's name]",
+    help="Write NAME.tetrace; into NAME, called after the script, where it is a folder or ends in a slash.  [default: the "
+    "script's name]",
 )
 @click.option(
     "--collector",
@@ -123,7 +125,7 @@ _FAILED = 2
 @click.option("--force", is_flag=True, help="Overwrite a recording of this name.")
 def record(
     command: tuple[str, ...],
-    output: Path | None,
+    output: str | None,
     collector: str,
     steps: str | None,
     seconds: float | None,
@@ -160,9 +162,11 @@ def record(
     _check_options(command)
     chosen = window(steps, seconds, warmup, collector)
     seen = inspected(fp8, fp8_every, fp8_modules, fp8_histogram, fp8_blocks, fp8_recompute, fp8_rows)
-    options = Options(output, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every, seen)
+    run_of = resolved(command)
+    at = None if output is None else destination(output, run_of.name)
+    options = Options(at, collector, chosen, warmup, ranges, nsys, keep_nsys_rep, force, calls, every, seen)
     with Relay(_say) as relay:
-        session = Session(options, resolved(command), __version__, _say, relay)
+        session = Session(options, run_of, __version__, _say, relay)
         run = session.run()
         failed = _save(session, run)
         return run.ended.code or failed
@@ -192,17 +196,17 @@ def _save(session: Session, run: Run) -> int:
         _say(f"defect: {type(error).__name__}: {error}; TETRACE_DEBUG=1 shows where")
         return _FAILED
     _say(f"saved {_short(saved.path)}")
-    hint = "" if _show(saved) else saved.hint
-    for line in filter(None, (hint, saved.problem)):
+    hint, problem = _show(saved)
+    for line in filter(None, (hint, problem)):
         _say(line)
-    return _FAILED if saved.problem else 0
+    return _FAILED if problem else 0
 
 
-def _show(saved: Saved) -> bool:
-    """The first screen, on standard error: standard output is the script's alone. True where it says itself that the run
-    is one step."""
+def _show(saved: Saved) -> tuple[str, str]:
+    """The first screen, on standard error: standard output is the script's alone. Returns what is left to tell below it:
+    the hint, where it does not say so itself, and why what was asked for is not in the recording."""
     import tetrace
-    from tetrace.breakdown.host_run import is_one_step
+    from tetrace.breakdown.host_run import is_one_step, missed_window
     from tetrace.report.reporter import Options as Shown
     from tetrace.report.terminal import Terminal
 
@@ -214,9 +218,9 @@ def _show(saved: Saved) -> bool:
         shown = Terminal(options).documents(breakdown)
     except TetraceError as error:
         _say(f"there is no report of it ({error})")
-        return False
+        return saved.hint, saved.problem
     _write(str(shown[""]))
-    return is_one_step(breakdown)
+    return "" if is_one_step(breakdown) else saved.hint, saved.problem or missed_window(breakdown)
 
 
 def _short(path: Path) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tetrace import __version__
-from tetrace.cli.folders import check_recording
-from tetrace.cli.output import check_output, write_output
+from tetrace.cli.folders import check_recording, destination, stem
+from tetrace.cli.output import SUFFIXES, check_output, write_output
 from tetrace.cli.progress import progress
 from tetrace.errors import UsageError
 from tetrace.report.reporter import FORMATS, Options
@@ -61,7 +61,7 @@ _WIDTH = 100
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="FILE",
     help="Write the report as one HTML file that opens anywhere, without a network.",
 )
@@ -70,13 +70,13 @@ _WIDTH = 100
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="PATH",
     help="Write here: a file, or a folder for all tables of csv and parquet.",
 )
 @click.option(
     "--save",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="RUN.tetrace",
     help="Keep the imported recording, which loads faster.",
 )
@@ -94,9 +94,9 @@ def report(
     format_name: str,
     as_json: bool,
     as_csv: bool,
-    page: Path | None,
-    output: Path | None,
-    save: Path | None,
+    page: str | None,
+    output: str | None,
+    save: str | None,
     force: bool,
 ) -> None:
     """Say where the steps of a recording spend their time.
@@ -107,23 +107,27 @@ def report(
     import tetrace
 
     format_name = "json" if as_json else "csv" if as_csv else format_name
-    format_name, output = _destination(format_name, output, page)
-    options = dataclasses.replace(_options(by, kernel, top, full, wide, to_file=output is not None), run=str(run))
-    check_recording(save)
+    format_name, named = _named(format_name, output, page)
     one_document = bool(by or kernel) or format_name not in ("csv", "parquet")
-    check_output(output, format_name, one_document, force, run)
-    check_output(save, "a recording", False, force, run)
+    path = None if named is None else Path(named)
+    if named is not None and one_document:
+        path = destination(named, f"{stem(run)}{SUFFIXES[format_name]}")
+    kept = None if save is None else destination(save, f"{stem(run)}.tetrace")
+    options = dataclasses.replace(_options(by, kernel, top, full, wide, to_file=path is not None), run=str(run))
+    check_recording(kept)
+    check_output(path, format_name, one_document, force, run)
+    check_output(kept, "a recording", False, force, run)
     reporter = _reporter(format_name)(options)
     with progress(f"reading {run.name}") as shown:
         trace = tetrace.load(run, shown)
-    if save:
-        _save(trace, save, force)
+    if kept:
+        _save(trace, kept, force)
     breakdown = tetrace.analyze(trace, steps=steps, device=device, process=process)
-    write_output(reporter.documents(breakdown), output, one_document)
+    write_output(reporter.documents(breakdown), path, one_document)
 
 
-def _destination(format_name: str, output: Path | None, page: Path | None) -> tuple[str, Path | None]:
-    """The format and the file; `--html FILE` is short for both."""
+def _named(format_name: str, output: str | None, page: str | None) -> tuple[str, str | None]:
+    """The format and what the file is called; `--html FILE` is short for both."""
     if page is None:
         return format_name, output
     if output or format_name not in ("terminal", "html"):

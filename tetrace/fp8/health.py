@@ -13,7 +13,18 @@ import numpy as np
 from tetrace.fp8 import lost_gradients, nonfinite, nonfinite_advice, scale_health
 from tetrace.fp8.advice import clipped_words, whatif_words
 from tetrace.fp8.flags import LEVELS, Problem, Recorded, flags, share_words
-from tetrace.fp8.observations import DELAYED, QUANTIZED, WHOLE, groups, is_gradient, non_finite, starts_of, tensor_name
+from tetrace.fp8.observations import (
+    DELAYED,
+    QUANTIZED,
+    WHOLE,
+    groups,
+    is_gradient,
+    non_finite,
+    starts_of,
+    steps_seen,
+    tensor_name,
+    whole_steps,
+)
 from tetrace.fp8.prediction import FORMATS
 from tetrace.units import plural
 
@@ -57,6 +68,12 @@ class Health:
     steps: tuple[int, ...]
     observations: int
     quantized: int
+    whole_steps: int
+
+    @property
+    def seen(self) -> str:
+        """In words, how many steps were looked at."""
+        return steps_seen(self.whole_steps, self.steps)
 
     def __str__(self) -> str:
         return self.verdict
@@ -69,7 +86,7 @@ class Health:
     @property
     def verdict(self) -> str:
         """One sentence: healthy, the worst problem, or that nothing was quantized."""
-        looked = f"{plural(self.tensors, 'tensor')} in {plural(len(self.steps), 'step')}"
+        looked = f"{plural(self.tensors, 'tensor')} in {self.seen}"
         notes = len(self.problems) - self._serious
         if self._serious:
             no_fp8 = "" if self.quantized else "Nothing was quantized to FP8. "
@@ -112,6 +129,7 @@ def check_health(trace: Trace) -> Health:
         steps=tuple(np.unique(recorded.rows["step"]).tolist()),
         observations=len(recorded.rows),
         quantized=len(np.unique(recorded.rows.tensor[quantized])),
+        whole_steps=whole_steps(recorded.rows),
     )
 
 

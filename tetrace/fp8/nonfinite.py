@@ -19,8 +19,10 @@ from tetrace.fp8.observations import (
     Rows,
     non_finite,
     processes,
+    steps_seen,
     tensor_name,
     tensors,
+    whole_steps,
 )
 
 if TYPE_CHECKING:
@@ -107,6 +109,12 @@ class NonFinite:
     observations: int
     steps: tuple[int, ...]
     checked: bool
+    whole_steps: int
+
+    @property
+    def seen(self) -> str:
+        """In words, how many steps were looked at."""
+        return steps_seen(self.whole_steps, self.steps)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -167,7 +175,7 @@ def find_nonfinite(trace: Trace) -> NonFinite:
     names = processes(trace)
     origins = tuple(_origin(rows, names, first, last) for first, last in _stretches(rows))
     steps = tuple(int(step) for step in np.unique(rows["step"]))
-    return NonFinite(origins, len(rows), steps, bool(rows.isin("source", CHECK).any()))
+    return NonFinite(origins, len(rows), steps, bool(rows.isin("source", CHECK).any()), whole_steps(rows))
 
 
 def _stretches(rows: Rows) -> Iterator[tuple[int, int]]:

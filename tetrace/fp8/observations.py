@@ -12,6 +12,7 @@ import numpy as np
 from tetrace.errors import InputError
 from tetrace.fp8.recorded import UNREADABLE
 from tetrace.trace.schema import BY_NAME
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -102,6 +103,19 @@ def tensors(trace: Trace) -> Rows:
     }
     rows = Rows(columns, rows.words, rows.keys, rows.tensor)
     return rows.take(np.lexsort((rows["order"], rows["process"])))
+
+
+def whole_steps(rows: Rows) -> int:
+    """In how many steps something was observed, without the last where it holds nothing of backward and the optimizer, and
+    others do: it was cut short, or is what came after training, such as an evaluation."""
+    steps = np.unique(rows["step"])
+    trained = rows["step"][rows.isin("phase", BACKWARD, OPTIMIZER)]
+    return len(steps) - int(len(trained) > 0 and int(trained.max()) < int(steps[-1]))
+
+
+def steps_seen(whole: int, steps: Sequence[int]) -> str:
+    """In words, how many steps were observed, of which `whole` to their end."""
+    return plural(whole, "step") + (" and a part of one more" if len(steps) > whole else "")
 
 
 def scales(trace: Trace) -> Rows:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tetrace.errors import InputError
 from tetrace.record.running import Running
 
 _FILE = "module-times.bin"
 _HEADER_BYTES = 16
 _NOTHING = (
-    "no time on the GPU was measured: CUDA was not in use, or no step came whose number {} divides (but for step 0)"
+    "no time on the GPU was measured: CUDA was not in use (--collector host records ranges and steps without it), or no "
+    "step came whose number {} divides, but for step 0 (--every 1 measures each step)"
 )
 
 
@@ -39,7 +41,9 @@ class Events:
         return ""
 
     def collect(self, folder: Path) -> tuple[str, ...]:
-        """The processes have written all there is; says so where that is nothing."""
-        files = folder.glob(f"process-*/{_FILE}")
-        has_rows = any(file.stat().st_size > _HEADER_BYTES for file in files)
-        return () if has_rows else (_NOTHING.format(self.every),)
+        """The processes have written all there is. Raises `InputError` where that is no time at all."""
+        has_rows = any(file.stat().st_size > _HEADER_BYTES for file in folder.glob(f"process-*/{_FILE}"))
+        # Where no process was instrumented, that is the reason.
+        if not has_rows and any(folder.glob("process-*")):
+            raise InputError(_NOTHING.format(self.every))
+        return ()

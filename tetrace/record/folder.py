@@ -43,7 +43,7 @@ class Place:
 
 def place(output: Path | None, name: str) -> Place:
     """The place that `-o` names, or the one called after the script, with absolute paths."""
-    path = (output or Path(name)).expanduser()
+    path = output or Path(name)
     if path.name in ("", ".", ".."):
         raise UsageError(f"-o {output}: names no recording; give a name such as run1")
     path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)

@@ -175,7 +175,8 @@ class Session:
         finally:
             folder.let_go(working)
         hint = _ONE_STEP if run.ended.finished and _is_one_step(working) else ""
-        if problem:
+        # Without a GPU's recorder the folder holds nothing that is not in the recording.
+        if problem and run.collector.records_gpu:
             problem = _left(working, problem)
         else:
             shutil.rmtree(working, ignore_errors=True)

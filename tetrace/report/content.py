@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.breakdown import without_recorder
-from tetrace.breakdown.host_run import is_one_step, warm_up
+from tetrace.breakdown.host_run import is_one_step, other_window, warm_up
 from tetrace.breakdown.launch import NO_RANGE, STEP_RANGE
 from tetrace.report.grid import Column, Grid, printable
 from tetrace.report.scale import NOT_CAPTURED, Scale, has_steps
@@ -290,11 +290,8 @@ def without_activities(breakdown: Breakdown) -> list[str]:
     if len(breakdown.tables["host_modules"]):
         return [*values, "a module's self time is without that of the modules inside it"]
     if len(breakdown.tables["host_steps"]) and trace.metadata.facts.get("options"):
-        last = int(breakdown.tables["host_steps"]["step"].max())
-        within = f"with --steps within 0:{last}, or " if last else ""
-        return [
-            f"record {within}without --steps, from step 0 on; modules and phases are seen from the first module's call on"
-        ]
+        way = other_window(breakdown)
+        return [f"{way}, from step 0 on; modules and phases are seen from the first module's call on"]
     held = [f"{plural(trace.rows(table.name), 'row')} of {table.name}" for table in TABLES if trace.rows(table.name)]
     missing = [table.name for table in TABLES if not trace.has(table.name) and table.name not in INSTRUMENTED]
     lines = [f"captured: {', '.join(held) or 'nothing'}"]

@@ -47,10 +47,15 @@ class Grid:
 
     def lines(self, width: int, wide: bool = False) -> list[str]:
         """Head, rows and total as aligned lines of at most `width` columns; with `wide` names are not cut."""
+        return self.fitted(width, wide)[0]
+
+    def fitted(self, width: int, wide: bool = False) -> tuple[list[str], int]:
+        """The lines, and how many columns had to be left out of them."""
         rows = [tuple(column.head for column in self.columns), *self.rows, *([self.total] if self.total else [])]
         rows = [tuple(printable(word) for word in row) for row in rows]
         shown, widths = self._fit(rows, width, wide)
-        return [self._line(part, shown, widths) for row in rows for part in self._wrapped(row, shown, widths)]
+        lines = [self._line(part, shown, widths) for row in rows for part in self._wrapped(row, shown, widths)]
+        return lines, len(self.columns) - len(shown)
 
     def _fit(self, rows: list[tuple[str, ...]], width: int, wide: bool) -> tuple[list[int], dict[int, int]]:
         """Which columns are shown, and how wide: long words are cut first, then columns left out."""

@@ -29,5 +29,5 @@ def summary(columns: Mapping[str, Any], notes: Sequence[str], width: int, color:
     if len(table):
         title = f"{BY_NAME['module-time'].title}, ms of a sampled step"
         grid = grid_of_fields(table, module_time_fields(table), title, _TOP, False)
-        lines += [*table_lines(grid, width), *wrapped([content.STREAM_TIMES], width, "dim")]
+        lines += [*table_lines(grid, width, way="a wider terminal"), *wrapped([content.STREAM_TIMES], width, "dim")]
     return rendered(lines, color)

@@ -20,6 +20,7 @@ from tetrace.report.grids import grid_of, host_grids, matches_grid, matrix
 from tetrace.report.reporter import Options
 from tetrace.report.scale import Scale, scale_of
 from tetrace.report.views import BY_NAME, VIEWS
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
@@ -38,6 +39,7 @@ _TOP = 20
 _BAR = 40
 # Columns of a finding's cost and the space behind it.
 _COST = 9
+_GAP = 2
 _SHORTEST_TITLE = 24
 _HEAD, _STRONG, _FAINT, WARNING = "bold cyan", "bold", "dim", "yellow"
 _BAR_STYLES = {"busy": "green", "communication": "magenta", "idle": "yellow"}
@@ -173,7 +175,9 @@ class Terminal:
         """From the most to the least telling; the numbers are rows of the matrix, host ranges and findings."""
         yield from parts.above
         grid = matrix(breakdown, parts.scale, categories)
-        yield from self._table(dataclasses.replace(grid, title=f"{grid.title}; {content.attributed(breakdown)}"))
+        yield from self._table(
+            dataclasses.replace(grid, title=f"{grid.title}; {content.attributed(breakdown)}"), beside=True
+        )
         yield []
         yield from parts.facts
         if parts.waits:
@@ -183,7 +187,7 @@ class Terminal:
 
     def _lanes(self, breakdown: Breakdown) -> Iterator[Line]:
         if breakdown.totals.lanes > 1:
-            yield from self._table(grid_of(breakdown, BY_NAME["lane"], 8))
+            yield from self._table(grid_of(breakdown, BY_NAME["lane"], 8), beside=True)
 
     def _time(self, breakdown: Breakdown, scale: Scale) -> Iterator[Line]:
         stretches = content.time(breakdown, scale, fold=not self._options.full)
@@ -221,9 +225,11 @@ class Terminal:
 
     def _held_back(self, grid: Grid) -> Iterator[Line]:
         """The title of this grid stands over its last column, which saves a row."""
-        head, *lines = grid.lines(self._width, self._wide)
+        (head, *lines), left_out = grid.fitted(self._width, self._wide)
         yield [(head, _FAINT), (" " * (2 + cells(head) - len(head)) + grid.title, _HEAD)]
         yield from ([(line, "")] for line in lines)
+        if left_out:
+            yield [(_left_out(left_out, "--wide"), _FAINT)]
 
     def _findings(self, found: list[Finding], rows: int, spare: int) -> Iterator[Line]:
         """Each finding on a line; the worst also with a second one where rows are left. What to do is never cut: it may be a
@@ -253,8 +259,8 @@ class Terminal:
         if len(found) > len(shown):
             yield [(f"{' ' * _COST}{len(found) - len(shown)} more: --full", _FAINT)]
 
-    def _table(self, grid: Grid) -> Iterator[Line]:
-        return table_lines(grid, self._width, self._wide)
+    def _table(self, grid: Grid, beside: bool = False) -> Iterator[Line]:
+        return table_lines(grid, self._width, self._wide, beside=beside)
 
     def _all_tables(self, breakdown: Breakdown) -> Iterator[Line]:
         yield []
@@ -278,15 +284,26 @@ def _in_a_line(finding: Finding, room: int) -> str:
     return cut_end(f"{cut_end(title, left)}: {advice}", room)
 
 
-def table_lines(grid: Grid, width: int, wide: bool = False) -> Iterator[Line]:
-    """A grid with its title and note."""
-    yield [(cut_end(printable(grid.title), width), _HEAD)]
-    lines = grid.lines(width, wide) if grid.columns else []
+def table_lines(
+    grid: Grid, width: int, wide: bool = False, way: str = "--wide", beside: bool = False
+) -> Iterator[Line]:
+    """A grid with its title and note; where columns had to be left out, how many, and the `way` to see them: in a line
+    below, or `beside` the title where a screen has no row for it and the title leaves room."""
+    lines, left_out = grid.fitted(width, wide) if grid.columns else ([], 0)
+    title, told = cut_end(printable(grid.title), width), _left_out(left_out, way)
+    beside = beside and bool(left_out) and cells(title) + _GAP + cells(told) <= width
+    yield [(title, _HEAD), *([(f"{' ' * _GAP}{told}", _FAINT)] if beside else [])]
     for i, line in enumerate(lines):
         is_total = bool(grid.total) and i == len(lines) - 1
         yield [(line, _FAINT if not i else _STRONG if is_total else "")]
     if grid.note:
         yield [(printable(grid.note), _FAINT)]
+    if left_out and not beside:
+        yield [(told, _FAINT)]
+
+
+def _left_out(columns: int, way: str) -> str:
+    return f"{plural(columns, 'column')} left out: {way} shows all"
 
 
 def wrapped(texts: Sequence[str], width: int, style: str) -> Iterator[Line]:

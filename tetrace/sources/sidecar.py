@@ -27,6 +27,7 @@ from tetrace.sources.sites import Process, Sites, processes_of, words
 from tetrace.trace.arrays import column_of
 from tetrace.trace.schema import BY_NAME
 from tetrace.trace.trace import Metadata, Trace, make_table
+from tetrace.units import steps_until_end
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -234,7 +235,7 @@ def _endings(run: Mapping[str, Any], processes: Sequence[Process]) -> list[str]:
     exits = [process.document("exit.json") for process in processes]
     said = list(dict.fromkeys(str(one["exception"]) for one in exits if one.get("exception")))
     steps = [int(one["step"]) for one in exits if one.get("step") is not None]
-    where = f" in step {max(steps)}" if steps else ""
+    where = f" {steps_until_end(max(steps))}" if steps else ""
     return [f"the run did not finish: {how}{where}{f' ({said[0]})' if said else ''}"]
 
 

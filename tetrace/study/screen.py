@@ -14,6 +14,7 @@ from tetrace.study.csv_tables import one_line
 from tetrace.study.effects import effect_rows
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_title, measured_grid
+from tetrace.study.repetition import repetition_words
 from tetrace.study.results import RESULTS_FILE
 from tetrace.study.section import cut
 from tetrace.study.sizes import crossing_words
@@ -45,13 +46,14 @@ def screen(report: Report) -> Page:
             _shortened(Grid(claims_title(report.study), heads, lines), _ROWS - len(grids[0].rows) if grids else _ROWS)
         )
     crossings = [line for swept in report.swept for line in crossing_words(swept)]
+    repeated = (repetition_words(material, report.other),) if report.other else ()
     others = len(matrices) - 1
     more = f"; {others} more table{'' if others == 1 else 's'} there" if others > 0 else ""
     return Page(
         title=report.title,
         verdict=report.short_verdict,
         grids=tuple(grids),
-        said=tuple(cut(line) for line in (report.study.question, *report.answers, *crossings[:4]) if line),
+        said=(*(cut(line) for line in (report.study.question, *report.answers, *crossings[:4]) if line), *repeated),
         advice=(f"All of it{_with(_explained(material))}: {REPORT_FILE} and {PAGE_FILE} in {material.folder}{more}.",),
         notices=tuple(notices(material)),
     )

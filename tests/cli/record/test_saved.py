@@ -26,6 +26,9 @@ from tetrace import load
         (["--nsys", "-o x", "talks.py"], "name the recording with -o"),
         (["-o", "talks.py/x", "talks.py"], "talks.py is no folder; choose one with -o"),
         (["-o", "gone/x", "talks.py"], "gone does not exist; make it, or choose another with -o"),
+        (["-o", "gone/x/", "talks.py"], "gone does not exist; make it, or choose another"),
+        (["-o", "made/", "gone.py"], "gone.py: no such script"),
+        (["-o", "made/", "--collector", "host", "--calls", "all", "talks.py"], "--calls all has no meaning"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(arguments: list[str], says: str, tmp_path: Path) -> None:
@@ -46,6 +49,19 @@ def test_a_script_without_torch_is_told_to_be_unrecorded(tmp_path: Path) -> None
 
 
 # With torch: what was recorded is there, however the script ended.
+
+
+@pytest.mark.usefixtures("torch")
+def test_a_folder_or_a_slash_names_where_the_recording_goes(tmp_path: Path) -> None:
+    """A recording is no such folder, whatever follows its name; the folder of a slash is made."""
+    (tmp_path / "there").mkdir()
+    for named, saved in (
+        ("there", "there/trains.tetrace"), ("made/", "made/trains.tetrace"), ("made/trains.tetrace/", "made/trains.tetrace"),
+    ):  # fmt: skip
+        done = run("-o", named, "--collector", "host", "--force", "trains.py", "None")
+        assert f"tetrace: saved {saved}" in ours(done.stderr), done.stderr
+        assert load(tmp_path / saved).metadata.facts["command"] == ["trains.py", "None"]
+    assert not list(tmp_path.glob("*.tetrace"))
 
 
 @pytest.mark.usefixtures("torch")
@@ -72,6 +88,19 @@ def test_a_recording_of_a_cpu_run(tmp_path: Path) -> None:
 def test_the_script_goes_on_after_the_recorded_window(window: tuple[str, str]) -> None:
     done = run("--collector", "host", *window, "trains.py", "None")
     assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
+
+
+@pytest.mark.usefixtures("torch")
+@pytest.mark.parametrize(("does", "code"), [("None", 2), ("sys.exit(3)", 3)])
+def test_a_window_that_is_never_reached_is_told_at_the_end(does: str, code: int, tmp_path: Path) -> None:
+    """What ran is saved; the script's own exit code is what counts where it failed."""
+    done = run("--collector", "host", "--steps", "100:110", "trains.py", does)
+    assert done.returncode == code, done.stderr
+    line = ours(done.stderr)[-1]
+    assert line.startswith("tetrace: The steps 100:110 that were asked for were never reached: the script ended ")
+    assert line.endswith("; record with --steps within 0:8, or without --steps" if code == 2 else "or without --steps")
+    assert load(tmp_path / "trains.tetrace").rows("ranges")
+    assert not (tmp_path / "trains.tetrace.recording").exists()
 
 
 @pytest.mark.usefixtures("torch")
