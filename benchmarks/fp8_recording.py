@@ -1,6 +1,6 @@
 """What inspecting FP8 costs: every tensor of every step, on a GPU with Transformer Engine.
 
-    python benchmarks/fp8_recording.py [--size big --size block] [--blocks 8] [--steps 10] [--no-stats]
+    python benchmarks/fp8_recording.py [--size big --size block] [--blocks 8] [--steps 10] [--seconds 60] [--no-stats]
 
 In one process, blocks of steps in turn: plain, and each way to use `tetrace.watch`: without histograms, with them, without
 checks, and with some of the rows of large tensors only.
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # layers, hidden, ffn, heads, batch, sequence
@@ -60,21 +60,24 @@ def main() -> None:
     parser.add_argument("--size", action="append", choices=tuple(SIZES), help="default: both")
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10, help="steps in a block")
+    parser.add_argument("--seconds", type=float, help="no more blocks of a size than begin within so many")
     parser.add_argument("--no-stats", action="store_true", help="without LogFp8TensorStats")
     parser.add_argument("--worker", choices=("watch", "stats", "plain"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        json.dump(WORKERS[args.worker](args.size[0], args.blocks, args.steps), sys.stdout)
+        until = time.monotonic() + (args.seconds or float("inf"))
+        blocks = (number for number in range(args.blocks) if not number or time.monotonic() < until)
+        json.dump(WORKERS[args.worker](args.size[0], blocks, args.steps), sys.stdout)
         return
     sys.stdout.write(
         "| workload | what | ms a step | plain | ratio | from | to | aim | rows a step |\n|---|---|---|---|---|---|---|---|---|\n"
     )
     for size in args.size or SIZES:
-        report(size, args.blocks, args.steps, stats=not args.no_stats)
+        report(size, args.blocks, args.steps, stats=not args.no_stats, seconds=args.seconds)
 
 
-def report(size: str, blocks: int, steps: int, stats: bool) -> None:
-    times = run("watch", size, blocks, steps)
+def report(size: str, blocks: int, steps: int, stats: bool, seconds: float | None) -> None:
+    times = run("watch", size, blocks, steps, seconds)
     repeated, watched_losses = times["losses"].pop("plain"), times["losses"]
     if len(repeated) > 1:
         sys.stderr.write(f"{size}: plain steps do not repeat bit for bit, so losses say nothing: {repeated}\n")
@@ -101,15 +104,16 @@ def line(size: str, what: str, pairs: Sequence[Sequence[float]], aim: float | No
     sys.stdout.flush()
 
 
-def run(worker: str, size: str, blocks: int, steps: int) -> dict:
+def run(worker: str, size: str, blocks: int, steps: int, seconds: float | None = None) -> dict:
     options = ["--worker", worker, "--size", size, "--blocks", str(blocks), "--steps", str(steps)]
+    options += ["--seconds", str(seconds)] if seconds else []
     done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{worker} {size}: exit code {done.returncode}\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def watched(size: str, blocks: int, steps: int) -> dict:
+def watched(size: str, blocks: Iterable[int], steps: int) -> dict:
     """Blocks in turn, each way after a plain one; two steps after each change are not counted."""
     import tetrace
 
@@ -119,7 +123,7 @@ def watched(size: str, blocks: int, steps: int) -> dict:
     losses: dict = {}
     repeated: set = set()
     rows: dict = {}
-    for _ in range(blocks):
+    for _ in blocks:
         for what, options in WAYS.items():
             reset()
             repeated.add(tuple(float(step()) for _ in range(2)))
@@ -133,7 +137,7 @@ def watched(size: str, blocks: int, steps: int) -> dict:
     return {**times, "losses": {"plain": sorted(repeated), **losses}, "rows": rows}
 
 
-def logged(size: str, blocks: int, steps: int) -> dict:
+def logged(size: str, blocks: Iterable[int], steps: int) -> dict:
     import nvdlfw_inspect.api as api
     import transformer_engine
 
@@ -150,13 +154,13 @@ def logged(size: str, blocks: int, steps: int) -> dict:
             return loss
 
         timed(with_stats, 3)
-        return {"ms": [timed(with_stats, steps) for _ in range(blocks)]}
+        return {"ms": [timed(with_stats, steps) for _ in blocks]}
 
 
-def plain(size: str, blocks: int, steps: int) -> dict:
+def plain(size: str, blocks: Iterable[int], steps: int) -> dict:
     _, _, step = training_step(*SIZES[size])
     timed(step, 5)
-    return {"ms": [timed(step, steps) for _ in range(blocks)]}
+    return {"ms": [timed(step, steps) for _ in blocks]}
 
 
 WORKERS = {"watch": watched, "stats": logged, "plain": plain}

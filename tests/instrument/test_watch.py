@@ -78,6 +78,20 @@ class TestWatch:
         # As it begins, at the end of each step, and as it ends; at two of the three backwards of step 1.
         assert fetched == [0, 0, 1, 1, 1, 2]
 
+    def test_a_model_too_large_for_four_steps_of_room_has_rows_fetched_in_every_backward(self, monkeypatch):
+        rooms, fetched, plain = [], [], _C.watch_turn
+        monkeypatch.setattr(_C, "watch_device", lambda device, rows, histogram: rooms.append(rows))
+        net = nn.Linear(2, 2)
+        with tetrace.watch(net) as watch:
+            for rows_of_step in (2_000, 20_000):
+                monkeypatch.setattr(fp8_inspection, "_rows_of_step", lambda rows=rows_of_step: rows)
+                watch._inspection._give_ring(0)
+                monkeypatch.setattr(_C, "watch_turn", lambda rows=rows_of_step: fetched.append(rows) or plain())
+                tetrace.step()
+                net(torch.randn(1, 2)).sum().backward()
+        assert rooms == [8_000, 32_768]
+        assert fetched == [2_000, 20_000, 20_000, 20_000]  # steps; the backward of the larger; the end
+
     def test_a_backward_that_is_only_traced_is_none(self, monkeypatch, capfd):
         # As in torch 2.11, where the flag is not set while AOTAutograd traces.
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)

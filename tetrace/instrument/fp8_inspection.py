@@ -106,6 +106,7 @@ class Inspection:
         self._opening = threading.Lock()
         self.rows = 0  # written
         self._has_turned = False  # with the step that runs, and not in a backward since
+        self._is_tight = False  # some device has room for fewer steps than is usual
         self._turn, self._step = self._guarded(self._turn_over), self._guarded(self._on_step)
 
     def install(self) -> Callable[[], None]:
@@ -188,7 +189,7 @@ class Inspection:
 
         def run(*args: Any, **kwargs: Any) -> Any:
             # Of a script that follows no steps, or has many backwards in one, nothing else would come.
-            if not self._has_turned:
+            if self._is_tight or not self._has_turned:
                 turn()
             self._has_turned = False
             return plain(*args, **kwargs)
@@ -281,9 +282,9 @@ class Inspection:
                 self._opened.add(device)
 
     def _give_ring(self, device: int) -> None:
-        rows = min(max(_rows_of_step() * _STEPS_DEEP, _FEWEST_ROWS), _MOST_ROWS)
-        if self._settings.histogram:
-            rows = min(rows, _MOST_WITH_HISTOGRAM)
+        wanted = max(_rows_of_step() * _STEPS_DEEP, _FEWEST_ROWS)
+        rows = min(wanted, _MOST_WITH_HISTOGRAM if self._settings.histogram else _MOST_ROWS)
+        self._is_tight |= rows < wanted
         _C.watch_device(device, rows, self._settings.histogram)
 
     def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
