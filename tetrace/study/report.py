@@ -28,6 +28,7 @@ from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 from tetrace.study.section import Section, cut
 from tetrace.study.sizes import payoff_section, sweeps_section
 from tetrace.study.spec import Study
+from tetrace.study.starts import earlier_start
 from tetrace.study.surroundings import clocks_section, environment_section, meaning_section, startup_section
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, why_section
@@ -157,7 +158,8 @@ class Report:
 
 def write(folder: Path, study: Study, against: Path | None = None) -> None:
     """Write REPORT.md, report.html, report.json (the first screen) and tables into `folder`, from the results there.
-    `against` is a folder of results of the same study, which they are compared with.
+    `against` is a folder of results of the same study, which they are compared with: without it, those of an earlier start of
+    the machine that lie beside them.
 
     Raises `InputError` where there are no results, `UsageError` where they are of another study, or the folder cannot be
     written to.
@@ -166,7 +168,8 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
     from tetrace.study.markdown import document
     from tetrace.study.page import html_page
 
-    other = Material(against, study, recordings=False) if against else None
+    against = against or earlier_start(folder, study.name)
+    other = Material(against, study, recordings=False, as_planned=False) if against else None
     report = Report(Material(folder, study), other)
     for one in (report.material, other):
         if one is not None and one.results.study != study.name:
