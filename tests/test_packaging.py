@@ -74,6 +74,7 @@ def test_studies_are_packaged_without_their_recordings(tmp_path: Path) -> None:
     kept = ("REPORT.md", "report.json", "study.json")
     for name in (*kept, "report.html", "steps.csv", "fused-none.tetrace/metadata.json"):
         (results / name).write_text("{}")
+    shutil.copytree(results, results.with_name("h200-2026-11-21"))
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", built]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

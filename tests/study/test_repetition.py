@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.study.made import Made, study
 from tetrace.errors import UsageError
+from tetrace.study import resolve
 from tetrace.study.material import Material
 from tetrace.study.repetition import repetition_section, repetition_words
 from tetrace.study.report import first_screen, write
+from tetrace.study.spec import read
+from tetrace.study.starts import earlier_start
 
 TOML = """
 title = "Three ways"
@@ -22,54 +27,124 @@ baseline = "a"
 NOISE = (0.99, 1.0, 1.01, 1.0, 0.99, 1.01, 1.0)
 
 
-def made(folder: Path, **ms: float) -> Material:
+# Starts of a machine: how long its clock had run at 10:00, when rounds began.
+EARLY, LATE = {"began_ns": 7200 * 10**9}, {"began_ns": 600 * 10**9}
+
+
+def made(
+    folder: Path, rounds: dict[str, Any] = LATE, *, facts: Any = None, fields: Any = None, **ms: float
+) -> Material:
     of = study(folder, TOML)
-    results = Made(of)
+    results = Made(of, **(facts or {}))
     for name, value in ms.items():
         # Not the same noise in all, or every ratio would be exact.
-        results.measured(name, total=[value * NOISE[(place + ord(name)) % 7] for place in range(7)])
+        total = [value * NOISE[(place + ord(name)) % 7] for place in range(7)]
+        results.measured(name, total=total, rounds=rounds, fields=fields)
     return Material(results.write(folder / "results"), of)
 
 
 def test_a_repetition_on_a_slower_host(tmp_path: Path) -> None:
     here = made(tmp_path / "here", a=10.0, b=8.0, c=10.0)
-    there = made(tmp_path / "there", a=12.0, b=9.6, c=12.0)
+    there = made(tmp_path / "there", EARLY, a=12.0, b=9.6, c=12.0)
     section = repetition_section(here, there)
     (grid,) = section.grids
+    of_a, of_c = ("9.900–10.100", "12.000", "11.880–12.120", "-16.7%", "no"), ("1.000", "0.980–1.020")
+    of_b = ("7.920–8.080", "9.600", "9.504–9.696", "-16.7%", "no")
     assert grid.rows == (
-        ("a", "10.000", "9.900–10.100", "12.000", "11.880–12.120", "no", "–", "", "–", "", "–"),
-        ("b", "8.000", "7.920–8.080", "9.600", "9.504–9.696", "no", "1.262", "1.225–1.263", "1.262", "1.225–1.263", "yes"),
-        ("c", "10.000", "9.900–10.100", "12.000", "11.880–12.120", "no", "1.000", "0.980–1.020", "1.000", "0.980–1.020", "yes"),
-    )  # fmt: skip
-    assert section.said[1:] == (
+        ("a", "10.000", *of_a, "–", "", "–", "", "–", "–"),
+        ("b", "8.000", *of_b, "1.262", "1.225–1.263", "1.262", "1.225–1.263", "+0.0%", "yes"),
+        ("c", "10.000", *of_a, *of_c, *of_c, "+0.0%", "yes"),
+    )
+    assert section.said == (
+        "The other run: NVIDIA H200, 2026-11-21 10:00:00, in results. It was timed in the start of the machine of 2026-11-21 "
+        "08:00 UTC, this one in that of 2026-11-21 09:50 UTC.",
         "main: the same ranking of 2 pairs, of 3 configurations, that both runs tell apart; 1 pair is told apart by one run at "
         "most.",
+        "Intervals of 0 of 3 step times overlap; those that do not moved from the other run to this one: a -16.7%, b -16.7%, "
+        "c -16.7%.",
+        "A step that waits for the host takes longer on a start with a slower host, and its baseline does too: that moves "
+        "times more than speed-ups.",
+        "Intervals of 2 of 2 speed-ups overlap.",
     )
 
 
-def test_the_same_in_a_sentence(tmp_path: Path) -> None:
-    here, there = made(tmp_path / "1", a=10.0, b=8.0, c=10.0), made(tmp_path / "2", a=12.0, b=9.6, c=13.0)
-    begins = f"Against another run of it, {there.folder}: "
+def test_the_same_start_is_no_second_one(tmp_path: Path) -> None:
+    section = repetition_section(made(tmp_path / "1", a=10.0, b=8.0), made(tmp_path / "2", a=10.1, b=8.1))
+    assert section.said[0].endswith(
+        "Both were timed in one start of the machine, that of 2026-11-21 09:50 UTC: this is no second start."
+    )
+
+
+def test_the_very_same_measurement_is_left_out(tmp_path: Path) -> None:
+    here, there = made(tmp_path / "1", a=10.0, b=8.0, c=5.0), made(tmp_path / "2", a=10.0, b=8.1, c=5.1)
+    section = repetition_section(here, there)
+    assert "Not compared, the very same measurement in both: a." in section.said
+    (grid,) = section.grids
+    assert [row[0] for row in grid.rows] == ["b", "c"]
+    assert section.said[2].startswith("main: the same ranking of 1 pair, of 2 configurations")
+    assert not any("speed-ups overlap" in said for said in section.said), "their baseline is left out"
+    only = repetition_section(here, made(tmp_path / "3", a=10.0))
+    assert not only.grids
+    assert only.said[-1] == "Nothing is compared."
+
+
+def test_what_ran_with_other_versions_or_options_is_not_compared(tmp_path: Path) -> None:
+    def run(name: str, torch: str, batch: int, tokens: int = 64, **more: Any) -> Material:
+        context = {"versions": {"torch": torch, **more}, "machine": {"driver": "580.1"}}
+        fields = {"context": "x", "options": {"batch": batch}, "tokens": tokens}
+        ms = 10.0 + len(list(tmp_path.iterdir()))
+        return made(tmp_path / name, facts={"contexts": {"x": context}}, fields=fields, a=ms, b=ms / 2)
+
+    here = run("1", "2.11", 8)
+    other = repetition_section(here, run("2", "2.12", 4))
+    assert other.said[1:] == (
+        "Not compared, measured with other options (batch) and with other versions (torch): a, b.",
+        "Nothing is compared.",
+    )
+    assert not other.grids
+    assert "with other work in a step (tokens): a, b." in repetition_section(here, run("3", "2.11", 8, 32)).said[1]
+    newer = repetition_section(here, run("4", "2.11", 8, flash_attn="4.0"))
+    assert newer.said[1] == "They differ in versions that only one of both lists (flash_attn)."
+    assert newer.grids
+
+
+def test_an_older_study_is_compared_with_itself(tmp_path: Path) -> None:
+    """Its rows are not those that the study plans today: it had an option less, and another model."""
+    here = made(tmp_path / "now", a=10.0, b=8.0)
+    old = made(tmp_path / "old", EARLY, fields={"code": {"model.py": "0"}, "key": "k"}, a=10.1, b=8.1)
+    assert Material(old.folder, here.study).speedup("b", "a") is None
+    other = Material(old.folder, here.study, as_planned=False)
+    said = repetition_section(here, other).said
+    assert "Intervals of 1 of 1 speed-ups overlap." in said
+    assert any(line.startswith("main: the same ranking of 1 pair") for line in said)
+
+
+def test_identical_configurations_leave_less_to_rank(tmp_path: Path) -> None:
+    """Of a and b, which are the same and 20% apart, so that the 11% of c tell nothing."""
+    same = {"options": {}, "environment": {}}
+    runs = [
+        made(tmp_path / str(n), start, fields=same, a=10.0 + n, b=12.0, c=9.0) for n, start in enumerate((LATE, EARLY))
+    ]
+    (said,) = [line for line in repetition_section(*runs).said if line.startswith("main")]
+    assert said == (
+        "main: whether the ranking is the same cannot be told: both runs tell apart no pair of 3 configurations."
+    )
+
+
+def test_the_same_in_short(tmp_path: Path) -> None:
+    here, there = made(tmp_path / "1", a=10.0, b=8.0, c=10.0), made(tmp_path / "2", EARLY, a=12.0, b=9.6, c=13.0)
     assert repetition_words(here, there) == (
-        f"{begins}both runs tell 2 of 3 pairs apart, in the same order; 95% intervals overlap for 0 of 3 step times and 1 of 2 "
-        "speed-ups; the largest shift of a step time is that of c, 13.000 ms there and 10.000 here (−23.1%)."
+        "Against another run of it, results: main: the same ranking of 2 pairs, of 3 configurations, that both runs tell apart; "
+        "1 pair is told apart by one run at most; intervals of 0 of 3 step times overlap; intervals of 1 of 2 speed-ups overlap."
     )
-    turned = made(tmp_path / "3", a=8.0, b=10.0)
-    assert repetition_words(here, turned).removeprefix(f"Against another run of it, {turned.folder}: ") == (
-        "both runs tell 1 of 1 pairs apart, 1 of them in opposite order (a and b); 95% intervals overlap for 0 of 2 step times "
-        "and 0 of 1 speed-ups; the largest shift of a step time is that of a, 8.000 ms there and 10.000 here (+25.0%)."
-    )
-    alike = made(tmp_path / "4", a=10.0, c=10.0)
-    said = repetition_words(alike, alike)
-    assert "whether the ranking is the same cannot be told: both runs tell none of 1 pairs apart;" in said
-    assert said.endswith("; no step time differs.")
-    assert "no two configurations to rank;" in repetition_words(here, made(tmp_path / "5", a=10.0))
+    nothing = repetition_words(here, made(tmp_path / "3", EARLY, d=8.0))
+    assert nothing == "Against another run of it, results: They have no measured configuration in common."
 
 
 def test_a_ranking_of_pairs_that_nobody_tells_apart_cannot_be_told(tmp_path: Path) -> None:
-    here, there = (made(tmp_path / run, a=10.0, c=10.0) for run in ("here", "there"))
-    assert repetition_section(here, there).said[1:] == (
-        "main: whether the ranking is the same cannot be told: both runs tell apart no pair of 2 configurations.",
+    here, there = made(tmp_path / "here", a=10.0, c=10.0), made(tmp_path / "there", EARLY, a=10.0, c=10.0)
+    assert repetition_section(here, there).said[1] == (
+        "main: whether the ranking is the same cannot be told: both runs tell apart no pair of 2 configurations."
     )
 
 
@@ -85,20 +160,21 @@ def test_results_of_another_study_are_refused(tmp_path: Path) -> None:
 
 def test_opposite_orders_are_named(tmp_path: Path) -> None:
     section = repetition_section(made(tmp_path / "1", a=10.0, b=8.0), made(tmp_path / "2", a=8.0, b=10.0, c=1.0))
-    assert section.said[1:] == ("main: ranked in opposite order: a and b.",)
+    assert section.said[1] == "main: 1 of 1 pairs that both runs tell apart are ranked in opposite order: a and b."
     assert [row[0] for row in section.grids[0].rows] == ["a", "b"]
 
 
 def test_nothing_in_common(tmp_path: Path) -> None:
     section = repetition_section(made(tmp_path / "1", a=10.0), made(tmp_path / "2", b=8.0))
     assert not section.grids
-    assert section.said[1:] == ("They have no measured configuration in common.",)
-    here, there = made(tmp_path / "1", a=10.0), made(tmp_path / "2", b=8.0)
-    assert repetition_words(here, there).endswith("/2/results: they have no measured configuration in common.")
+    assert section.said[1:] == (
+        "Only this run timed 1 of its configurations: a.",
+        "They have no measured configuration in common.",
+    )
 
 
 def test_it_is_in_the_report(tmp_path: Path) -> None:
-    here, there = made(tmp_path / "1/three", a=10.0, b=8.0), made(tmp_path / "2/three", a=10.0, b=8.0)
+    here, there = made(tmp_path / "1/three", a=10.0, b=8.0), made(tmp_path / "2/three", EARLY, a=10.0, b=8.0)
     write(here.folder, here.study, there.folder)
     text = (here.folder / "REPORT.md").read_text(encoding="utf-8")
     assert "## Against another run of it" in text
@@ -107,3 +183,39 @@ def test_it_is_in_the_report(tmp_path: Path) -> None:
     write(here.folder, here.study)
     assert "Against another run" not in (here.folder / "REPORT.md").read_text(encoding="utf-8")
     assert "Against another run of it" not in first_screen(here.folder, here.study)
+
+
+def test_an_earlier_start_beside_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest of those that have its name and a date, and can be read; none of them is a result of the study by itself."""
+    monkeypatch.chdir(tmp_path)
+    here, there = made(tmp_path / "1/three", a=10.0, b=8.0), made(tmp_path / "2/three", EARLY, a=10.1, b=8.1)
+    of = study(tmp_path / "profiles/three", TOML)
+    results = of.folder / "results"
+    for name in ("h200", "h200-2026-11-01", "h200-2026-11-21", "h200-quick", "b300-2026-11-30"):
+        shutil.copytree(here.folder, results / name)
+    shutil.copytree(there.folder, results / "h200-2026-11-20")
+    (results / "h200-2026-11-21/study.json").write_text("{")
+    assert earlier_start(results / "h200", of.name) == results / "h200-2026-11-20"
+    assert earlier_start(Path("profiles/three/results/h200"), of.name) == results / "h200-2026-11-20"
+    for name in ("h200-quick", "h200-2026-11-20", "b300-2026-11-30"):
+        assert earlier_start(results / name, of.name) is None
+    stored = resolve.stored(resolve.find("three"))
+    assert sorted(folder.name for folder in stored.folders) == ["b300-2026-11-30", "h200", "h200-quick"]
+    assert ["h200-2026-11-21/study.json" in line for line in stored.unreadable] == [True]
+    write(results / "h200", of)
+    assert "in h200-2026-11-20. It was timed in" in (results / "h200/REPORT.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "date"), [("fusion", "2026-11-22"), ("gated", "2026-11-21")])
+def test_studies_that_tetrace_brings_have_an_earlier_start(name: str, date: str) -> None:
+    place = resolve.find(name)
+    today = place.results / "h200"
+    assert [folder.name for folder in resolve.stored(place).folders] == ["h200"]
+    folder = earlier_start(today, name)
+    assert folder is not None
+    runs = [Material(today, read(place.folder), False), Material(folder, read(place.folder), False, as_planned=False)]
+    section = repetition_section(*runs)
+    assert f"It was timed in the start of the machine of {date}" in section.said[0]
+    assert any(": the same ranking of " in said for said in section.said)
+    assert not any("opposite" in said or "Not compared" in said for said in section.said)
+    assert "step times overlap" in " ".join(section.said)

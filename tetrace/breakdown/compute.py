@@ -66,12 +66,11 @@ def coverage(table: Table) -> Coverage:
 def attention_table(scope: Scope) -> Table:
     """Attention by module, phase, backend and direction. Unfused attention is GEMMs and a softmax inside the module."""
     backend_of_class = _backends(scope.attribution)
-    chosen = scope.in_category("attention")
     unfused = _unfused(scope)
     words = list(dict.fromkeys([*backend_of_class, UNFUSED]))
     code = np.array([words.index(word) for word in backend_of_class] or [0], np.int32)[scope.kernel_class]
     code = np.where(unfused, words.index(UNFUSED), code)
-    chosen |= unfused
+    chosen = scope.in_category("attention") | unfused
     classes = scope.attribution.classes
     labels = [(one.formats, one.operation or one.category) for one in classes]
     distinct_labels = list(dict.fromkeys(labels)) or [("", "")]
@@ -89,6 +88,11 @@ def attention_table(scope: Scope) -> Table:
         "total_ns": sums(index, len(module), scope.duration[chosen]),
     }
     return Table(ATTENTION, columns).sorted_by("total_ns")
+
+
+def attention_kernels(scope: Scope) -> np.ndarray:
+    """The activities of that table."""
+    return scope.in_category("attention") | _unfused(scope)
 
 
 def _backends(attribution: Attribution) -> list[str]:

@@ -17,7 +17,7 @@ from tetrace.attribute.attribution import UNATTRIBUTED_MODULE
 from tetrace.attribute.classify import CATEGORIES
 from tetrace.attribute.distinct import sums
 from tetrace.attribute.vocabulary import UNATTRIBUTED
-from tetrace.breakdown.compute import UNFUSED, is_fp8
+from tetrace.breakdown.compute import UNFUSED, attention_kernels, is_fp8
 from tetrace.breakdown.gaps import CAUSES
 from tetrace.breakdown.noise import Series
 from tetrace.breakdown.scope import Scope
@@ -163,6 +163,10 @@ def _category(name: str) -> Callable[[Run], Times | None]:
     return work
 
 
+def _attention_kernels(run: Run) -> Times | None:
+    return None if run.breakdown.totals.hidden_ns else run.work(attention_kernels(run.scope))
+
+
 def _fused(run: Run) -> Times | None:
     chosen = run.scope.in_category("quantization") | run.scope.fused
     return None if run.breakdown.totals.hidden_ns else run.work(chosen)
@@ -270,6 +274,10 @@ FIGURES: tuple[Figure, ...] = (
     *(
         Figure(f"{name}_ms", MS, f"Work of category {name} on the GPU, in a step.", parts=_per_step(_category(name)))
         for name in CATEGORIES
+    ),
+    Figure(
+        "attention_kernels_ms", MS, "Kernels of attention, with matrix products of unfused attention but no copies, in a step.",
+        parts=_per_step(_attention_kernels),
     ),
     Figure(
         "quantization_pct", PERCENT, f"Kernels that only quantize, {_OF_ACTIVITY}.",

@@ -22,6 +22,8 @@ _PARTS = {
     "environment": "in another environment",
     "measure": "with other steps or warm-up",
 }
+# What a step does, where that was counted.
+_WORK = ("tokens", "flops", "parameters")
 _MOST_NAMED = 4
 
 
@@ -54,6 +56,39 @@ def differences(results: Results, one: str | None, other: str | None) -> str:
     parts = [key for key in _PARTS if _plain(a.get(key)) != _plain(b.get(key))]
     said = [f"{_PARTS[key]}{_named(a.get(key), b.get(key))}" for key in parts]
     return " and ".join(said) or "in another context"
+
+
+def unlike(one: Configuration, other: Configuration, runs: tuple[Results, Results]) -> str:
+    """Why times of a configuration in two runs are not to be compared: `measured with other versions (torch)`; empty where
+    they are. Of what they ran with, what both say has to be alike: an option that the model has had since, and a package that
+    only one run lists, are no difference that is known (`one_sided`)."""
+    pairs = [("with other options", one.options, other.options)]
+    pairs += [("with other variables", one.environment, other.environment)]
+    pairs += [(_PARTS[key], a, b) for key, a, b in _contexts(one, other, runs)]
+    work = [{key: getattr(each, key) for key in _WORK if getattr(each, key)} for each in (one, other)]
+    pairs += [("with other work in a step", work[0], work[1])]
+    said = [
+        f"{words} ({names})"
+        for words, a, b in pairs
+        if (names := _differing({key: a[key] for key in a if key in b}, {key: b[key] for key in b if key in a}))
+    ]
+    return f"measured {' and '.join(said)}" if said else ""
+
+
+def one_sided(one: Configuration, other: Configuration, runs: tuple[Results, Results]) -> dict[str, tuple[str, ...]]:
+    """What only one of two runs of a configuration says that it ran with: names by kind; and files that are others."""
+    pairs = [("options", one.options, other.options), ("variables", one.environment, other.environment)]
+    pairs += [(key, a, b) for key, a, b in _contexts(one, other, runs)]
+    found = {kind: tuple(sorted(a.keys() ^ b.keys())) for kind, a, b in pairs}
+    code = tuple(file for file in one.code if file in other.code and one.code[file] != other.code[file])
+    return {kind: names for kind, names in {**found, "code": code}.items() if names}
+
+
+def _contexts(
+    one: Configuration, other: Configuration, runs: tuple[Results, Results]
+) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    a, b = (run.contexts.get(each.context or "", {}) for run, each in zip(runs, (one, other), strict=True))
+    return [(key, a[key], b[key]) for key in _PARTS if key in a and key in b]
 
 
 def _named(a: Any, b: Any) -> str:

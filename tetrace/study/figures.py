@@ -40,7 +40,7 @@ def value(material: Material, figure: str, of: str, against: str = "") -> Value:
     own = _own(material, figure, of)
     if not against or not own.known or own.estimate is None:
         return own
-    if _is_timed(material, figure):
+    if is_timed(material, figure):
         found = material.speedup(against, of, figure.removesuffix("_ms"))
         return Value(found, unit=TIMES) if found else _own(material, figure, against)
     return _over(own, _own(material, figure, against))
@@ -58,7 +58,7 @@ def _own(material: Material, figure: str, of: str) -> Value:
         return _fact(found, figure.removeprefix("fact:"))
     if figure in _OF_MEASURED:
         return _OF_MEASURED[figure](material, found)
-    if _is_timed(material, figure):
+    if is_timed(material, figure):
         return _timed(material, of, figure.removesuffix("_ms"))
     return _recorded(material, figure, of)
 
@@ -77,7 +77,7 @@ def backend_words(material: Material, name: str) -> Value:
     return Value(word=", ".join(said), unit=WORD)
 
 
-def _is_timed(material: Material, figure: str) -> bool:
+def is_timed(material: Material, figure: str) -> bool:
     """Whether it is a time by round; a category of kernels may have the name of a phase that was not timed."""
     return figure.endswith("_ms") and figure.removesuffix("_ms") in ("total", *material.phases)
 

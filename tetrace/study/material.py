@@ -27,13 +27,15 @@ _PLAIN_RECIPES = ("", "none", "bf16", "fp16", "fp32", "false", "off")
 
 
 class Material:
-    """A folder of results with its study. `recordings` False: recordings are not looked at, as if there were none."""
+    """A folder of results with its study. `recordings` False: recordings are not looked at, as if there were none.
+    `as_planned` False: it does not matter whether they were measured as the study plans it now."""
 
-    def __init__(self, folder: Path, study: Study, recordings: bool = True) -> None:
+    def __init__(self, folder: Path, study: Study, recordings: bool = True, as_planned: bool = True) -> None:
         self.folder = folder
         self.study = study
         self.results: Results = read(folder)
         self.has_recordings = recordings
+        self.as_planned = as_planned
         self._traces: dict[str, Trace | str] = {}
         self._runs: dict[str, Run | str] = {}
         self._stale: dict[str, str] = {}
@@ -76,6 +78,8 @@ class Material:
 
     def stale(self, name: str) -> str:
         """How what is stored differs from what the study plans now: `measured with other options`; empty where it does not."""
+        if not self.as_planned:
+            return ""
         if name not in self._stale:
             found = self.configuration(name)
             said = "" if found is None else not_as_planned(found, self._planned.get(name), self.study.folder)

@@ -4,141 +4,240 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timezone
 from itertools import combinations
 
 from tetrace.report.grid import Column, Grid
+from tetrace.study.comparable import one_sided, unlike
+from tetrace.study.identical import deviation
 from tetrace.study.material import Material
-from tetrace.study.section import NOTHING, Section, cut, interval_cell, milliseconds, several, signs, value_cell
+from tetrace.study.results import Configuration
+from tetrace.study.section import NOTHING, Section, cut, interval_cell, milliseconds, several, value_cell
+from tetrace.study.starts import starts
 from tetrace.study.statistics import Estimate
 
 _TITLE = "Against another run of it"
-_NOTHING_IN_COMMON = "they have no measured configuration in common."
+_MOST_NAMED = 40
+_TIME, _SPEEDUP = "step time", "speed-up"
+_MOVES = (
+    "A step that waits for the host takes longer on a start with a slower host, and its baseline does too: that moves times "
+    "more than speed-ups."
+)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A figure of a configuration in this run and in the other one."""
+
+    name: str
+    here: Estimate | None
+    there: Estimate | None
+
+    @property
+    def overlap(self) -> bool | None:
+        """Whether both intervals share a number; None where one is not known."""
+        here, there = self.here, self.there
+        if here is None or there is None or not (here.has_interval and there.has_interval):
+            return None
+        return here.overlaps(there)
+
+    @property
+    def moved(self) -> str:
+        """By how much it is more in this run than in the other."""
+        if self.here is None or self.there is None or not self.there.value:
+            return NOTHING
+        return f"{100 * (self.here.value / self.there.value - 1):+.1f}%"
+
+    def cells(self) -> tuple[str, ...]:
+        """Both with their intervals, how far it moved, and whether they overlap."""
+        own = [cell for found in (self.here, self.there) for cell in (value_cell(found), interval_cell(found))]
+        return (*own, self.moved, {True: "yes", False: "no", None: NOTHING}[self.overlap])
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What both runs timed: by matrix a table and the ranking in words; figures of all; what was left out, and why."""
+
+    grids: list[Grid]
+    ranked: list[str]
+    pairs: dict[str, list[_Pair]]
+    configurations: list[Configuration]
+    left: dict[str, str]
+
+    @property
+    def nothing(self) -> str:
+        """Why there is nothing to compare; empty where there is something."""
+        if self.grids:
+            return ""
+        return "Nothing is compared." if self.left else "They have no measured configuration in common."
 
 
 def repetition_section(material: Material, other: Material) -> Section:
-    """Each configuration that both runs measured, matrix by matrix, and pairs that they rank in opposite order."""
-    grids, said = [], [_what(other)]
-    for matrix, names in _in_common(material, other):
-        grids.append(
-            Grid(f"Both runs of {matrix}: ms a step, speed-up", _COLUMNS, tuple(_rows(material, other, names)))
-        )
-        said.append(f"{matrix}: {_ranking(material, other, names)}.")
-    if not grids:
-        said.append(_NOTHING_IN_COMMON.capitalize())
-    return Section("repetition", _TITLE, tuple(said), tuple(grids))
+    """Each configuration that both runs measured, matrix by matrix, pairs that they rank in opposite order, and intervals that
+    do not overlap. What is one measurement in both, or was measured otherwise, is left out and named."""
+    found = _compare(material, other)
+    compared = found.configurations
+    said = [_what(material, other, compared), *_differs(material, other, compared), *_left_words(found.left)]
+    said += [*_alone(material, other), *found.ranked, *_overlap_words(found.pairs)]
+    said += [found.nothing] if found.nothing else []
+    return Section("repetition", _TITLE, tuple(said), tuple(found.grids))
 
 
 def repetition_words(material: Material, other: Material) -> str:
-    """The same in a sentence: whether they rank alike, how many intervals overlap, and the step time that shifts most."""
-    found = list(_in_common(material, other))
-    if not found:
-        return f"{_TITLE}, {other.folder}: {_NOTHING_IN_COMMON}"
-    rows = [row for _, names in found for row in _rows(material, other, names)]
-    overlaps = " and ".join(
-        f"{cells.count('yes')} of {len(cells)} {what}"
-        for what, place in (("step times", _OF_TIMES), ("speed-ups", _OF_SPEEDUPS))
-        if (cells := [row[place] for row in rows if row[place] != NOTHING])
-    )
-    ranked = _order(material, other, found)
-    parts = [ranked, f"95% intervals overlap for {overlaps}" if overlaps else "no time has an interval in both runs"]
-    return f"{_TITLE}, {other.folder}: {'; '.join(parts)}; {_shift(material, other, found)}."
+    """The same in short: what each matrix' ranking is, and how many intervals overlap."""
+    found = _compare(material, other)
+    overlaps = [
+        f"intervals of {sum(known)} of {len(known)} {figure}s overlap"
+        for figure, members in found.pairs.items()
+        if (known := [one.overlap for one in members if one.overlap is not None])
+    ]
+    said = [*(one.removesuffix(".") for one in found.ranked), *overlaps]
+    return f"{_TITLE}, {other.folder.name}: {found.nothing or '; '.join(said) + '.'}"
 
 
-def _order(material: Material, other: Material, found: Sequence[tuple[str, Sequence[str]]]) -> str:
-    pairs = sum(len(names) * (len(names) - 1) // 2 for _, names in found)
-    if not pairs:
-        return "no two configurations to rank"
-    opposite, undecided = [], 0
-    for _, names in found:
-        reversed_here, undecided_here = _compared(material, other, names)
-        opposite += [cut(pair, 120) for pair in reversed_here]
-        undecided += undecided_here
-    told = pairs - undecided
-    if not told:
-        return f"whether the ranking is the same cannot be told: both runs tell none of {pairs} pairs apart"
-    how = f"{len(opposite)} of them in opposite order ({several(opposite)})" if opposite else "in the same order"
-    return f"both runs tell {told} of {pairs} pairs apart, {how}"
-
-
-def _shift(material: Material, other: Material, found: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """The step time that differs most, in parts of that of the other run."""
-    times = {name: (material.time(name), other.time(name)) for _, names in found for name in names}
-    known = {name: (here.value, there.value) for name, (here, there) in times.items() if here and there}
-    name, (here, there) = max(known.items(), key=lambda one: abs(math.log(one[1][0] / one[1][1])))
-    percent = 100 * (here / there - 1)
-    if here == there:
-        return "no step time differs"
-    shifts = f"{there / 1e6:,.3f} ms there and {here / 1e6:,.3f} here ({percent:+.1f}%)"
-    return signs(f"the largest shift of a step time is that of {cut(name, 60)}, {shifts}")
-
-
-def _in_common(material: Material, other: Material) -> Iterator[tuple[str, Sequence[str]]]:
-    """By matrix, the configurations that both runs measured."""
+def _compare(material: Material, other: Material) -> _Compared:
+    result = _Compared([], [], {_TIME: [], _SPEEDUP: []}, [], _left_out(material, other))
     for matrix, members in material.matrices():
-        if names := [one.name for one in members if material.time(one.name) and other.time(one.name)]:
-            yield matrix, names
+        found = [
+            one for one in members if material.time(one.name) and other.time(one.name) and one.name not in result.left
+        ]
+        if not found:
+            continue
+        names = [one.name for one in found]
+        times, speedups = _times(material, other, names), _speedups(material, other, names)
+        rows = tuple((a.name, *a.cells(), *b.cells()) for a, b in zip(times, speedups, strict=True))
+        result.grids.append(Grid(f"Both runs of {matrix}: ms a step, speed-up", _COLUMNS, rows))
+        result.ranked.append(f"{matrix}: {_ranking(material, other, names)}.")
+        result.pairs[_TIME].extend(times)
+        result.pairs[_SPEEDUP].extend(speedups)
+        result.configurations.extend(found)
+    return result
 
 
 _COLUMNS = (
     Column("configuration", number=False, code=True), Column("this run ms"), Column("95%", keep=1), Column("other run ms"),
-    Column("95%", keep=1), Column("overlap", number=False), Column("this speed-up"), Column("95%", keep=1),
-    Column("other speed-up"), Column("95%", keep=1), Column("overlap", number=False),
+    Column("95%", keep=1), Column("moved"), Column("overlap", number=False), Column("this speed-up"), Column("95%", keep=1),
+    Column("other speed-up"), Column("95%", keep=1), Column("moved"), Column("overlap", number=False),
 )  # fmt: skip
-# Where a row says whether intervals overlap.
-_OF_TIMES, _OF_SPEEDUPS = (place for place, column in enumerate(_COLUMNS) if column.head == "overlap")
 
 
-def _rows(material: Material, other: Material, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _left_out(material: Material, other: Material) -> dict[str, str]:
+    """Configurations that both runs timed but that are not compared, each with the reason."""
+    found = {}
+    for one in material.configurations:
+        its = other.configuration(one.name)
+        if its is None or not (one.is_timed and its.is_timed):
+            continue
+        if _measurement(one) == _measurement(its):
+            found[one.name] = "the very same measurement in both"
+        elif said := unlike(one, its, (material.results, other.results)):
+            found[one.name] = said
+    return found
+
+
+def _measurement(one: Configuration) -> list[tuple[str, int, int]]:
+    return [(each.at, each.began_ns, each.host_ns) for each in one.rounds]
+
+
+def _left_words(left: dict[str, str]) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"Not compared, {reason}: {several(names, _MOST_NAMED)}." for reason, names in by_reason.items()]
+
+
+def _alone(material: Material, other: Material) -> Iterator[str]:
+    """Configurations that only this run timed."""
+    names = [one.name for one in material.configurations if material.time(one.name) and not other.time(one.name)]
+    if names:
+        yield f"Only this run timed {len(names)} of its configurations: {several(names, _MOST_NAMED)}."
+
+
+def _times(material: Material, other: Material, names: Sequence[str]) -> list[_Pair]:
+    return [_Pair(name, *(milliseconds(run.time(name)) for run in (material, other))) for name in names]
+
+
+def _speedups(material: Material, other: Material, names: Sequence[str]) -> list[_Pair]:
+    found = []
     for name in names:
-        times = [milliseconds(run.time(name)) for run in (material, other)]
         base = material.baseline(name)
-        speedups = [run.speedup(name, base) if base else None for run in (material, other)]
-        yield (name, *_both(times), *_both(speedups))
+        here, there = (run.speedup(name, base) if base in names else None for run in (material, other))
+        found.append(_Pair(name, here, there))
+    return found
 
 
-def _both(pair: Sequence[Estimate | None]) -> tuple[str, ...]:
-    cells = [cell for found in pair for cell in (value_cell(found), interval_cell(found))]
-    here, there = pair
-    if here is None or there is None or not (here.has_interval and there.has_interval):
-        return (*cells, NOTHING)
-    return (*cells, "yes" if here.overlaps(there) else "no")
+def _overlap_words(pairs: dict[str, list[_Pair]]) -> Iterator[str]:
+    """How many intervals overlap, and those that do not, with how far they moved."""
+    for figure, members in pairs.items():
+        known = [one for one in members if one.overlap is not None]
+        if not known:
+            continue
+        apart = [f"{one.name} {one.moved}" for one in known if not one.overlap]
+        said = f"Intervals of {len(known) - len(apart)} of {len(known)} {figure}s overlap"
+        moves = (
+            f"; those that do not moved from the other run to this one: {several(apart, _MOST_NAMED)}" if apart else ""
+        )
+        yield f"{said}{moves}."
+        if apart and figure == _TIME:
+            yield _MOVES
 
 
 def _ranking(material: Material, other: Material, names: Sequence[str]) -> str:
     """Whether both order the configurations alike; a pair counts where each run tells the two apart."""
-    opposite, undecided = _compared(material, other, names)
+    opposite, undecided = [], 0
+    for a, b in combinations(names, 2):
+        orders = [_faster(run, a, b) for run in (material, other)]
+        if 0 in orders:
+            undecided += 1
+        elif orders[0] != orders[1]:
+            opposite.append(f"{a} and {b}")
     pairs = "1 pair is" if undecided == 1 else f"{undecided} pairs are"
     tied = f"; {pairs} told apart by one run at most" if undecided else ""
-    if opposite:
-        return f"ranked in opposite order: {several([cut(pair, 120) for pair in opposite])}{tied}"
     decided = len(names) * (len(names) - 1) // 2 - undecided
+    if opposite:
+        of = f"{len(opposite)} of {decided} pairs that both runs tell apart are"
+        return f"{of} ranked in opposite order: {several([cut(pair, 120) for pair in opposite], _MOST_NAMED)}{tied}"
     if not decided:
         return f"whether the ranking is the same cannot be told: both runs tell apart no pair of {len(names)} configurations"
     many = "1 pair" if decided == 1 else f"{decided} pairs"
     return f"the same ranking of {many}, of {len(names)} configurations, that both runs tell apart{tied}"
 
 
-def _compared(material: Material, other: Material, names: Sequence[str]) -> tuple[list[str], int]:
-    """Pairs that the runs rank in opposite order, and how many are not told apart by both."""
-    opposite, undecided = [], 0
-    for a, b in combinations(names, 2):
-        orders = [_faster(run.speedup(a, b)) for run in (material, other)]
-        if 0 in orders:
-            undecided += 1
-        elif orders[0] != orders[1]:
-            opposite.append(f"{a} and {b}")
-    return opposite, undecided
-
-
-def _faster(found: Estimate | None) -> int:
-    """1 where a ratio is above 1 for certain, -1 below, 0 where its interval holds 1 or it has none."""
+def _faster(run: Material, of: str, against: str) -> int:
+    """1 where a run tells that `of` is faster, -1 slower, 0 where it does not: 1 is in the interval, widened by what
+    identical configurations differ by, or there is none."""
+    found = run.speedup(of, against)
     if found is None or found.low is None or found.high is None:
         return 0
-    return (found.low > 1) - (found.high < 1)
+    by = math.exp(deviation(run, of=(of, against)))
+    return (found.low / by > 1) - (found.high * by < 1)
 
 
-def _what(other: Material) -> str:
-    results = other.results
-    machine = results.machine.get("gpu") or results.machine.get("cpu") or "this machine"
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(results.versions.items()))
-    return cut(f"The other run: {machine}, {results.started[:19].replace('T', ' ')}, {versions}; {other.folder}.")
+def _what(material: Material, other: Material, compared: Sequence[Configuration]) -> str:
+    """Which run it is compared with, and in which start of the machine either was timed."""
+    theirs = [found for one in compared if (found := other.configuration(one.name))]
+    here, there = starts(compared), starts(theirs)
+    machine = other.results.machine.get("gpu") or other.results.machine.get("cpu") or "this machine"
+    said = f"The other run: {machine}, {other.results.started[:19].replace('T', ' ')}, in {other.folder.name}."
+    if not here or not there:
+        return said
+    words = [" and ".join(f"{one.astimezone(timezone.utc):%Y-%m-%d %H:%M}" for one in each) for each in (here, there)]
+    if len(starts([*compared, *theirs])) < len(here) + len(there):
+        return f"{said} Both were timed in one start of the machine, that of {words[0]} UTC: this is no second start."
+    return f"{said} It was timed in the start of the machine of {words[1]} UTC, this one in that of {words[0]} UTC."
+
+
+def _differs(material: Material, other: Material, compared: Sequence[Configuration]) -> Iterator[str]:
+    """What only one of both runs says that it ran with."""
+    found: dict[str, dict[str, None]] = {}
+    for one in compared:
+        its = other.configuration(one.name)
+        if its is not None:
+            for kind, names in one_sided(one, its, (material.results, other.results)).items():
+                found.setdefault(kind, {}).update(dict.fromkeys(names))
+    code = found.pop("code", {})
+    said = [f"{kind} that only one of both lists ({', '.join(names)})" for kind, names in found.items()]
+    said += [f"{', '.join(code)} of another version, with the same tokens, operations and parameters"] if code else []
+    if said:
+        yield f"They differ in {'; '.join(said)}."

@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from tetrace.errors import UsageError
 from tetrace.report.page import written
@@ -18,6 +17,7 @@ from tetrace.study.claims import FAILS, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
 from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
 from tetrace.study.fastest import fastest_words, idle_words
+from tetrace.study.kernel_times import beside_words
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_section, claims_title, failed_section, measured_section
 from tetrace.study.numerics import asks_for_numbers, losses_section, numbers_section, numbers_words, shapes_section
@@ -27,7 +27,8 @@ from tetrace.study.results import FAILED, MEASURED
 from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 from tetrace.study.section import Section, cut
 from tetrace.study.sizes import payoff_section, sweeps_section
-from tetrace.study.spec import Study
+from tetrace.study.spec import Claim, Study
+from tetrace.study.starts import earlier_start
 from tetrace.study.surroundings import clocks_section, environment_section, meaning_section, startup_section
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, why_section
@@ -57,7 +58,12 @@ class Report:
         """Its claims with their verdicts."""
         return tuple(self._judge(claim) for claim in self.study.claims)
 
-    def _judge(self, claim: Any) -> Judged:
+    def _judge(self, claim: Claim) -> Judged:
+        one = self._of_step(claim)
+        beside = beside_words(self.material, claim)
+        return replace(one, why="; ".join(filter(None, (one.why, beside)))) if beside else one
+
+    def _of_step(self, claim: Claim) -> Judged:
         if claim.figure != "crossing":
             return self._explained(judge(self.material, claim))
         found = crossing_value(self.material, self.swept, claim.sweep, claim.of, claim.against)
@@ -157,7 +163,8 @@ class Report:
 
 def write(folder: Path, study: Study, against: Path | None = None) -> None:
     """Write REPORT.md, report.html, report.json (the first screen) and tables into `folder`, from the results there.
-    `against` is a folder of results of the same study, which they are compared with.
+    `against` is a folder of results of the same study, which they are compared with: without it, those of an earlier start of
+    the machine that lie beside them.
 
     Raises `InputError` where there are no results, `UsageError` where they are of another study, or the folder cannot be
     written to.
@@ -166,7 +173,8 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
     from tetrace.study.markdown import document
     from tetrace.study.page import html_page
 
-    other = Material(against, study, recordings=False) if against else None
+    against = against or earlier_start(folder, study.name)
+    other = Material(against, study, recordings=False, as_planned=False) if against else None
     report = Report(Material(folder, study), other)
     for one in (report.material, other):
         if one is not None and one.results.study != study.name:

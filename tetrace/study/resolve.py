@@ -12,6 +12,7 @@ from typing import Any
 from tetrace.errors import TetraceError, UsageError
 from tetrace.study import results
 from tetrace.study.spec import SPEC_FILE, Study
+from tetrace.study.starts import is_earlier_start
 from tetrace.study.steps import STEPS_FILE
 
 PROFILES, RESULTS = "profiles", "results"
@@ -59,7 +60,8 @@ def names() -> list[str]:
 @dataclass(frozen=True)
 class Stored:
     """`folders` with results: the newest first, those of the whole study before those of `--quick` and `--option`.
-    `unreadable`: what is wrong with those that cannot be read, each with its file and the way out."""
+    Those of an earlier start of the machine are not among them. `unreadable`: what is wrong with those that cannot be read,
+    each with its file and the way out."""
 
     folders: tuple[Path, ...]
     unreadable: tuple[str, ...] = ()
@@ -75,6 +77,8 @@ def stored(place: Place, quick: bool = False, changed: Mapping[str, Any] | None 
                 said = results.read(file.parent, place.folder.resolve().name)
             except TetraceError as error:
                 unreadable.append(str(error))
+                continue
+            if is_earlier_start(file.parent):
                 continue
             if (quick or changed) and (said.quick, dict(said.options_changed)) != (quick, dict(changed or {})):
                 continue

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tetrace.report.grid import Column, Grid
 from tetrace.study.payoff import Model, Payoff, payoffs
-from tetrace.study.section import NOTHING, Section, interval_cell, value_cell
-from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Swept, trend_words
+from tetrace.study.section import NOTHING, Section, interval_cell, times, value_cell
+from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Point, Swept, trend_words
 from tetrace.study.value import MS, Value
 from tetrace.units import three_digits
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
+
+
+_RECORDED = (
+    "As recorded. Intervals are of the noise from step to step, as tetrace diff has it, wider by what matrix "
+    "products that both run differ by: recordings are made one after the other, at another clock of the GPU."
+)
 
 
 def sweeps_section(swept: Sequence[Swept]) -> Section:
@@ -22,7 +29,8 @@ def sweeps_section(swept: Sequence[Swept]) -> Section:
     for one in swept:
         if one.lines:
             grids.append(_sweep_grid(one))
-            said += [*crossing_words(one), *(f"{one.name}: {words}" for words in trend_words(one))]
+            trends = [] if one.is_recorded else trend_words(one)
+            said += [*crossing_words(one), *(f"{one.name}: {words}" for words in trends)]
     empty = [one.title for one in swept if not one.lines]
     if empty:
         said.append(f"Not measured: {'; '.join(empty)}.")
@@ -43,7 +51,13 @@ def _sweep_grid(swept: Swept) -> Grid:
             cells += _point_cells(line, x)
         rows.append(tuple(cells))
     base = f"; times faster than {swept.sweep.baseline}" if swept.sweep.group else ""
-    return Grid(f"{swept.title}{_unit(swept)}{base}", tuple(heads), tuple(rows))
+    return Grid(f"{swept.title}{_unit(swept)}{base}", tuple(heads), tuple(rows), note=_recorded_note(swept))
+
+
+def _recorded_note(swept: Swept) -> str:
+    from tetrace.breakdown.figures import BY_NAME
+
+    return f"{BY_NAME[swept.sweep.figure].sentence} {_RECORDED}" if swept.is_recorded else ""
 
 
 def _unit(swept: Swept) -> str:
@@ -110,7 +124,16 @@ def _side_sentence(swept: Swept, line: Line) -> str:
     if not words:
         return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell."
     doubt = ", or as fast," if any(point.verdict in (SAME, UNDECIDED) for point in known) else ""
-    return f"{line.name} is {words.pop()}{doubt} than {swept.sweep.baseline} at {places}."
+    said = f"{line.name} is {words.pop()}{doubt} than {swept.sweep.baseline} at {places}"
+    return f"{said}{_range_words(known, bool(doubt)) if swept.is_recorded else ''}."
+
+
+def _range_words(points: Sequence[Point], doubt: bool) -> str:
+    """Between which ratios the points lie, and that they do not cross, or are not told to."""
+    by_ratio = sorted(points, key=lambda point: point.ratio.value if point.ratio else math.nan)
+    ends = sorted((by_ratio[0], by_ratio[-1]), key=lambda point: point.x)
+    said = dict.fromkeys(f"{times(point.ratio)} at {point.x:,g}" for point in ends)
+    return f", {' to '.join(said)}: {'no crossing is told' if doubt else 'they do not cross'} there"
 
 
 def payoff_section(material: Material, swept: Sequence[Swept]) -> Section:

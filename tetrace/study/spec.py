@@ -182,7 +182,8 @@ class Claim:
     `at_least`, `at_most`, `equals`, `between`, `one_of`; none for figure `none`.
 
     For figure `crossing`, `sweep` names the matrix of a sweep, `of` and `against` values of its group. `noted`: the
-    note's number or word. `why`: a sentence for when it does not hold or cannot be told.
+    note's number or word. `why`: a sentence for when it does not hold or cannot be told. `beside`: kernels' time in recordings,
+    of which a claim on a speed-up is judged too; that is said, and is no verdict on the claim.
     """
 
     says: str
@@ -197,6 +198,7 @@ class Claim:
     between: tuple[float, float] | None = None
     one_of: tuple[float | str | bool, ...] = ()
     why: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,19 @@ class _Reader(TomlReader):
             between=(between[0], between[1]) if between else None,
             one_of=tuple(one_of),
             why=self.text(said, "why", where, ""),
+            beside=self._beside(said, figure, where),
         )
+
+    def _beside(self, said: Mapping[str, Any], figure: str, where: str) -> str:
+        from tetrace.breakdown.figures import BY_NAME
+
+        beside = self.text(said, "beside", where, "")
+        times = [name for name in BY_NAME if name.endswith("_ms")]
+        if beside and beside not in times:
+            raise self.error(f"beside = {beside!r} in {where}: is no time of a recording; {like(beside, times)}")
+        if beside and figure != "speedup":
+            raise self.error(f"beside in {where}: stands beside a speedup; figure is {figure!r}")
+        return beside
 
     def _sweep(self, said: Mapping[str, Any], where: str) -> Sweep:
         self.known(said, [each.name for each in fields(Sweep)], f"in {where}")

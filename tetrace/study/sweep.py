@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tetrace.study.figures import value
 from tetrace.study.identical import deviation
+from tetrace.study.kernel_times import is_recorded, kernel_ratio
 from tetrace.study.section import times
 from tetrace.study.statistics import ORDER, Estimate
 from tetrace.study.value import COUNT, MS, Value
@@ -77,12 +78,14 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Swept:
-    """A sweep with its lines and crossings. `apart_by`: the |log ratio| that identical configurations differ by."""
+    """A sweep with its lines and crossings. `apart_by`: the |log ratio| that identical configurations differ by. `is_recorded`:
+    it is of the time of kernels in recordings."""
 
     sweep: Sweep
     lines: tuple[Line, ...]
     crossings: tuple[Crossing, ...]
     apart_by: float = 0.0
+    is_recorded: bool = False
 
     @property
     def title(self) -> str:
@@ -115,7 +118,9 @@ def sweep_of(material: Material, sweep: Sweep) -> Swept:
         if any(point.found.known or point.found.failed for point in points)
     )
     crossed = tuple(one for line in made for one in crossings(line))
-    return Swept(sweep, made, crossed, deviation(material) if sweep.figure.endswith("_ms") else 0.0)
+    recorded = is_recorded(material, sweep.figure)
+    apart_by = deviation(material) if sweep.figure.endswith("_ms") and not recorded else 0.0
+    return Swept(sweep, made, crossed, apart_by, recorded)
 
 
 def _own_baseline(material: Material, one: Configuration, x: float, sweep: Sweep) -> Configuration | None:
@@ -139,9 +144,10 @@ def _others(one: Configuration, sweep: Sweep) -> tuple[tuple[str, str], ...]:
 
 def _ratio(material: Material, sweep: Sweep, one: Configuration, base: Configuration, found: Value) -> Estimate | None:
     """By how much it is better than the baseline there: of times theirs over its own, of what else its own over theirs."""
+    if is_recorded(material, sweep.figure):
+        return kernel_ratio(material, sweep.figure, one.name, base.name)
     if found.unit == MS:
-        column = sweep.figure.removesuffix("_ms")
-        return material.speedup(one.name, base.name, column)
+        return material.speedup(one.name, base.name, sweep.figure.removesuffix("_ms"))
     return value(material, sweep.figure, one.name, base.name).estimate
 
 
