@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.made import Made, study
+from tests.study.made import CALIBRATED, Made, study
 from tests.traces import Recording
 from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, count_words, judge, limit_words
 from tetrace.study.figures import value
@@ -49,7 +49,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
         "facts": {"fa": "4.0", "lib": "cuDNN"}, "losses": Losses.of([1.0, float("nan")]),
     }  # fmt: skip
     return Material(
-        Made(of, peaks={"bf16_flops": 1e12})
+        Made(of, peaks={"bf16_flops": 1e12, "measured_at": CALIBRATED})
         .measured("slow", forward=[1.0, 1.1, 1.2], backward=[3.0, 3.3, 3.6], fields=less)
         .measured("fast", forward=[0.5, 0.5, 0.6], backward=[1.5, 1.7, 1.8], fields=more)
         .failed("broken", "ValueError", "50264 is not divisible by 16", "File gemm.py, line 7", expected=True)

@@ -200,6 +200,8 @@ def _peak_share(material: Material, found: Configuration) -> Value:
     rate, peak = _tflops(material, found), material.peak_flops(found.name)
     if rate.estimate is None or peak is None:
         unknown = "the peak of this GPU in its precision was not measured: tetrace doctor --calibrate has BF16 and FP8"
+        if material.results.peaks and not material.has_peaks_of_its_own(found.name):
+            unknown = f"peaks were measured in another start of the machine than {found.name}, which reaches others"
         return Value(reason=rate.reason or unknown)
     return Value(rate.estimate.mapped(lambda tera: 100 * tera * 1e12 / peak), unit=PERCENT)
 

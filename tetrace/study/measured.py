@@ -20,6 +20,7 @@ from tetrace.study.section import (
     value_cell,
     without_empty,
 )
+from tetrace.study.starts import moment_of
 from tetrace.study.statistics import APART, ways
 from tetrace.study.value import Value
 
@@ -152,9 +153,29 @@ def _peak_words(material: Material) -> Iterator[str]:
     if known:
         others = (peaks.get("before") or {}).get("other_processes")
         shared = f", while {others} other processes had the GPU too" if others else ""
-        yield f"Peaks are what this GPU was measured to reach: {', '.join(known)} (tetrace doctor --calibrate){shared}."
+        yield (
+            f"Peaks are what this GPU was measured to reach: {', '.join(known)} (tetrace doctor --calibrate, "
+            f"{_when(material)}){shared}. {_own_start_words(material)}"
+        )
     elif material.study.device == "cuda":
         yield "Shares of peak: not recorded; tetrace doctor --calibrate measures the peaks of this GPU."
+
+
+def _when(material: Material) -> str:
+    """When the peaks were measured, and in which start of the machine."""
+    at, start = moment_of((material.results.peaks or {}).get("measured_at")), material.peaks_start
+    day = f"{at:%Y-%m-%d at %H:%M} UTC" if at else "nobody knows when"
+    return f"{day}, in the start of the machine at {start.began:%H:%M}" if start else day
+
+
+def _own_start_words(material: Material) -> str:
+    """Which rounds are of another start than the peaks."""
+    timed = [one for one in material.configurations if one.is_timed]
+    apart = [one.name for one in timed if not material.has_peaks_of_its_own(one.name)]
+    if not apart:
+        return "All rounds are of that start; another one reaches other peaks, so shares of two reports do not compare."
+    which = "all rounds are" if len(apart) == len(timed) else f"rounds of {several(apart)} are"
+    return f"As far as is known {which} of another start of the machine, which reaches other peaks: their shares are left out."
 
 
 def claims_title(study: Study) -> str:
