@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT, WAITING, Configuration
 from tetrace.study.statistics import EXACT, NO_SERIES, NONE, STEPS, Estimate
-from tetrace.study.value import BYTES, COUNT, MS, PERCENT, PLAIN, RATE, SECONDS, TIMES, WORD, Value
+from tetrace.study.value import A_STEP, BYTES, COUNT, MS, PERCENT, PLAIN, RATE, SECONDS, TIMES, WORD, Value
 
 if TYPE_CHECKING:
     from tetrace.breakdown.figures import Figure, Run
@@ -245,6 +245,8 @@ def _recorded(material: Material, figure: str, of: str) -> Value:
     if isinstance(found, str):
         return Value(word=found, unit=WORD)
     unit = {"%": PERCENT, "ms": MS, "": COUNT}.get(known.unit, PLAIN)
+    if unit == COUNT and known.sentence.endswith("in a step."):
+        unit = f"{known.name.replace('_', ' ')}{A_STEP}"
     return Value(_by_step(known, run, found), unit=unit)
 
 

@@ -9,12 +9,12 @@ from tetrace.report.grid import Column, Grid
 from tetrace.study.figures import backend_words, value
 from tetrace.study.idle import SLOWED, idle_share, slowed, works_ns
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
-from tetrace.study.value import PERCENT, number
+from tetrace.study.value import COUNT, PERCENT, number
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
 
-_RECORDED = ("fp8_coverage_pct", "quantization_pct", "launches")
+_RECORDED = {"fp8_coverage_pct": PERCENT, "quantization_pct": PERCENT, "launches": COUNT}
 
 
 def recorded_section(material: Material) -> Section:
@@ -79,14 +79,14 @@ def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
     if not totals.activities:
         return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), NOTHING, "", "no GPU activity was captured")
     steps = max(totals.steps, 1)
-    figures = [value(material, figure, name) for figure in _RECORDED]
+    figures = [(value(material, figure, name).estimate, unit) for figure, unit in _RECORDED.items()]
     backend, idle, times = backend_words(material, name), idle_share(material, name), slowed(material, name)
     return (
         name,
         f"{totals.wall_ns / steps / 1e6:,.3f}",
         timed,
         f"{works_ns(run.breakdown) / 1e6:,.3f}",
-        *(NOTHING if one.estimate is None else number(one.estimate.value, one.unit) for one in figures),
+        *(NOTHING if one is None else number(one.value, unit) for one, unit in figures),
         NOTHING if idle is None else number(100 * idle, PERCENT),
         str(backend.word) if backend.known else "",
         f"slowed {times:.2f}×" if times else "",
