@@ -111,6 +111,7 @@ def _measured_row(material: Material, one: Configuration, brief: bool) -> tuple[
                 None,
                 (
                     "" if one.state == MEASURED else _error_words(one, brief),
+                    one.losses.lost and f"loss {one.losses.lost}",
                     cut(material.odd(one.name), 60 if brief else 400),
                 ),
             )

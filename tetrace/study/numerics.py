@@ -133,10 +133,14 @@ def asks_for_numbers(study: Study) -> bool:
     return 2 * sum(figure in _OF_NUMBERS for figure in figures) > len(figures)
 
 
+def loses_a_loss(material: Material) -> bool:
+    """Whether some loss stops being finite."""
+    return any(one.losses.lost for one in material.configurations)
+
+
 def numbers_words(material: Material) -> str:
-    """What losses and FP8 statistics come to, in a sentence; empty where the study does not ask for them."""
-    if "--fp8" not in material.study.recording.arguments:
-        return ""
+    """What losses and FP8 statistics come to, in a sentence; empty where all losses are finite and the study does not ask
+    for statistics."""
     # Of one that failed or was stopped nothing is known of the end.
     trained = [
         one
@@ -145,7 +149,9 @@ def numbers_words(material: Material) -> str:
     ]
     if not trained:
         return ""
-    bad = [one.name for one in trained if one.losses.first_nonfinite_step is not None]
+    bad = [one.name for one in trained if one.losses.lost]
+    if not bad and "--fp8" not in material.study.recording.arguments:
+        return ""
     said = [
         f"the loss of {len(bad)} of {len(trained)} configurations stops being finite: {several(bad, _ALIKE)}"
         if bad

@@ -20,7 +20,14 @@ from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, eff
 from tetrace.study.fastest import fastest_words, idle_words
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_section, claims_title, failed_section, measured_section
-from tetrace.study.numerics import asks_for_numbers, losses_section, numbers_section, numbers_words, shapes_section
+from tetrace.study.numerics import (
+    asks_for_numbers,
+    loses_a_loss,
+    losses_section,
+    numbers_section,
+    numbers_words,
+    shapes_section,
+)
 from tetrace.study.recorded import recorded_section
 from tetrace.study.repetition import repetition_section
 from tetrace.study.results import FAILED, MEASURED
@@ -94,9 +101,11 @@ class Report:
 
     @cached_property
     def _first(self) -> tuple[str, str]:
-        """What is fastest, and what became of the numbers: the one that the study asks for leads."""
+        """What is fastest, and what became of the numbers: the one that the study asks for leads, and a loss that is not
+        finite before all."""
         fastest, numbers = fastest_words(self.material), numbers_words(self.material)
-        return (numbers, fastest) if numbers and asks_for_numbers(self.study) else (fastest, numbers)
+        leads = loses_a_loss(self.material) or asks_for_numbers(self.study)
+        return (numbers, fastest) if numbers and leads else (fastest, numbers)
 
     @cached_property
     def verdict(self) -> str:
