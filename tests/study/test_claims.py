@@ -12,6 +12,7 @@ from tests.traces import Recording
 from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, count_words, judge, limit_words, noted_words
 from tetrace.study.figures import value
 from tetrace.study.material import Material
+from tetrace.study.numerics import losses_section
 from tetrace.study.results import INTERRUPTED, TIMED_OUT, WAITING, Losses
 from tetrace.study.spec import Claim
 from tetrace.study.statistics import NONE, ORDER, STEPS, Estimate
@@ -231,6 +232,17 @@ def test_a_claim_on_losses_says_what_they_are(material, tmp_path, losses, noted,
     judged = judge(Material(made.write(tmp_path), material.study), asks)
     word = "finite" if noted else "NaN"
     assert (judged.here, judged.verdict, judged.limit, noted_words(asks, "word")) == (here, verdict, word, word)
+
+
+def test_a_last_loss_is_compared_at_the_step_that_the_table_of_losses_has(material, tmp_path):
+    """The one that was measured longer has fallen further since."""
+    made = Made(material.study).measured("slow", total=[1.0] * 7, fields={"losses": Losses.of([8.0, 4.0, 2.0, 1.0])})
+    made.measured("fast", total=[1.0] * 7, fields={"losses": Losses.of([8.0, 6.0, 3.0])})
+    found = Material(made.write(tmp_path), material.study)
+    judged = judge(found, claim(figure="last_loss", at_most=2.0))
+    assert (judged.here, judged.verdict) == ("1.500×", HOLDS)
+    (grid,) = losses_section(found).grids
+    assert "1.500× in step 2" in grid.rows[1]
 
 
 def test_limits_and_counts_in_words(material):

@@ -78,7 +78,7 @@ def test_the_table_of_configurations(written):
 def test_the_table_of_the_note(written):
     text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
     assert table(text, "A note, on H100, beside NVIDIA H200") == [
-        ["row", "configuration", "forward ms, noted", "here", "95%", "total ms, noted", "here", "95%", "peak gb, noted", "here",
+        ["row", "configuration", "forward ms, noted", "here", "95%", "total ms, noted", "here", "95%", "peak GB, noted", "here",
          "speedup, noted", "here", "95%", "state, noted", "here"],
         ["BF16", "none", "4.40", "4.000", "3.920–4.120", "10", "10.000", "9.800–10.300", "3", "3.000", "", "", "", "", ""],
         ["FP8", "delayed", "8", "8.000", "7.840–8.240", "17.50", "17.000", "16.660–17.510", "3.50", "3.000", "0.57", "0.588",

@@ -37,6 +37,7 @@ _RULE = (
 )
 _WITHIN = {HOLDS: "yes", FAILS: "no", UNKNOWN: UNKNOWN}
 _GROUPS_NAMED = 3
+_UNITS = {"gb": "GB", "gib": "GiB"}
 
 
 def notes_section(material: Material) -> Section:
@@ -76,7 +77,8 @@ def _machine(material: Material) -> str:
 
 
 def _column_words(name: str) -> str:
-    return name.removesuffix("_ms").replace("_", " ") + (" ms" if name.endswith("_ms") else "")
+    *words, unit = name.split("_")
+    return " ".join([*words, _UNITS.get(unit, unit)])
 
 
 def _noted_cells(material: Material, row: NoteRow, name: str) -> list[str]:

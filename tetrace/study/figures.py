@@ -40,10 +40,21 @@ def value(material: Material, figure: str, of: str, against: str = "") -> Value:
     own = _own(material, figure, of)
     if not against or not own.known or own.estimate is None:
         return own
+    if figure == "last_loss":
+        return _last_loss_over(material, of, against)
     if _is_timed(material, figure):
         found = material.speedup(against, of, figure.removesuffix("_ms"))
         return Value(found, unit=TIMES) if found else _own(material, figure, against)
     return _over(own, _own(material, figure, against))
+
+
+def _last_loss_over(material: Material, of: str, against: str) -> Value:
+    """A loss over another at the last step that both have, as the table of losses has it."""
+    other, pair = _own(material, "last_loss", against), [material.configuration(name) for name in (of, against)]
+    found = pair[0].losses.over_its(pair[1].losses) if pair[0] and pair[1] and other.known else None
+    if found is None:
+        return Value(reason=other.reason or f"losses of {of} and {against} are not finite at the last step of both")
+    return Value(Estimate.exact(found[0]), unit=TIMES)
 
 
 def _own(material: Material, figure: str, of: str) -> Value:

@@ -126,12 +126,17 @@ def _rounds_cell(material: Material, one: Configuration) -> str:
 
 
 def _rate(found: Value, digits: int) -> str:
-    return value_cell(found.estimate, digits)
+    return NOTHING if found.estimate is None else _told(found.estimate.value, digits)
+
+
+def _told(value: float, digits: int) -> str:
+    """A number of so many digits after the point; of a small one the first two that are not 0: it is not nothing."""
+    return f"{value:,.{digits}f}" if round(value, digits) or not value else f"{value:.2g}"
 
 
 def _share(found: Value, peak: str) -> str:
     """A share with the peak that it is of: shares of different ones do not compare."""
-    return NOTHING if found.estimate is None else f"{found.estimate.value:.1f}% of {peak}"
+    return NOTHING if found.estimate is None else f"{_told(found.estimate.value, 1)}% of {peak}"
 
 
 def _error_words(one: Configuration, brief: bool) -> str:

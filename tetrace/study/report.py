@@ -30,7 +30,7 @@ from tetrace.study.numerics import (
 )
 from tetrace.study.recorded import recorded_section
 from tetrace.study.repetition import repetition_section
-from tetrace.study.results import FAILED, MEASURED
+from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
 from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 from tetrace.study.section import Section, cut
 from tetrace.study.sizes import payoff_section, sweeps_section
@@ -128,14 +128,18 @@ class Report:
             parts.append(count_words(self.judged))
         members = self.material.configurations
         failed = sum(one.state == FAILED for one in members)
-        left = sum(one.state not in (MEASURED, FAILED) for one in members)
+        late = sum(one.state == TIMED_OUT for one in members)
+        left = sum(one.state not in (MEASURED, FAILED, TIMED_OUT) for one in members)
         if failed:
             expected = sum(one.state == FAILED and one.expected for one in members)
             parts.append(
                 f"{failed} of {len(members)} configurations failed" + (f", {expected} as expected" if expected else "")
             )
+        if late:
+            parts.append(f"{late} of {len(members)} configurations timed out")
         if left:
-            parts.append(f"{left} of {len(members)} configurations were not measured to their end")
+            were = "was not measured to its end" if left == 1 else "were not measured to their end"
+            parts.append(f"{left} of {len(members)} configurations {were}")
         return tuple(parts)
 
     @cached_property

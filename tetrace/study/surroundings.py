@@ -274,11 +274,15 @@ def _left_words(material: Material) -> str:
     ones = material.configurations
     left = sum(one.state not in (MEASURED, FAILED, TIMED_OUT) for one in ones)
     if left:
-        return f"{left} of {len(ones)} configurations are not done yet"
+        return f"{left} of {len(ones)} configurations {_are(left)} not done yet"
     recorded = {planned.name for planned in material.study.configurations if planned.recording}
     wanted = [one for one in ones if one.name in recorded and one.state == MEASURED]
     missing = sum(one.recording is None and one.recording_error is None for one in wanted)
-    return f"{missing} of {len(wanted)} recordings are not made yet"
+    return f"{missing} of {len(wanted)} recordings {_are(missing)} not made yet"
+
+
+def _are(many: int) -> str:
+    return "is" if many == 1 else "are"
 
 
 def notices(material: Material) -> list[str]:
