@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -149,11 +150,18 @@ def test_peaks_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert said.lines[1].startswith(
         "shares of the peak are left out: the GPU could not be measured (tetrace: --calibrate"
     )
-    calibration.save({"format": calibration.FORMAT, "device": "NVIDIA Test", "measured_at": "2026-01-01"})
-    for machine in (Machine("NVIDIA Test", 1, "580"), Machine()):
+    kept = {"format": calibration.FORMAT, "device": "NVIDIA Test"}
+    now = datetime.now(timezone.utc)
+    # What an earlier start of the machine reached says nothing of this one.
+    for at, machine, lines in (
+        (now, Machine("NVIDIA Test", 1, "580"), 0),
+        (now, Machine(), 0),
+        (now - timedelta(days=3650), Machine("NVIDIA Test", 1, "580"), 2),
+    ):
+        calibration.save({**kept, "measured_at": at.isoformat()})
         said = Words()
         _calibrate(machine, said)
-        assert said.lines == []
+        assert len(said.lines) == lines
 
 
 def test_results_that_tetrace_brings_are_not_written_over(

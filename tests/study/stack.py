@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.study.made import Made, study
+from tests.study.made import CALIBRATED, Made, study
 
 TOML = """
 title = "Layer stack"
@@ -90,7 +90,7 @@ def rounds(ms: float) -> list[float]:
 def stack(folder: Path, recordings: bool = True, **facts: Any) -> tuple[Path, Any]:
     """The layer stack's study with its four real recordings, or without any."""
     of = study(folder, TOML)
-    made = Made(of, peaks={"bf16_flops": 800e12, "fp8_flops": 1400e12}, **facts)
+    made = Made(of, peaks={"bf16_flops": 800e12, "fp8_flops": 1400e12, "measured_at": CALIBRATED}, **facts)
     for name, recording, forward, backward in (
         ("none", "bf16", 4.0, 6.0),
         ("delayed", "fp8-delayed", 8.0, 9.0),

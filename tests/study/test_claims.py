@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.made import Made, study
+from tests.study.made import CALIBRATED, Made, study
 from tests.traces import Recording
-from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, count_words, judge, limit_words
+from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, count_words, judge, limit_words, noted_words
 from tetrace.study.figures import value
 from tetrace.study.material import Material
+from tetrace.study.numerics import losses_section
 from tetrace.study.results import INTERRUPTED, TIMED_OUT, WAITING, Losses
 from tetrace.study.spec import Claim
 from tetrace.study.statistics import NONE, ORDER, STEPS, Estimate
@@ -49,7 +50,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
         "facts": {"fa": "4.0", "lib": "cuDNN"}, "losses": Losses.of([1.0, float("nan")]),
     }  # fmt: skip
     return Material(
-        Made(of, peaks={"bf16_flops": 1e12})
+        Made(of, peaks={"bf16_flops": 1e12, "measured_at": CALIBRATED})
         .measured("slow", forward=[1.0, 1.1, 1.2], backward=[3.0, 3.3, 3.6], fields=less)
         .measured("fast", forward=[0.5, 0.5, 0.6], backward=[1.5, 1.7, 1.8], fields=more)
         .failed("broken", "ValueError", "50264 is not divisible by 16", "File gemm.py, line 7", expected=True)
@@ -84,7 +85,7 @@ def test_an_interval_against_a_limit(material, low, high, said, verdict):
     found = Value(Estimate((low + high) / 2, low, high, 7, ORDER), unit=TIMES)
     judged = judge(material, claim(**said, why="because"), found)
     assert judged.verdict == verdict
-    expected = {HOLDS: "", FAILS: "because", UNKNOWN: "the interval holds the limit; because"}
+    expected = {HOLDS: "", FAILS: "because", UNKNOWN: "its interval lies on both sides of the limit; because"}
     assert judged.why == expected[verdict]
 
 
@@ -208,6 +209,42 @@ def test_nothing_measures_it(material):
     assert judge(material, claim(figure="none")).why == "it is about nothing that a run measures"
 
 
+def test_what_is_told_without_a_run(material):
+    for holds, verdict in ((True, HOLDS), (False, FAILS)):
+        judged = judge(material, claim(figure="none", holds=holds, why="448 is 1.75 times 2 to the 8th"))
+        assert (judged.verdict, judged.here, judged.why) == (
+            verdict, "told without a run", "448 is 1.75 times 2 to the 8th",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("losses", "noted", "here", "verdict"),
+    [
+        ([2.0, 1.0], False, "finite", FAILS),
+        ([2.0, math.nan], False, "NaN in step 1", HOLDS),
+        ([2.0, 1.0, math.inf], True, "Inf in step 2", FAILS),
+    ],
+)
+def test_a_claim_on_losses_says_what_they_are(material, tmp_path, losses, noted, here, verdict):
+    """`yes` where a note says NaN would be read as its opposite."""
+    made = Made(material.study).measured("fast", total=[1.0] * 7, fields={"losses": Losses.of(losses)})
+    asks = claim(figure="finite", against="", equals=noted, noted=noted)
+    judged = judge(Material(made.write(tmp_path), material.study), asks)
+    word = "finite" if noted else "NaN"
+    assert (judged.here, judged.verdict, judged.limit, noted_words(asks, "word")) == (here, verdict, word, word)
+
+
+def test_a_last_loss_is_compared_at_the_step_that_the_table_of_losses_has(material, tmp_path):
+    """The one that was measured longer has fallen further since."""
+    made = Made(material.study).measured("slow", total=[1.0] * 7, fields={"losses": Losses.of([8.0, 4.0, 2.0, 1.0])})
+    made.measured("fast", total=[1.0] * 7, fields={"losses": Losses.of([8.0, 6.0, 3.0])})
+    found = Material(made.write(tmp_path), material.study)
+    judged = judge(found, claim(figure="last_loss", at_most=2.0))
+    assert (judged.here, judged.verdict) == ("1.500×", HOLDS)
+    (grid,) = losses_section(found).grids
+    assert "1.500× in step 2" in grid.rows[1]
+
+
 def test_limits_and_counts_in_words(material):
     assert limit_words(claim(between=(1.0, 1.2)), TIMES) == "1.000× to 1.200×"
     assert limit_words(claim(one_of=("a", "b")), "word") == "a or b"
@@ -292,4 +329,4 @@ def test_recorded_times_have_the_interval_of_their_steps(material, tmp_path, bus
         assert one.estimate.way == STEPS
         assert 40 < one.estimate.low < one.estimate.value < one.estimate.high < 42
     assert judge(found, claim(figure="busy_ms", against="", at_most=100)).verdict == verdict
-    assert value(found, "launches", "fast").words() == "1"
+    assert value(found, "launches", "fast").words() == "1 launches a step"

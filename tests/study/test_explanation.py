@@ -123,7 +123,7 @@ def test_what_fp8_adds_to_a_step_that_waits_for_the_host():
         ("GPU waits for a launch: Python of modules", 0.315, 0.437),
         ("GPU waits for the host: nvte_layernorm_bwd", 0.007, 0.057),
     ]
-    assert len(left) == 28
+    assert len(left) == 35
     gemms = next(group for group in shown if group.name == "GEMMs")
     assert [(cause.name, cause.phase) for cause in gemms.causes[:2]] == [
         ("nvjet bf16 → nvjet fp8", "backward"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.study.made import Made, study
+from tests.study.made import CALIBRATED, Made, study
 from tests.study.stack import OWN_BASELINES, TOML, rounds
 from tetrace.study.material import Material
+from tetrace.study.measured import measured_section
 from tetrace.study.report import Report, write
+from tetrace.study.results import INTERRUPTED, TIMED_OUT
 from tetrace.study.screen import stored
 
 
@@ -52,6 +54,24 @@ def test_different_work_has_no_fastest(tmp_path, ms, words):
         tokens = {"tokens": 1024 if "small" in name else 8192}
         made = made.measured(name, total=rounds(one), fields=tokens) if one else made.failed(name, "E", "m")
     assert Report(Material(made.write(tmp_path / "results"), of)).short_verdict == words
+
+
+def test_what_ran_into_its_limit_timed_out(tmp_path):
+    of = study(tmp_path, TOML)
+    made = Made(of).failed("none", "E", "m").state("delayed", TIMED_OUT).state("graphs", INTERRUPTED, key="k")
+    assert Report(Material(made.measured("block", total=[1.0]).write(tmp_path / "results"), of)).short_verdict.endswith(
+        "; 1 of 4 configurations failed; 1 of 4 configurations timed out; 1 of 4 configurations was not measured to its end."
+    )
+
+
+@pytest.mark.parametrize(("flops", "rate", "share"), [(400, "0.0004", "0.005%"), (4 * 10**9, "4,000.0", "50,000.0%")])
+def test_what_a_small_workload_reaches_is_not_nothing(tmp_path, flops, rate, share):
+    of = study(tmp_path, TOML)
+    peaks = {"bf16_flops": 8e12, "measured_at": CALIBRATED}
+    made = Made(of, peaks=peaks).measured("none", total=[0.001] * 7, fields={"flops": flops})
+    (row,) = measured_section(Material(made.write(tmp_path / "results"), of)).grids[0].rows
+    assert rate in row
+    assert f"{share} of BF16" in row
 
 
 def test_other_tokens_with_one_baseline_are_different_work(tmp_path):

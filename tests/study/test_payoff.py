@@ -12,7 +12,7 @@ from tests.breakdown.scaled import repeated
 from tests.study.made import Made, study
 from tetrace.breakdown.busy_categories import busy_by_category
 from tetrace.study.material import Material
-from tetrace.study.payoff import Model, Payoff, Recorded, Size, break_even, payoffs
+from tetrace.study.payoff import Model, Payoff, Recorded, Size, _with_intervals, break_even, payoffs
 from tetrace.study.results import write
 from tetrace.study.sizes import payoff_section
 from tetrace.study.steps import read_steps
@@ -50,7 +50,8 @@ FILES = {"none": "te4-bf16.sqlite", "fp8": "te4-fp8.sqlite"}
 def model(host_ms: float, lines: dict[str, tuple[float, float]], known: bool = True) -> Model:
     """Of ms, and ms a token."""
     size = Recorded("r", Size(1, 1), {}, 0.0, 1.0, host_ms * 1e6)
-    return Model("g", {name: (a * 1e6, b * 1e6) for name, (a, b) in lines.items()}, host_ms * 1e6, known, (size, size))
+    hosts = {"r": host_ms * 1e6} if known else {}
+    return Model("g", {name: (a * 1e6, b * 1e6) for name, (a, b) in lines.items()}, hosts, host_ms * 1e6, (size, size))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +125,12 @@ def test_costs_are_the_recordings(material, payoff):
             assert fixed + each * factor * 1024 == pytest.approx(ns / steps)
             assert fixed + each * factor * 8192 == pytest.approx(busy_by_category(large).totals()[category] / steps)
             assert abs(fixed) < 0.01 * ns / steps
-        assert made.host_known
-        assert made.host_ns == HOST_MS[recipe] * 1e6
+        # At batch 8 the GPU works 13 ms of BF16's step, 12 of FP8's longer one.
+        decided = [
+            f"small-{recipe}",
+            *(f"batch:{batch}-{recipe}" for batch in (2, 4, 8)[: 2 if recipe == "none" else 3]),
+        ]
+        assert made.hosts_ns == dict.fromkeys(decided, HOST_MS[recipe] * 1e6)
         assert [one.name for one in made.recorded] == [f"small-{recipe}", f"large-{recipe}"]
 
 
@@ -134,7 +139,7 @@ def test_predictions_and_their_errors(payoff):
     assert len(rows) == 10
     for name, row in rows.items():
         made = payoff.of if name.endswith("fp8") else payoff.against
-        assert row.predicted_ns == pytest.approx(max(made.host_ns, made.gpu_ns(Size(row.tokens, 512))))
+        assert row.predicted_ns == pytest.approx(max(made.host.value, made.gpu_ns(Size(row.tokens, 512))))
         assert row.error == pytest.approx(row.predicted_ns / row.measured_ns - 1)
         assert not row.recorded
     # GPU work is 3 ms at batch 2: at batch 8 the host is still what a step waits for, at 32 it is the GPU.
@@ -155,15 +160,49 @@ def test_where_it_pays(payoff):
 def test_the_section(material, payoff):
     section = payoff_section(material, [sweep_of(material, material.study.sweeps[0])])
     (change,) = payoff.changes
+    at = f"{change.x:,.1f}"
     assert section.said[1].startswith(
-        f"Batch. Predicted: fp8 is slower than none at batch 2, faster from batch {change.x:,.1f} on ({change.tokens:,.0f} "
+        f"Batch. Predicted: fp8 is slower than none at batch 2, faster from batch {at} ({at} to {at}) on ({change.tokens:,.0f} "
         "tokens a step). Measured: fp8 becomes faster than none at batch ≈"
     )
-    assert "none: the host needs 15.000 ms for a step, as timed where the GPU waits for it." in section.said
+    assert "none: the host needs 15.000 ms for a step, timed at 3 sizes where the GPU waits for it." in section.said
     titles = [grid.title for grid in section.grids]
     assert titles == ["Batch, predicted and measured: fp8 and none", "What a step costs on the GPU: fp8 and none"]
     categories = [row[0] for row in section.grids[1].rows]
     assert {"gemm", "attention", "quantization"} <= set(categories)
+
+
+def test_the_host_is_the_median_of_all_sizes_that_it_decides(material, tmp_path):
+    """The recorded size was timed while somebody disturbed its host: no other step knows of that."""
+    made = Made(material.study)
+    for recipe in FILES:
+        for size, batch in (("small", 2), ("large", 16)):
+            ms = {"small": 30.0, "large": 24.0}[size]
+            path = material.folder / f"{size}-{recipe}.tetrace"
+            made.measured(f"{size}-{recipe}", recording=path, total=[ms] * 7, fields={"tokens": 512 * batch})
+        for batch, ms in ((2, 16.0), (4, 15.0), (8, 15.5), (16, 24.0)):
+            made.measured(f"batch:{batch}-{recipe}", total=[ms] * 7, fields={"tokens": 512 * batch})
+    found = Material(made.write(tmp_path / "results"), material.study)
+    (one,) = payoffs(found, sweep_of(found, material.study.sweeps[0]))
+    assert sorted(ns / 1e6 for ns in one.against.hosts_ns.values()) == [15.0, 16.0, 30.0]
+    assert one.against.host.value == 16e6
+    # Each size is predicted by the others.
+    rows = {row.name: row.predicted_ns / 1e6 for row in one.rows}
+    assert (rows["batch:2-none"], rows["batch:4-none"], rows["batch:8-none"]) == (22.5, 23.0, 16.0)
+    assert "steps are off by " in payoff_section(found, [sweep_of(found, material.study.sweeps[0])]).said[1]
+
+
+def test_a_place_has_the_interval_of_the_hosts():
+    """From where the GPU's line of one crosses what the host of the other needs."""
+    slow, fast = model(10.0, {"gemm": (0.0, 0.001)}), model(1.0, {"gemm": (0.0, 0.01)})
+    of = replace(slow, hosts_ns={str(ms): ms * 1e6 for ms in (8.0, 9.0, 10.0, 10.5, 11.0, 12.0)})
+    changes, _ = break_even(of, fast, (1, 20), lambda x: Size(100 * x, 1))
+    (change,) = _with_intervals(changes, (of, fast), (1, 20), lambda x: Size(100 * x, 1))
+    assert change.x == pytest.approx(10.25)
+    assert change.between == pytest.approx((8.0, 12.0))
+    # Where it may come or go, nothing is told.
+    (change,) = _with_intervals(changes, (of, fast), (1, 11), lambda x: Size(100 * x, 1))
+    assert change.between is None
 
 
 def test_nothing_is_predicted_without_two_recordings(material, tmp_path):

@@ -11,11 +11,11 @@ import pytest
 from tests.study.made import Made, study
 from tetrace.errors import UsageError
 from tetrace.study import resolve
+from tetrace.study.earlier_start import earlier_start
 from tetrace.study.material import Material
 from tetrace.study.repetition import repetition_section, repetition_words
 from tetrace.study.report import first_screen, write
 from tetrace.study.spec import read
-from tetrace.study.starts import earlier_start
 
 TOML = """
 title = "Three ways"

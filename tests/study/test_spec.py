@@ -217,6 +217,7 @@ def test_a_pattern_that_fits_nothing(tmp_path: Path) -> None:
             'configuration = "fused"',
             "configuration of a [[note.row]]: 'fused' is not in",
         ),
+        ('"speedup"', '"speedup"\nholds = true', "holds in [[claim]] 1: is for figure none, true or false, with why"),
         ("at_least = 1.01", "", "[[claim]] 1 has 0 conditions; give one of at_least, at_most"),
         ("at_least = 1.01", "at_least = 1.01\nat_most = 2", "[[claim]] 1 has 2 conditions; give one of"),
         ("at_least = 1.01", 'at_least = "1%"', "at_least in [[claim]] 1: is '1%'; write a number"),

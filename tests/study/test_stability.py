@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tetrace.study.numerics import losses_section, numbers_section, numbers_word
 from tetrace.study.recorded import recorded_section
 from tetrace.study.report import Report
 from tetrace.study.results import Losses
+from tetrace.study.screen import screen
 from tetrace.study.section import Section
 from tetrace.study.stability import Numbers, numbers, refused
 from tetrace.trace import store
@@ -99,17 +101,17 @@ def losses(folder: Path, **by_name: list[float]) -> Section:
 
 
 def test_a_loss_that_lags_is_seen_beside_its_baseline(tmp_path):
-    """At the last of steps 1, 10 and 20 that both have; a baseline has none."""
+    """At the last step that both have; a baseline has none."""
     falling = [11.0 - 0.5 * step for step in range(22)]
     late = [11.0, 11.0, *falling[:-2]]
     (grid,) = losses(tmp_path, none=falling, e4m3=late, block=falling[:15]).grids
     assert [column.head for column in grid.columns][1:7] == [
-        "first loss", "step 1", "step 10", "step 20", "over its baseline's", "last loss",
+        "first loss", "step 1", "step 10", "step 20", "last loss", "over its baseline's",
     ]  # fmt: skip
     assert grid.rows == (
-        ("50304-none", "11.0000", "10.5000", "6.0000", "1.0000", "", "0.5000", "22"),
-        ("50304-e4m3", "11.0000", "11.0000", "7.0000", "2.0000", "2.000× in step 20", "1.5000", "22"),
-        ("50304-block", "11.0000", "10.5000", "6.0000", "–", "1.000× in step 10", "4.0000", "15"),
+        ("50304-none", "11.0000", "10.5000", "6.0000", "1.0000", "0.5000", "", "22"),
+        ("50304-e4m3", "11.0000", "11.0000", "7.0000", "2.0000", "1.5000", "3.000× in step 21", "22"),
+        ("50304-block", "11.0000", "10.5000", "6.0000", "–", "4.0000", "1.000× in step 14", "15"),
     )
 
 
@@ -175,8 +177,27 @@ def test_the_answer_begins_with_what_became_of_the_numbers(tmp_path):
         "The loss of 1 of 3 configurations stops being finite: 50264-e4m3; 2 of 2 lose gradients wholly before their first "
         "scale, lm_head.grad_output first; at most 25.0% of a tensor is clipped (fc2.input of 50264-e4m3, step 0)"
     )
-    quiet = study(tmp_path / "quiet", TOML.replace("--fp8", "--force"))
-    assert numbers_words(Material(made.write(tmp_path / "again"), quiet)) == ""
+
+
+@pytest.mark.parametrize(
+    ("last", "first", "note"),
+    [
+        (10.0, "Fastest: 50304-e4m3, 1.000 ms a step, 2.000× (2.000 to 2.000) of 50304-none", ""),
+        (math.nan, "The loss of 1 of 2 configurations stops being finite: 50304-e4m3", "loss NaN in step 1"),
+        (math.inf, "The loss of 1 of 2 configurations stops being finite: 50304-e4m3", "loss Inf in step 1"),
+    ],
+)
+def test_a_lost_loss_is_on_the_first_screen_of_any_study(tmp_path, last, first, note):
+    """Also of one that records no FP8 statistics, or nothing: what computes NaN may well be the fastest."""
+    of = study(tmp_path / "study", TOML.replace("--fp8", "--force"))
+    made = Made(of)
+    for recipe, ms, end in (("none", 2.0, 10.0), ("e4m3", 1.0, last)):
+        made.measured(f"50304-{recipe}", total=[ms] * 7, fields={"losses": Losses.of([11.0, end])})
+    report = Report(Material(made.write(tmp_path / "results"), of))
+    assert report.verdict.startswith(f"{first}.")
+    page = screen(report)
+    assert page.verdict.startswith(f"{first}.")
+    assert [row[-1] for row in page.grids[0].rows if row[-1].startswith("loss")] == ([note] if note else [])
 
 
 CLAIM = '[[claim]]\nsays = "{figure}"\nof = "50304-e4m3"\nagainst = "50304-none"\nfigure = "{figure}"\nat_least = 1\n'

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Categories of kernels that take as many cycles at any clock.
 _COMPUTING = ("gemm", "attention")
 # A step's length is set by the clock where the GPU idles so little of it, and computes so much.
-_MOST_IDLE, _LEAST_COMPUTING = 0.05, 0.2
+MOST_IDLE, _LEAST_COMPUTING = 0.05, 0.2
 # Steps that scatter by this part of their length tell the rates half: kernels scatter by some tenths of a percent anyway.
 _TELLS = 0.005
 # Of what longer steps are longer, so much at least is work: else it is waiting that differs.
@@ -63,7 +63,7 @@ def pace(account: Account) -> Pace | None:
     wall = works.sum(axis=0) + idle
     computes = np.isin(categories, _COMPUTING)
     computing = works[computes].sum(axis=0)
-    if idle.sum() > _MOST_IDLE * wall.sum() or (computing < _LEAST_COMPUTING * wall).any():
+    if idle.sum() > MOST_IDLE * wall.sum() or (computing < _LEAST_COMPUTING * wall).any():
         return None
     mean = works.mean(axis=1)
     longer, grown = wall - wall.mean(), works - mean[:, None]

@@ -304,10 +304,13 @@ def _command(study: str, quick: bool, repeat: int | None, changed: tuple[str, ..
 
 
 def _calibrate(machine: Machine, watcher: Watcher) -> None:
-    """Measure the peaks of this GPU where they are not known yet, in a process that leaves the GPU again."""
+    """Measure the peaks of this GPU where they are not known of this start of the machine, in a process that leaves the GPU
+    again."""
     from tetrace.record import calibration
+    from tetrace.study.starts import moment_of, this_start
 
-    if not machine.gpu or calibration.load(machine.gpu) is not None:
+    known = moment_of((calibration.load(machine.gpu) or {}).get("measured_at"))
+    if not machine.gpu or (known is not None and known >= this_start()):
         return
     watcher.say("measuring the GPU's peaks first, for half a minute")
     command = [sys.executable, "-m", "tetrace", "doctor", "--calibrate", "--format", "json"]

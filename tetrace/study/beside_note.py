@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tetrace.breakdown.account import BUSY
 from tetrace.report.grid import Column, Grid
 from tetrace.study.causes import Group, grouped
+from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, judge
 from tetrace.study.explanation import Explanation, quotable
 from tetrace.study.figures import backend_words, value
 from tetrace.study.section import (
@@ -20,6 +21,7 @@ from tetrace.study.section import (
     value_cell,
     without_empty,
 )
+from tetrace.study.spec import Claim
 from tetrace.study.statistics import EXACT
 from tetrace.study.value import Value, word_of
 
@@ -29,7 +31,13 @@ if TYPE_CHECKING:
 
 # Ratios between rows agree where they differ by no more than this share.
 AGREES = 0.10
+_RULE = (
+    "Whether a ratio is within 10% of the note's is judged as a claim is: its whole 95% interval lies inside, or outside; else "
+    "it cannot be told."
+)
+_WITHIN = {HOLDS: "yes", FAILS: "no", UNKNOWN: UNKNOWN}
 _GROUPS_NAMED = 3
+_UNITS = {"gb": "GB", "gib": "GiB"}
 
 
 def notes_section(material: Material) -> Section:
@@ -42,6 +50,8 @@ def notes_section(material: Material) -> Section:
         if compared:
             grids.append(_ratio_grid(material, note, compared))
             said.append(_agreement(material, note))
+    if said:
+        said.insert(0, _RULE)
     return Section("note", "Beside the note", tuple(said), tuple(grids))
 
 
@@ -67,7 +77,8 @@ def _machine(material: Material) -> str:
 
 
 def _column_words(name: str) -> str:
-    return name.removesuffix("_ms").replace("_", " ") + (" ms" if name.endswith("_ms") else "")
+    *words, unit = name.split("_")
+    return " ".join([*words, _UNITS.get(unit, unit)])
 
 
 def _noted_cells(material: Material, row: NoteRow, name: str) -> list[str]:
@@ -101,19 +112,13 @@ def _here(material: Material, row: NoteRow, name: str) -> Value:
 class _Ratio:
     """How many times faster a row is than the first, as noted and here."""
 
-    def __init__(self, row: NoteRow, reference: NoteRow, noted: float, here: Value) -> None:
-        self.row, self.reference, self.noted, self.here = row, reference, noted, here
+    def __init__(self, row: NoteRow, reference: NoteRow, noted: float, here: Value, verdict: str) -> None:
+        self.row, self.reference, self.noted, self.here, self.verdict = row, reference, noted, here, verdict
 
     @property
     def off(self) -> float | None:
         """By which share it is larger here; None where it was not measured."""
         return None if self.here.estimate is None else self.here.estimate.value / self.noted - 1
-
-    @property
-    def inside(self) -> bool | None:
-        """Whether the noted ratio lies in the interval here; None where there is no interval."""
-        one = self.here.estimate
-        return None if one is None or one.low is None or one.high is None else one.low <= self.noted <= one.high
 
 
 def _time_column(note: Note) -> str:
@@ -134,21 +139,21 @@ def _ratio(material: Material, row: NoteRow, reference: NoteRow, column: str) ->
     if not isinstance(first, int | float) or not isinstance(own, int | float) or not own:
         return None
     figure = "speedup" if column == "total_ms" else f"{column.removesuffix('_ms')}_speedup"
-    return _Ratio(row, reference, first / own, value(material, figure, row.configuration, reference.configuration))
+    noted, pair = first / own, (row.configuration, reference.configuration)
+    within = Claim("", figure, *pair, between=(noted * (1 - AGREES), noted * (1 + AGREES)))
+    here = value(material, figure, *pair)
+    return _Ratio(row, reference, noted, here, judge(material, within, here).verdict)
 
 
 def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> Grid:
     heads = (
         Column("row", number=False), Column("noted"), Column("here"), Column("95%", keep=2), Column("off"),
-        Column("within 10%", number=False), Column("in the interval", number=False),
-        Column("what makes the difference here", number=False, keep=1),
+        Column("within 10%", number=False), Column("what makes the difference here", number=False, keep=1),
     )  # fmt: skip
     rows = []
     for one in compared:
         off = one.off
-        agrees = off is not None and abs(off) <= AGREES
-        is_same = agrees and one.inside is not False
-        why = one.here.reason if off is None else "" if is_same else _kernels(material, one)
+        why = one.here.reason if off is None else "" if one.verdict == HOLDS else _kernels(material, one)
         rows.append(
             (
                 one.row.label,
@@ -156,8 +161,7 @@ def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> G
                 value_cell(one.here.estimate),
                 interval_cell(one.here.estimate),
                 NOTHING if off is None else f"{100 * off:+.1f}%",
-                "cannot be told" if off is None else "yes" if agrees else "no",
-                {None: "cannot be told", True: "yes", False: "no"}[one.inside],
+                _WITHIN[one.verdict],
                 cut(why),
             )
         )
@@ -203,16 +207,17 @@ def _ms(group: Group) -> str:
 
 
 def _agreement(material: Material, note: Note) -> str:
-    """Of all pairs of rows, how many have the noted ratio within 10%, and how many in the interval here."""
+    """Of all pairs of rows, how many have the noted ratio within 10%."""
     column = _time_column(note)
     pairs = [_ratio(material, b, a, column) for a, b in itertools.combinations(note.rows, 2)]
     known = [(pair, pair.off) for pair in pairs if pair is not None and pair.off is not None]
     if not known:
         return f"{note.title}: no two of its rows were measured here."
-    agree = sum(abs(off) <= AGREES for _, off in known)
-    said = f"{note.title}: {agree} of {len(known)} ratios (all pairs of rows) are within 10% of the note's"
-    if told := [pair.inside for pair, _ in known if pair is not None and pair.inside is not None]:
-        said += f", {sum(told)} of {len(told)} of the noted values lie in the interval here"
+    many = {verdict: sum(pair.verdict == verdict for pair, _ in known) for verdict in _WITHIN}
+    ratios = "1 ratio" if len(known) == 1 else f"{len(known)} ratios"
+    said = f"{note.title}: of {ratios} (all pairs of rows) {many[HOLDS]} {_are(many[HOLDS])} within 10% of the note's"
+    said += f", {many[FAILS]} {_are(many[FAILS])} not" if many[FAILS] else ""
+    said += f", {many[UNKNOWN]} cannot be told" if many[UNKNOWN] else ""
     said += "."
     worst, off = max(known, key=lambda one: abs(one[1]))
     if abs(off) > AGREES:
@@ -221,3 +226,7 @@ def _agreement(material: Material, note: Note) -> str:
             f"{times(worst.here.estimate)} here."
         )
     return said
+
+
+def _are(many: int) -> str:
+    return "is" if many == 1 else "are"

@@ -11,7 +11,7 @@ from tetrace.study.figures import value
 from tetrace.study.identical import deviation
 from tetrace.study.results import FAILED, INTERRUPTED, TIMED_OUT, WAITING
 from tetrace.study.statistics import APART, NO_SERIES, ORDER, STEPS, STUDENT
-from tetrace.study.value import TIMES, WORD, Value, number, state_word, word_of
+from tetrace.study.value import TIMES, WORD, Value, finite_word, number, state_word, word_of
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold here", "cannot be told"
 VERDICTS = (HOLDS, FAILS, UNKNOWN)
+_NO_RUN = "told without a run"
 # What it is in when nothing can be said of how it would have ended.
 _NO_STATE = (INTERRUPTED, WAITING, TIMED_OUT)
 
@@ -40,15 +41,29 @@ class Judged:
 def judge(material: Material, claim: Claim, found: Value | None = None) -> Judged:
     """The verdict on one claim; `found` is its figure where that is no figure of a configuration (a crossing)."""
     if claim.figure == "none":
+        if claim.holds is not None:
+            return Judged(claim, HOLDS if claim.holds else FAILS, _NO_RUN, "", claim.why, Value())
         return Judged(claim, UNKNOWN, "", "", claim.why or "it is about nothing that a run measures", Value())
     if found is None:
         found = _figure(material, claim)
     verdict, reason = _verdict(material, claim, found)
-    here = state_word(found.word) if claim.figure == "state" and found.known else found.words()
+    here = _here(material, claim, found)
     why = reason if verdict == UNKNOWN and reason else ""
     if verdict != HOLDS and claim.why:
         why = f"{why}; {claim.why}" if why else claim.why
     return Judged(claim, verdict, here if found.known else "", limit_words(claim, found.unit), why, found)
+
+
+def _here(material: Material, claim: Claim, found: Value) -> str:
+    own = material.configuration(claim.of)
+    if claim.figure == "finite" and found.known and own is not None:
+        return own.losses.lost or finite_word(True)
+    return _word(claim, found.word) if claim.figure == "state" and found.known else found.words()
+
+
+def _word(claim: Claim, value: str | bool | float | None) -> str:
+    """A word of a claim's figure."""
+    return {"state": state_word, "finite": finite_word}.get(claim.figure, word_of)(value)
 
 
 def _figure(material: Material, claim: Claim) -> Value:
@@ -94,7 +109,7 @@ def _of_number(claim: Claim, found: Estimate) -> tuple[str, str]:
         return HOLDS, ""
     if found.high < low or found.low > high:
         return FAILS, ""
-    return UNKNOWN, "the interval holds the limit"
+    return UNKNOWN, "its interval lies on both sides of the limit"
 
 
 def _beside_identical(material: Material, claim: Claim, found: Value, verdict: str, why: str) -> tuple[str, str]:
@@ -160,9 +175,7 @@ def limit_words(claim: Claim, unit: str) -> str:
 
     def said(one: float | str | bool) -> str:
         is_number = isinstance(one, int | float) and not isinstance(one, bool)
-        if claim.figure == "state":
-            return state_word(one)
-        return number(float(one), unit) if is_number and unit != WORD else word_of(one)
+        return number(float(one), unit) if is_number and unit != WORD else _word(claim, one)
 
     if claim.between is not None:
         return f"{said(claim.between[0])} to {said(claim.between[1])}"
@@ -183,11 +196,9 @@ def noted_words(claim: Claim, unit: str) -> str:
     noted = claim.noted
     if noted is None:
         return ""
-    if claim.figure == "state":
-        return state_word(noted)
     if isinstance(noted, int | float) and not isinstance(noted, bool):
         return number(float(noted), unit) if unit in (TIMES, "ms", "%", "s", "/s", "bytes") else f"{noted:,}"
-    return word_of(noted)
+    return _word(claim, noted)
 
 
 def count_words(judged: Sequence[Judged]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tetrace.study.identical import twins
+from tetrace.study.idle import idle_share
 from tetrace.study.material import Material
 from tetrace.study.results import MEASURED, Configuration
 from tetrace.study.section import cut, several, times
@@ -103,34 +104,25 @@ def _different_work(material: Material, members: Sequence[Configuration]) -> boo
 
 
 def idle_words(material: Material) -> str:
-    """That the GPU idles most of a step, where recordings say so of most configurations of the first matrix; else empty."""
+    """That the GPU idles most of a timed step, where recordings say so of most configurations of the first matrix; else
+    empty."""
     members = material.matrices()[0][1] if material.matrices() else ()
     measured = [one.name for one in members if one.state == MEASURED]
     known = [name for name in measured if not material.stale(name)]
-    idle = {name: share for name in known if (share := _idle_share(material, name)) > 0.5}
+    idle = {name: share for name in known if (share := idle_share(material, name) or 0.0) > 0.5}
     if 2 * len(idle) <= len(measured):
         return ""
     shares = " to ".join(dict.fromkeys(f"{100 * share:.0f}%" for share in (min(idle.values()), max(idle.values()))))
-    decides = all(_host_decides(material, name) for name in idle)
+    decides = all(_waits_for_the_host(material, name) for name in idle)
     if len(idle) == len(measured):
-        return f"The GPU idles {shares} of a recorded step{', so the host decides' if decides else ''}"
+        return f"The GPU idles {shares} of a step{', so the host decides' if decides else ''}"
     which = f"In {len(idle)} of {len(measured)} configurations"
-    said = f"{which} the GPU idles more than half of a recorded step ({shares})"
+    said = f"{which} the GPU idles more than half of a step ({shares})"
     return f"{said}, so there the host decides" if decides else said
 
 
-def _idle_share(material: Material, name: str) -> float:
+def _waits_for_the_host(material: Material, name: str) -> bool:
+    """Whether it is mostly the host that the GPU waits for, as recorded."""
     run = material.breakdown(name)
-    if run is None or not run.totals.activities or not run.totals.wall_ns:
-        return 0.0
-    return run.totals.all_idle_ns / run.totals.wall_ns
-
-
-def _host_decides(material: Material, name: str) -> bool:
-    """Whether it is the host that the GPU waits for more than half of a recorded step, and of one without a recorder, which
-    slows the host, the GPU cannot work more than half."""
-    run, alone = material.breakdown(name), material.time(name)
     assert run is not None
-    waits = sum(run.totals.idle_ns.get(cause, 0) for cause in _HOST)
-    works = run.totals.busy_ns / run.totals.steps
-    return 2 * waits > run.totals.wall_ns and alone is not None and 2 * works < alone.value
+    return 2 * sum(run.totals.idle_ns.get(cause, 0) for cause in _HOST) > run.totals.all_idle_ns

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT, WAITING, Configuration
 from tetrace.study.statistics import EXACT, NO_SERIES, NONE, STEPS, Estimate
-from tetrace.study.value import BYTES, COUNT, MS, PERCENT, PLAIN, RATE, SECONDS, TIMES, WORD, Value
+from tetrace.study.value import A_STEP, BYTES, COUNT, MS, PERCENT, PLAIN, RATE, SECONDS, TIMES, WORD, Value
 
 if TYPE_CHECKING:
     from tetrace.breakdown.figures import Figure, Run
@@ -40,10 +40,21 @@ def value(material: Material, figure: str, of: str, against: str = "") -> Value:
     own = _own(material, figure, of)
     if not against or not own.known or own.estimate is None:
         return own
+    if figure == "last_loss":
+        return _last_loss_over(material, of, against)
     if is_timed(material, figure):
         found = material.speedup(against, of, figure.removesuffix("_ms"))
         return Value(found, unit=TIMES) if found else _own(material, figure, against)
     return _over(own, _own(material, figure, against))
+
+
+def _last_loss_over(material: Material, of: str, against: str) -> Value:
+    """A loss over another at the last step that both have, as the table of losses has it."""
+    other, pair = _own(material, "last_loss", against), [material.configuration(name) for name in (of, against)]
+    found = pair[0].losses.over_its(pair[1].losses) if pair[0] and pair[1] and other.known else None
+    if found is None:
+        return Value(reason=other.reason or f"losses of {of} and {against} are not finite at the last step of both")
+    return Value(Estimate.exact(found[0]), unit=TIMES)
 
 
 def _own(material: Material, figure: str, of: str) -> Value:
@@ -200,6 +211,8 @@ def _peak_share(material: Material, found: Configuration) -> Value:
     rate, peak = _tflops(material, found), material.peak_flops(found.name)
     if rate.estimate is None or peak is None:
         unknown = "the peak of this GPU in its precision was not measured: tetrace doctor --calibrate has BF16 and FP8"
+        if material.results.peaks and not material.has_peaks_of_its_own(found.name):
+            unknown = f"peaks were measured in another start of the machine than {found.name}, which reaches others"
         return Value(reason=rate.reason or unknown)
     return Value(rate.estimate.mapped(lambda tera: 100 * tera * 1e12 / peak), unit=PERCENT)
 
@@ -243,6 +256,8 @@ def _recorded(material: Material, figure: str, of: str) -> Value:
     if isinstance(found, str):
         return Value(word=found, unit=WORD)
     unit = {"%": PERCENT, "ms": MS, "": COUNT}.get(known.unit, PLAIN)
+    if unit == COUNT and known.sentence.endswith("in a step."):
+        unit = f"{known.name.replace('_', ' ')}{A_STEP}"
     return Value(_by_step(known, run, found), unit=unit)
 
 

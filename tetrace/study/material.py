@@ -13,6 +13,7 @@ from tetrace.study.comparable import differences, not_as_planned
 from tetrace.study.explanation import Explanation, explain
 from tetrace.study.results import MEASURED, WAITING, Configuration, Results, read
 from tetrace.study.spec import Planned, Study
+from tetrace.study.starts import Start, moment_of, starts_of
 from tetrace.study.statistics import Estimate, estimate, ratio
 
 if TYPE_CHECKING:
@@ -252,11 +253,26 @@ class Material:
         recipe = found.options.get("recipe", "none") if found else "none"
         return str(recipe or "none").lower() not in _PLAIN_RECIPES
 
+    @cached_property
+    def peaks_start(self) -> Start | None:
+        """The start of the machine that the peaks were measured in; None where no round of it is known."""
+        measured = moment_of((self.results.peaks or {}).get("measured_at"))
+        every = [each for one in self.results.configurations for each in one.rounds]
+        return next((one for one in starts_of(every) if measured and one.had(measured)), None)
+
+    def has_peaks_of_its_own(self, name: str) -> bool:
+        """Whether the peaks are those of the start that all rounds of a configuration were timed in."""
+        found = self.configuration(name)
+        if found is None or self.peaks_start is None:
+            return False
+        own = [starts_of([each]) for each in found.rounds]
+        return all(one and self.peaks_start.is_that_of(one[0]) for one in own)
+
     def peak_flops(self, name: str) -> float | None:
-        """Floating-point operations a second that this GPU was measured to reach in the precision of a configuration; None
-        where none was measured, as of FP32 and TF32."""
+        """Floating-point operations a second that this GPU was measured to reach in the precision of a configuration, in the
+        start that it was timed in; None where none was measured, as of FP32 and TF32."""
         peaks = self.results.peaks or {}
-        if not self.uses_fp8(name) and self._is_single(name):
+        if not self.has_peaks_of_its_own(name) or (not self.uses_fp8(name) and self._is_single(name)):
             return None
         value = peaks.get("fp8_flops" if self.uses_fp8(name) else "bf16_flops")
         return float(value) if isinstance(value, int | float) and value > 0 else None

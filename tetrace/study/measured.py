@@ -20,6 +20,7 @@ from tetrace.study.section import (
     value_cell,
     without_empty,
 )
+from tetrace.study.starts import moment_of
 from tetrace.study.statistics import APART, ways
 from tetrace.study.value import Value
 
@@ -110,6 +111,7 @@ def _measured_row(material: Material, one: Configuration, brief: bool) -> tuple[
                 None,
                 (
                     "" if one.state == MEASURED else _error_words(one, brief),
+                    one.losses.lost and f"loss {one.losses.lost}",
                     cut(material.odd(one.name), 60 if brief else 400),
                 ),
             )
@@ -124,12 +126,17 @@ def _rounds_cell(material: Material, one: Configuration) -> str:
 
 
 def _rate(found: Value, digits: int) -> str:
-    return value_cell(found.estimate, digits)
+    return NOTHING if found.estimate is None else _told(found.estimate.value, digits)
+
+
+def _told(value: float, digits: int) -> str:
+    """A number of so many digits after the point; of a small one the first two that are not 0: it is not nothing."""
+    return f"{value:,.{digits}f}" if round(value, digits) or not value else f"{value:.2g}"
 
 
 def _share(found: Value, peak: str) -> str:
     """A share with the peak that it is of: shares of different ones do not compare."""
-    return NOTHING if found.estimate is None else f"{found.estimate.value:.1f}% of {peak}"
+    return NOTHING if found.estimate is None else f"{_told(found.estimate.value, 1)}% of {peak}"
 
 
 def _error_words(one: Configuration, brief: bool) -> str:
@@ -152,9 +159,29 @@ def _peak_words(material: Material) -> Iterator[str]:
     if known:
         others = (peaks.get("before") or {}).get("other_processes")
         shared = f", while {others} other processes had the GPU too" if others else ""
-        yield f"Peaks are what this GPU was measured to reach: {', '.join(known)} (tetrace doctor --calibrate){shared}."
+        yield (
+            f"Peaks are what this GPU was measured to reach: {', '.join(known)} (tetrace doctor --calibrate, "
+            f"{_when(material)}){shared}. {_own_start_words(material)}"
+        )
     elif material.study.device == "cuda":
         yield "Shares of peak: not recorded; tetrace doctor --calibrate measures the peaks of this GPU."
+
+
+def _when(material: Material) -> str:
+    """When the peaks were measured, and in which start of the machine."""
+    at, start = moment_of((material.results.peaks or {}).get("measured_at")), material.peaks_start
+    day = f"{at:%Y-%m-%d at %H:%M} UTC" if at else "nobody knows when"
+    return f"{day}, in the start of the machine at {start.began:%H:%M}" if start else day
+
+
+def _own_start_words(material: Material) -> str:
+    """Which rounds are of another start than the peaks."""
+    timed = [one for one in material.configurations if one.is_timed]
+    apart = [one.name for one in timed if not material.has_peaks_of_its_own(one.name)]
+    if not apart:
+        return "All rounds are of that start; another one reaches other peaks, so shares of two reports do not compare."
+    which = "all rounds are" if len(apart) == len(timed) else f"rounds of {several(apart)} are"
+    return f"As far as is known {which} of another start of the machine, which reaches other peaks: their shares are left out."
 
 
 def claims_title(study: Study) -> str:

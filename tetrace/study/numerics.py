@@ -37,11 +37,11 @@ def losses_section(material: Material) -> Section:
         return Section("losses", "Losses")
     heads = (
         Column("configuration", number=False, code=True), Column("first loss"),
-        *(Column(f"step {step}", keep=1) for step in _STEPS), Column("over its baseline's", keep=2), Column("last loss"),
+        *(Column(f"step {step}", keep=1) for step in _STEPS), Column("last loss"), Column("over its baseline's", keep=2),
         Column("steps"), Column("first not finite"),
     )  # fmt: skip
     said = (
-        "Steps are numbered from 0. A loss over its baseline's is of the last of these steps that both have: "
+        "Steps are numbered from 0. A loss over its baseline's is of the last step that both have: "
         "above 1× it has fallen less.",
     )
     shown, rows = without_empty(heads, tuple(_loss_row(material, one) for one in members))
@@ -68,8 +68,8 @@ def _loss_row(material: Material, one: Configuration) -> tuple[str, ...]:
         one.name,
         _number(losses.first),
         *(_number(_at(one, step)) for step in _STEPS),
-        _over_baseline(material, one),
         _number(losses.last),
+        _over_baseline(material, one),
         f"{len(losses.by_step):,}",
         "" if bad is None else f"step {bad}",
     )
@@ -80,16 +80,10 @@ def _at(one: Configuration | None, step: int) -> float | None:
 
 
 def _over_baseline(material: Material, one: Configuration) -> str:
-    """How many times its baseline's a loss is at the last of `_STEPS` that both have, and which step that is."""
-    base = material.baseline(one.name)
-    if not base or material.apart(one.name, base):
-        return ""
-    for step in reversed(_STEPS):
-        own, its = _at(one, step), _at(material.configuration(base), step)
-        if own is not None and its is not None:
-            known = math.isfinite(own) and math.isfinite(its) and its > 0
-            return f"{own / its:.3f}× in step {step}" if known else ""
-    return ""
+    """How many times its baseline's a loss is at the last step that both have, and which step that is."""
+    base = material.configuration(material.baseline(one.name))
+    found = None if base is None or material.apart(one.name, base.name) else one.losses.over_its(base.losses)
+    return "" if found is None else f"{found[0]:.3f}× in step {found[1]:,}"
 
 
 def _number(value: float | None) -> str:
@@ -133,10 +127,14 @@ def asks_for_numbers(study: Study) -> bool:
     return 2 * sum(figure in _OF_NUMBERS for figure in figures) > len(figures)
 
 
+def loses_a_loss(material: Material) -> bool:
+    """Whether some loss stops being finite."""
+    return any(one.losses.lost for one in material.configurations)
+
+
 def numbers_words(material: Material) -> str:
-    """What losses and FP8 statistics come to, in a sentence; empty where the study does not ask for them."""
-    if "--fp8" not in material.study.recording.arguments:
-        return ""
+    """What losses and FP8 statistics come to, in a sentence; empty where all losses are finite and the study does not ask
+    for statistics."""
     # Of one that failed or was stopped nothing is known of the end.
     trained = [
         one
@@ -145,7 +143,9 @@ def numbers_words(material: Material) -> str:
     ]
     if not trained:
         return ""
-    bad = [one.name for one in trained if one.losses.first_nonfinite_step is not None]
+    bad = [one.name for one in trained if one.losses.lost]
+    if not bad and "--fp8" not in material.study.recording.arguments:
+        return ""
     said = [
         f"the loss of {len(bad)} of {len(trained)} configurations stops being finite: {several(bad, _ALIKE)}"
         if bad

@@ -2,25 +2,26 @@
 
 A step takes the longer of two times. What the GPU works: by category a straight line in the tokens of a step through the
 two recorded sizes, attention's in tokens times sequence length; and what it waits between kernels. What the host needs to
-launch it: the same at every size, that of the step in which the GPU was waiting for it, as timed without a recorder, which
-would slow the host. Recordings may be of another matrix: their options differ in sizes alone.
+launch it: the same at every size, the median over all sizes whose steps it decides, as timed without a recorder, which would
+slow the host. Sizes may be of another matrix: their options differ in sizes alone.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tetrace.attribute.kernel_rules import INSPECTION
+from tetrace.study.statistics import Estimate, estimate
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
     from tetrace.study.results import Configuration
     from tetrace.study.sweep import Line, Swept
 
-# From this share of a recorded step on, waiting for the host makes it a step of the host's time.
+# From this share of a step on, waiting for the host makes it a step of the host's time.
 LAUNCH_BOUND = 0.15
 # Options that change how much work a step is, and nothing else of it.
 SIZES = ("batch", "seq", "sequence", "length", "micro_batch", "micro_batches")
@@ -60,13 +61,28 @@ class Recorded:
 @dataclass(frozen=True)
 class Model:
     """What predicts a step of a group: by category ns and ns for each token (attention: token times length), and the
-    host's ns. `host_known` is false where the GPU hardly waited for the host: then the host needs that at most."""
+    host's ns, by the timed steps that it decides, `hosts_ns` by configuration; where it decides none it needs `most_ns` at
+    most, a whole step."""
 
     group: str
     lines: Mapping[str, tuple[float, float]]
-    host_ns: float
-    host_known: bool
+    hosts_ns: Mapping[str, float]
+    most_ns: float
     recorded: tuple[Recorded, Recorded]
+
+    @property
+    def host(self) -> Estimate | None:
+        """What the host needs for a step, ns: the median with its interval; None where it decides no step."""
+        return estimate(list(self.hosts_ns.values()))
+
+    def without(self, name: str) -> Model:
+        """The same, as if that size had not been timed; itself where the host decides no other."""
+        others = {other: ns for other, ns in self.hosts_ns.items() if other != name}
+        return replace(self, hosts_ns=others) if others else self
+
+    def with_host(self, ns: float) -> Model:
+        """The same, with a host that needs so long for a step."""
+        return replace(self, hosts_ns={"": ns})
 
     def gpu_ns(self, size: Size) -> float:
         """What the GPU works in a step of that size."""
@@ -74,12 +90,12 @@ class Model:
 
     def step_ns(self, size: Size) -> float:
         """What a step of that size takes."""
-        return max(self.host_ns if self.host_known else 0.0, self.gpu_ns(size))
+        return max(self.host.value if self.host else 0.0, self.gpu_ns(size))
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A measured size against its prediction, ns. `recorded`: the prediction was made from it."""
+    """A measured size against its prediction from all others, ns. `recorded`: what the GPU works was taken from it too."""
 
     name: str
     group: str
@@ -98,11 +114,13 @@ class Predicted:
 @dataclass(frozen=True)
 class Change:
     """Where the order of two predicted steps changes: at `x` of the sweep, with so many tokens a step; `pays` says
-    whether the group is faster from there on."""
+    whether the group is faster from there on. `between` has it as far as the interval of what hosts need tells; None
+    where it does not."""
 
     x: float
     tokens: float
     pays: bool
+    between: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,16 +163,21 @@ def _model(material: Material, swept: Swept, line: Line) -> Model | None:
     members = [one for point in line.points if (one := material.configuration(point.name)) is not None]
     if len({one.tokens for one in members if one.tokens}) < 2:
         return None
-    recorded = [found for each in _alike(material, swept, members) if (found := _recorded(material, each)) is not None]
+    alike = _alike(material, swept, members)
+    recorded = [found for each in alike if (found := _recorded(material, each)) is not None]
     recorded.sort(key=lambda one: (one.size.tokens, one.size.length))
     if not recorded or recorded[0].size.tokens == recorded[-1].size.tokens:
         return None
     small, large = recorded[0], recorded[-1]
-    is_bound = small.waiting >= LAUNCH_BOUND
     lines = _straight(small, large)
     if large.waiting < LAUNCH_BOUND:
         lines[BETWEEN] = (large.gaps_ns, 0.0)
-    return Model(line.name, lines, small.timed_ns, is_bound, (small, large))
+    model = Model(line.name, lines, {}, small.timed_ns, (small, large))
+    timed = {one.name: (one, ns.value) for one in alike if one.tokens and (ns := material.time(one.name))}
+    hosts = {
+        name: step for name, (one, step) in timed.items() if model.gpu_ns(size_of(one)) < (1 - LAUNCH_BOUND) * step
+    }
+    return replace(model, hosts_ns=hosts)
 
 
 def _alike(material: Material, swept: Swept, members: Sequence[Configuration]) -> list[Configuration]:
@@ -215,9 +238,31 @@ def _payoff(material: Material, swept: Swept, lines: tuple[Line, Line], models: 
     rows = [row for line, model in zip(lines, models, strict=True) for row in _rows(material, line, model)]
     sizes = sizes_along(material, lines[0])
     places = [point.x for point in lines[0].points]
-    changes, pays_at_first = break_even(models[0], models[1], (min(places), max(places)), sizes)
     ends = (min(places), max(places))
+    changes, pays_at_first = break_even(*models, ends, sizes)
+    changes = _with_intervals(changes, models, ends, sizes)
     return Payoff(swept, models[0], models[1], tuple(changes), pays_at_first, ends, tuple(rows))
+
+
+def _with_intervals(
+    changes: list[Change], models: tuple[Model, Model], ends: tuple[float, float], sizes: Callable[[float], Size]
+) -> list[Change]:
+    """The places with how far they move while both hosts need anything in their intervals; without where they come or go."""
+    found = [
+        break_even(of, against, ends, sizes)[0]
+        for of, against in itertools.product(*(_extremes(model) for model in models))
+    ]
+    if any([one.pays for one in each] != [one.pays for one in changes] for each in found):
+        return changes
+    moved = [[each[place].x for each in found] for place in range(len(changes))]
+    return [replace(one, between=(min(xs), max(xs))) for one, xs in zip(changes, moved, strict=True)]
+
+
+def _extremes(model: Model) -> list[Model]:
+    host = model.host
+    if host is None or host.low is None or host.high is None:
+        return [model]
+    return [model.with_host(host.low), model.with_host(host.high)]
 
 
 def _rows(material: Material, line: Line, model: Model) -> list[Predicted]:
@@ -226,7 +271,7 @@ def _rows(material: Material, line: Line, model: Model) -> list[Predicted]:
     for point in line.points:
         own, timed = material.configuration(point.name), material.time(point.name)
         if own is not None and own.tokens and timed is not None:
-            predicted = model.step_ns(size_of(own))
+            predicted = model.without(point.name).step_ns(size_of(own))
             made.append(
                 Predicted(point.name, line.name, point.x, own.tokens, predicted, timed.value, point.name in used)
             )

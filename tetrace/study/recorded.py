@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tetrace.attribute.kernel_rules import INSPECTION
-from tetrace.breakdown.account import BUSY
 from tetrace.report.grid import Column, Grid
 from tetrace.study.figures import backend_words, value
+from tetrace.study.idle import SLOWED, idle_share, slowed, works_ns
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
-from tetrace.study.value import number
+from tetrace.study.value import COUNT, PERCENT, number
 
 if TYPE_CHECKING:
-    from tetrace.breakdown.analysis import Breakdown
     from tetrace.study.material import Material
 
-_RECORDED = ("fp8_coverage_pct", "quantization_pct", "launches", "idle_pct")
+_RECORDED = {"fp8_coverage_pct": PERCENT, "quantization_pct": PERCENT, "launches": COUNT}
 
 
 def recorded_section(material: Material) -> Section:
@@ -42,7 +38,12 @@ def recorded_section(material: Material) -> Section:
             for line in run.attribution.trace.metadata.notices:
                 notices.setdefault(line, []).append(one.name)
     shown, lines = without_empty(heads, rows)
-    grids = [Grid("Recordings: an average steady step", shown, lines)]
+    note = (
+        f"slowed: the recorded step takes more than {SLOWED} times the timed one, since the recorder or somebody else slowed "
+        "its host. What it waits as recorded is not what a step of a run waits; what the GPU works is."
+    )
+    is_any_slowed = any(slowed(material, one.name) for one in members)
+    grids = [Grid("Recordings: an average steady step", shown, lines, note=note if is_any_slowed else "")]
     if refusals:
         by_reason: dict[tuple[str, str], list[str]] = {}
         for name, backend, reason in refusals:
@@ -55,7 +56,10 @@ def recorded_section(material: Material) -> Section:
                 tuple((backend, cut(reason), several(names)) for (backend, reason), names in by_reason.items()),
             )
         )
-    said = "FP8 coverage is of GEMM time, quantization of GPU activity, idle of the recorded step."
+    said = (
+        "FP8 coverage is of GEMM time, quantization of GPU activity. Idle is of the step that was timed alone: what it takes "
+        "more than the GPU works; where the GPU works all of the recorded step, idle is of that, since its clock sets the length."
+    )
     if "--fp8" in material.study.recording.arguments:
         said += " What the GPU works is without tetrace's own FP8 statistics; its activity, which shares are of, has them in it."
     return Section(
@@ -70,31 +74,23 @@ def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
     run, alone = material.run(name), material.time(name)
     timed = NOTHING if alone is None else f"{alone.value / 1e6:,.3f}"
     if isinstance(run, str):
-        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", cut(run))
+        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), NOTHING, "", cut(run))
     totals = run.breakdown.totals
     if not totals.activities:
-        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), "", "no GPU activity was captured")
+        return (name, NOTHING, timed, NOTHING, *[NOTHING] * len(_RECORDED), NOTHING, "", "no GPU activity was captured")
     steps = max(totals.steps, 1)
-    figures = [value(material, figure, name) for figure in _RECORDED]
-    backend = backend_words(material, name)
+    figures = [(value(material, figure, name).estimate, unit) for figure, unit in _RECORDED.items()]
+    backend, idle, times = backend_words(material, name), idle_share(material, name), slowed(material, name)
     return (
         name,
         f"{totals.wall_ns / steps / 1e6:,.3f}",
         timed,
-        f"{(totals.busy_ns - _own_ns(run.breakdown)) / steps / 1e6:,.3f}",
-        *(NOTHING if one.estimate is None else number(one.estimate.value, one.unit) for one in figures),
+        f"{works_ns(run.breakdown) / 1e6:,.3f}",
+        *(NOTHING if one is None else number(one.value, unit) for one, unit in figures),
+        NOTHING if idle is None else number(100 * idle, PERCENT),
         str(backend.word) if backend.known else "",
-        "",
+        f"slowed {times:.2f}×" if times else "",
     )
-
-
-def _own_ns(run: Breakdown) -> int:
-    """What the GPU works, in all used steps, in kernels of tetrace's FP8 statistics alone."""
-    from tetrace.breakdown.account import account
-
-    found = account(run)
-    own = np.array([line.kind == BUSY and line.category == INSPECTION for line in found.lines], np.bool_)
-    return int(found.ns[own[found.line]].sum())
 
 
 def refused_backends(run: Any) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from itertools import combinations
@@ -14,7 +14,7 @@ from tetrace.study.identical import deviation
 from tetrace.study.material import Material
 from tetrace.study.results import Configuration
 from tetrace.study.section import NOTHING, Section, cut, interval_cell, milliseconds, several, value_cell
-from tetrace.study.starts import starts
+from tetrace.study.starts import Start, starts_of
 from tetrace.study.statistics import Estimate
 
 _TITLE = "Against another run of it"
@@ -214,16 +214,22 @@ def _faster(run: Material, of: str, against: str) -> int:
     return (found.low / by > 1) - (found.high * by < 1)
 
 
+def _starts(configurations: Iterable[Configuration]) -> list[Start]:
+    return starts_of(each for one in configurations for each in one.rounds)
+
+
 def _what(material: Material, other: Material, compared: Sequence[Configuration]) -> str:
     """Which run it is compared with, and in which start of the machine either was timed."""
     theirs = [found for one in compared if (found := other.configuration(one.name))]
-    here, there = starts(compared), starts(theirs)
+    here, there = _starts(compared), _starts(theirs)
     machine = other.results.machine.get("gpu") or other.results.machine.get("cpu") or "this machine"
     said = f"The other run: {machine}, {other.results.started[:19].replace('T', ' ')}, in {other.folder.name}."
     if not here or not there:
         return said
-    words = [" and ".join(f"{one.astimezone(timezone.utc):%Y-%m-%d %H:%M}" for one in each) for each in (here, there)]
-    if len(starts([*compared, *theirs])) < len(here) + len(there):
+    words = [
+        " and ".join(f"{one.began.astimezone(timezone.utc):%Y-%m-%d %H:%M}" for one in each) for each in (here, there)
+    ]
+    if len(_starts([*compared, *theirs])) < len(here) + len(there):
         return f"{said} Both were timed in one start of the machine, that of {words[0]} UTC: this is no second start."
     return f"{said} It was timed in the start of the machine of {words[1]} UTC, this one in that of {words[0]} UTC."
 

@@ -15,20 +15,27 @@ from tetrace.study import screen
 from tetrace.study.beside_note import notes_section, quoted_words
 from tetrace.study.claims import FAILS, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
+from tetrace.study.earlier_start import earlier_start
 from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
 from tetrace.study.fastest import fastest_words, idle_words
 from tetrace.study.kernel_times import beside_words
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_section, claims_title, failed_section, measured_section
-from tetrace.study.numerics import asks_for_numbers, losses_section, numbers_section, numbers_words, shapes_section
+from tetrace.study.numerics import (
+    asks_for_numbers,
+    loses_a_loss,
+    losses_section,
+    numbers_section,
+    numbers_words,
+    shapes_section,
+)
 from tetrace.study.recorded import recorded_section
 from tetrace.study.repetition import repetition_section
-from tetrace.study.results import FAILED, MEASURED
+from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
 from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 from tetrace.study.section import Section, cut
 from tetrace.study.sizes import payoff_section, sweeps_section
 from tetrace.study.spec import Claim, Study
-from tetrace.study.starts import earlier_start
 from tetrace.study.surroundings import clocks_section, environment_section, meaning_section, startup_section
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, why_section
@@ -100,9 +107,11 @@ class Report:
 
     @cached_property
     def _first(self) -> tuple[str, str]:
-        """What is fastest, and what became of the numbers: the one that the study asks for leads."""
+        """What is fastest, and what became of the numbers: the one that the study asks for leads, and a loss that is not
+        finite before all."""
         fastest, numbers = fastest_words(self.material), numbers_words(self.material)
-        return (numbers, fastest) if numbers and asks_for_numbers(self.study) else (fastest, numbers)
+        leads = loses_a_loss(self.material) or asks_for_numbers(self.study)
+        return (numbers, fastest) if numbers and leads else (fastest, numbers)
 
     @cached_property
     def verdict(self) -> str:
@@ -125,14 +134,18 @@ class Report:
             parts.append(count_words(self.judged))
         members = self.material.configurations
         failed = sum(one.state == FAILED for one in members)
-        left = sum(one.state not in (MEASURED, FAILED) for one in members)
+        late = sum(one.state == TIMED_OUT for one in members)
+        left = sum(one.state not in (MEASURED, FAILED, TIMED_OUT) for one in members)
         if failed:
             expected = sum(one.state == FAILED and one.expected for one in members)
             parts.append(
                 f"{failed} of {len(members)} configurations failed" + (f", {expected} as expected" if expected else "")
             )
+        if late:
+            parts.append(f"{late} of {len(members)} configurations timed out")
         if left:
-            parts.append(f"{left} of {len(members)} configurations were not measured to their end")
+            were = "was not measured to its end" if left == 1 else "were not measured to their end"
+            parts.append(f"{left} of {len(members)} configurations {were}")
         return tuple(parts)
 
     @cached_property

@@ -11,8 +11,8 @@ from typing import Any
 
 from tetrace.errors import TetraceError, UsageError
 from tetrace.study import results
+from tetrace.study.earlier_start import is_earlier_start
 from tetrace.study.spec import SPEC_FILE, Study
-from tetrace.study.starts import is_earlier_start
 from tetrace.study.steps import STEPS_FILE
 
 PROFILES, RESULTS = "profiles", "results"

@@ -81,6 +81,26 @@ class Losses:
     first_nonfinite_step: int | None = None
     by_step: tuple[float, ...] = ()
 
+    @property
+    def lost(self) -> str:
+        """What became of the loss, and in which step first: `NaN in step 3`; empty where it stays finite."""
+        step = self.first_nonfinite_step
+        if step is None:
+            return ""
+        loss = self.by_step[step] if step < len(self.by_step) else math.nan
+        # An earlier process lost it where the last one did not.
+        word = "not finite" if math.isfinite(loss) else "NaN" if math.isnan(loss) else "Inf"
+        return f"{word} in step {step}"
+
+    def over_its(self, base: Losses) -> tuple[float, int] | None:
+        """How many times that of another a loss is at the last step that both have, and which step that is; None where that
+        is no number."""
+        step = min(len(self.by_step), len(base.by_step)) - 1
+        if step < 0 or not base.by_step[step] > 0:
+            return None
+        times = self.by_step[step] / base.by_step[step]
+        return (times, step) if math.isfinite(times) else None
+
     @classmethod
     def of(cls, by_step: Sequence[float]) -> Losses:
         """From the values alone."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tetrace.report.grid import Column, Grid
-from tetrace.study.payoff import Model, Payoff, payoffs
+from tetrace.study.payoff import Change, Model, Payoff, payoffs
 from tetrace.study.section import NOTHING, Section, interval_cell, times, value_cell
 from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Point, Swept, trend_words
 from tetrace.study.value import MS, Value
@@ -143,8 +144,9 @@ def payoff_section(material: Material, swept: Sequence[Swept]) -> Section:
         return Section("payoff", "Where it starts to pay, predicted")
     said = [
         "Predicted from recordings at two sizes: what the GPU works is a straight line in tokens for each category (in "
-        "tokens times sequence length for attention), what the host needs for a step is the same at every size, and a "
-        "step takes the longer of both."
+        "tokens times sequence length for attention), what the host needs for a step is the same at every size (the median "
+        "of all timed ones that it decides), and a step takes the longer of both. In brackets: where the order may change "
+        "within the 95% intervals of what hosts need. A size is compared with what is predicted without its own time."
     ]
     grids: list[Grid] = []
     models: list[tuple[Model, Model]] = []
@@ -165,31 +167,38 @@ def payoff_words(one: Payoff) -> list[str]:
     start = "faster" if one.pays_at_first else "slower"
     if one.changes:
         parts = [
-            f"{'faster' if change.pays else 'slower'} from {along} {change.x:,.1f} on ({change.tokens:,.0f} tokens a step)"
+            f"{'faster' if change.pays else 'slower'} from {along} {_place(change)} on ({change.tokens:,.0f} tokens a step)"
             for change in one.changes
         ]
         predicted = f"{of} is {start} than {against} at {along} {low:,g}, {', '.join(parts)}"
     else:
         predicted = f"{of} is {start} than {against} from {along} {low:,g} to {high:,g}"
     said = f"{one.sweep.title}. Predicted: {predicted}. Measured: {' '.join(_crossings(one.sweep, of))}"
-    others = [row for row in one.rows if not row.recorded]
-    if others:
-        worst = max(others, key=lambda row: abs(row.error))
-        said += f" Sizes that were not used to predict are off by {100 * abs(worst.error):.1f}% at most ({worst.name})."
+    worst = max(one.rows, key=lambda row: abs(row.error))
+    middle = statistics.median(abs(row.error) for row in one.rows)
+    said += f" Predictions of its {len(one.rows)} steps are off by {100 * middle:.1f}% in the median, "
+    said += f"{100 * abs(worst.error):.1f}% at most ({worst.name})."
     return [said]
 
 
+def _place(change: Change) -> str:
+    return f"{change.x:,.1f}" + (f" ({change.between[0]:,.1f} to {change.between[1]:,.1f})" if change.between else "")
+
+
 def _host_words(model: Model) -> str:
-    host = f"{model.host_ns / 1e6:,.3f} ms"
-    if model.host_known:
-        return f"{model.group}: the host needs {host} for a step, as timed where the GPU waits for it."
-    return f"{model.group}: the host needs {host} at most: the GPU hardly waits for it at either recorded size."
+    host = model.host
+    if host is None:
+        most = f"{model.most_ns / 1e6:,.3f} ms"
+        return f"{model.group}: the host needs {most} for a step at most: the GPU waits for it at no measured size."
+    said = Value(host.mapped(lambda ns: ns / 1e6), unit=MS).words()
+    sizes = "the one size" if len(model.hosts_ns) == 1 else f"{len(model.hosts_ns)} sizes"
+    return f"{model.group}: the host needs {said} for a step, timed at {sizes} where the GPU waits for it."
 
 
 def _prediction_grid(one: Payoff) -> Grid:
     heads = (
         Column("configuration", number=False, code=True), Column("tokens a step"), Column("predicted ms"), Column("measured ms"),
-        Column("off"), Column("predicted from it", number=False, keep=1),
+        Column("off"), Column("GPU's work from it", number=False, keep=1),
     )  # fmt: skip
     rows = tuple(
         (

@@ -179,7 +179,8 @@ class Note:
 @dataclass(frozen=True)
 class Claim:
     """What a note claims, as a condition on a figure of configuration `of` (against `against`): exactly one of
-    `at_least`, `at_most`, `equals`, `between`, `one_of`; none for figure `none`.
+    `at_least`, `at_most`, `equals`, `between`, `one_of`; none for figure `none`, which may say with `holds` what is told
+    without a run, such as arithmetic; `why` says how.
 
     For figure `crossing`, `sweep` names the matrix of a sweep, `of` and `against` values of its group. `noted`: the
     note's number or word. `why`: a sentence for when it does not hold or cannot be told. `beside`: kernels' time in recordings,
@@ -197,6 +198,7 @@ class Claim:
     equals: float | str | bool | None = None
     between: tuple[float, float] | None = None
     one_of: tuple[float | str | bool, ...] = ()
+    holds: bool | None = None
     why: str = ""
     beside: str = ""
 

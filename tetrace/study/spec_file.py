@@ -227,6 +227,9 @@ class _Reader(TomlReader):
                 if figure != "none"
                 else f"{where} has figure none and {conditions[0]}; a claim that nothing measures has no condition"
             )
+        holds = said.get("holds")
+        if holds is not None and not (figure == "none" and isinstance(holds, bool) and said.get("why")):
+            raise self.error(f"holds in {where}: is for figure none, true or false, with why")
         between = said.get("between")
         if between is not None and not (
             isinstance(between, list) and len(between) == 2 and all(map(is_number, between))
@@ -250,6 +253,7 @@ class _Reader(TomlReader):
             equals=said.get("equals"),
             between=(between[0], between[1]) if between else None,
             one_of=tuple(one_of),
+            holds=holds,
             why=self.text(said, "why", where, ""),
             beside=self._beside(said, figure, where),
         )

@@ -1,49 +1,62 @@
-"""Starts of a machine: in which one something was timed, and where results of an earlier one lie.
-
-Results of `results/h200` that were timed in an earlier start lie beside it, in `results/h200-2026-11-21`: the same name with
-a date appended. They are what a report compares with; they are no results of the study by themselves.
-"""
+"""In which start of a machine something was measured: peaks of another start are not what its GPU reached."""
 
 from __future__ import annotations
 
-import contextlib
-import re
+import time
 from collections.abc import Iterable
-from datetime import datetime, timedelta
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
-from tetrace.errors import TetraceError
-from tetrace.study.results import RESULTS_FILE, Configuration, read
+if TYPE_CHECKING:
+    from tetrace.study.results import Round
 
-_DATED = re.compile(r"(?P<name>.+)-\d{4}-\d{2}-\d{2}")
-# The clock of a machine is set now and then, which moves what is worked out from it.
+# The time of day may be set while a machine runs: starts that lie closer together are one.
 _SAME = timedelta(minutes=2)
 
 
-def starts(configurations: Iterable[Configuration]) -> tuple[datetime, ...]:
-    """When the machine was started, each time that rounds of these were timed in, the first one first: a round's time of day
-    less that of the clock which all processes of a start share. Empty where rounds do not say."""
-    rounds = (one for each in configurations for one in each.rounds if one.at and one.began_ns)
-    found: list[datetime] = []
-    for start in sorted(datetime.fromisoformat(one.at) - timedelta(seconds=one.began_ns / 1e9) for one in rounds):
-        if not found or start - found[-1] > _SAME:
-            found.append(start)
-    return tuple(found)
+@dataclass(frozen=True)
+class Start:
+    """A start of a machine: when it began (UTC), and when the last round known of it did."""
+
+    began: datetime
+    last: datetime
+
+    def had(self, moment: datetime) -> bool:
+        """Whether that moment was in it for certain: what came after its last round may be of a later one."""
+        return self.began - _SAME <= moment <= self.last
+
+    def is_that_of(self, other: Start) -> bool:
+        """Whether both are the same start."""
+        return abs(self.began - other.began) < _SAME
 
 
-def earlier_start(folder: Path, study: str) -> Path | None:
-    """The folder with the results of the latest earlier start of those in `folder`; None where there is none that can be
-    read."""
-    for file in sorted(folder.resolve().parent.glob(f"*/{RESULTS_FILE}"), reverse=True):
-        dated = _DATED.fullmatch(file.parent.name)
-        if dated is None or dated["name"] != folder.resolve().name:
-            continue
-        with contextlib.suppress(TetraceError):
-            return read(file.parent, study).folder
-    return None
+def moment_of(text: object) -> datetime | None:
+    """A time with its zone, as results have it; None where it is none."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
-def is_earlier_start(folder: Path) -> bool:
-    """Whether a folder holds results of an earlier start of others beside it."""
-    dated = _DATED.fullmatch(folder.name)
-    return dated is not None and (folder.with_name(dated["name"]) / RESULTS_FILE).is_file()
+def this_start() -> datetime:
+    """When this machine started, but for what it slept."""
+    return datetime.now(timezone.utc) - timedelta(seconds=time.monotonic())
+
+
+def starts_of(rounds: Iterable[Round]) -> list[Start]:
+    """The starts that rounds were timed in, first ones first: the clock that all processes share began with each. None of
+    a round that does not say what that clock showed."""
+    found: list[Start] = []
+    known = [(at - timedelta(microseconds=one.began_ns / 1e3), at) for one in rounds if (at := _at(one)) is not None]
+    for began, at in sorted(known):
+        if found and found[-1].is_that_of(Start(began, at)):
+            found[-1] = Start(found[-1].began, max(found[-1].last, at))
+        else:
+            found.append(Start(began, at))
+    return found
+
+
+def _at(one: Round) -> datetime | None:
+    return moment_of(one.at) if one.began_ns else None

@@ -26,7 +26,9 @@ MEANINGS = {
     "starts of a process is in no interval.",
     "Speed-up": "the baseline's time over the configuration's, as the median over pairs of rounds that ran side by side.",
     "Share of peak": "TFLOP/s of the matrix products that the model counts, of what tetrace doctor --calibrate measured of "
-    "this GPU: of its FP8 peak where GEMMs ran in FP8, else of BF16; none where most of them ran in FP32 or TF32.",
+    "this GPU: of its FP8 peak where GEMMs ran in FP8, else of BF16; none where most of them ran in FP32 or TF32, or where peaks "
+    "and rounds are of different starts of the machine. Five starts with an H200 reached 677 to 773 TFLOP/s in BF16 and 1,299 "
+    "to 1,410 in FP8: shares of two reports do not compare.",
     "Peak memory": "the largest allocation of torch during the measured rounds; what CUDA graphs keep in pools of their own "
     "is not in it.",
     "Recorded difference": "by how much an average steady step is longer in one recording than in the other; causes add up "
@@ -272,11 +274,15 @@ def _left_words(material: Material) -> str:
     ones = material.configurations
     left = sum(one.state not in (MEASURED, FAILED, TIMED_OUT) for one in ones)
     if left:
-        return f"{left} of {len(ones)} configurations are not done yet"
+        return f"{left} of {len(ones)} configurations {_are(left)} not done yet"
     recorded = {planned.name for planned in material.study.configurations if planned.recording}
     wanted = [one for one in ones if one.name in recorded and one.state == MEASURED]
     missing = sum(one.recording is None and one.recording_error is None for one in wanted)
-    return f"{missing} of {len(wanted)} recordings are not made yet"
+    return f"{missing} of {len(wanted)} recordings {_are(missing)} not made yet"
+
+
+def _are(many: int) -> str:
+    return "is" if many == 1 else "are"
 
 
 def notices(material: Material) -> list[str]:

@@ -9,6 +9,8 @@ from tetrace.study.results import FAILED, MEASURED
 from tetrace.study.statistics import APART, Estimate
 
 TIMES, PERCENT, MS, SECONDS, RATE, BYTES, COUNT, PLAIN, WORD = "×", "%", "ms", "s", "/s", "bytes", "", "plain", "word"
+# The end of the unit of what is counted in a step: `launches a step`.
+A_STEP = " a step"
 _SUFFIXES = {TIMES: "×", PERCENT: "%", MS: " ms", SECONDS: " s", RATE: "/s"}
 
 
@@ -59,6 +61,11 @@ def state_word(value: str | bool | float | None) -> str:
     return {MEASURED: "runs", FAILED: "fails"}.get(str(value), word_of(value))
 
 
+def finite_word(value: str | bool | float | None) -> str:
+    """Whether losses stay finite, as claims say it: `yes` would be the opposite of what some of them ask."""
+    return {True: "finite", False: "NaN"}[value] if isinstance(value, bool) else word_of(value)
+
+
 def word_of(value: str | bool | float | None) -> str:
     """A word, a truth or a number as the report writes it."""
     if isinstance(value, bool):
@@ -86,4 +93,6 @@ def number(value: float, unit: str) -> str:
         return f"{value:,.0f}/s"
     if unit == PERCENT:
         return f"{value:.3g}%"
+    if unit.endswith(A_STEP):
+        return f"{value:,.0f} {unit}" if value == int(value) else f"{three_digits(value)} {unit}"
     return f"{value:,.0f}" if unit == COUNT and value == int(value) else three_digits(value)

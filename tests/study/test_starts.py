@@ -1,0 +1,79 @@
+"""Shares of peak are of the start of the machine that rounds were timed in, or there are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.study import made
+from tetrace.study.figures import value
+from tetrace.study.material import Material
+from tetrace.study.measured import measured_section
+from tetrace.study.results import Round, read
+from tetrace.study.starts import moment_of, starts_of
+
+TOML = "[measure]\n[[matrix]]\nname = 'main'\naxes.margin = [0, 1]\n"
+STORED = Path(__file__).parent.parent.parent / "profiles"
+LATER = {"at": "2026-11-22T10:00:00.000+00:00", "began_ns": 600 * 10**9}
+
+
+def peaks_of(folder: Path, measured_at: str, second: dict[str, object]) -> tuple[list[float | None], str]:
+    """Shares of two configurations, and what is said of the peaks. The first has rounds of one start, from nine on."""
+    study = made.study(folder / "study", 'device = "cuda"\n' + TOML)
+    fields = {"flops": 4_000_000_000}
+    peaks = {"bf16_flops": 10e12, "fp8_flops": 20e12, "measured_at": measured_at}
+    of = made.Made(study, peaks=peaks).measured("0", total=[2.0], fields=fields)
+    of.measured("1", total=[1.0], fields={**fields, "rounds": read_rounds(second)})
+    material = Material(of.write(folder / "results"), study)
+    shares = [value(material, "peak_pct", name).estimate for name in ("0", "1")]
+    return [one and one.value for one in shares], measured_section(material).said[-1]
+
+
+def read_rounds(said: dict[str, object]) -> tuple[Round, ...]:
+    base = {"round": 0, "at": made.STARTED, "host_ns": 3 * 10**6, "steps": 3, "began_ns": made.ONE_HOUR_NS}
+    return (Round(**{**base, **said}),)
+
+
+MEASURED = "Peaks are what this GPU was measured to reach: 10 TFLOP/s for BF16, 20 TFLOP/s for FP8 (tetrace doctor --calibrate, "
+ALL_OWN = "All rounds are of that start; another one reaches other peaks, so shares of two reports do not compare."
+APART = "As far as is known {} of another start of the machine, which reaches other peaks: their shares are left out."
+
+
+@pytest.mark.parametrize(
+    ("measured_at", "second", "shares", "when", "said"),
+    [
+        (made.CALIBRATED, {}, [20.0, 40.0], "2026-11-21 at 09:30 UTC, in the start of the machine at 09:00", ALL_OWN),
+        (
+            made.CALIBRATED, LATER, [20.0, None], "2026-11-21 at 09:30 UTC, in the start of the machine at 09:00",
+            APART.format("rounds of 1 are"),
+        ),
+        (
+            "2026-11-22T09:55:00+00:00", LATER, [None, 40.0], "2026-11-22 at 09:55 UTC, in the start of the machine at 09:50",
+            APART.format("rounds of 0 are"),
+        ),
+        ("2026-11-22T11:35:57+00:00", {}, [None, None], "2026-11-22 at 11:35 UTC", APART.format("all rounds are")),
+    ],
+    ids=["one start", "a later one", "an earlier one", "after all rounds"],
+)  # fmt: skip
+def test_shares_are_of_the_peaks_of_their_start(tmp_path, measured_at, second, shares, when, said):
+    assert peaks_of(tmp_path, measured_at, second) == (shares, f"{MEASURED}{when}). {said}")
+
+
+def test_starts_by_the_clock_of_processes():
+    """The time of day may be set by a second between two rounds."""
+    rounds = read_rounds({}) + read_rounds(
+        {"at": "2026-11-21T10:00:31+00:00", "began_ns": made.ONE_HOUR_NS + 30 * 10**9}
+    )
+    assert [f"{one.began:%H:%M:%S} {one.last:%H:%M:%S}" for one in starts_of(rounds)] == ["09:00:00 10:00:31"]
+    assert starts_of(read_rounds({"began_ns": 0})) == []
+
+
+@pytest.mark.parametrize("name", ["attention", "fusion", "gated", "hybrid", "stability"])
+def test_stored_peaks_are_of_the_start_that_was_timed(name):
+    """A run that only added recordings had replaced those of attention."""
+    results = read(STORED / name / "results/h200")
+    rounds = [each for one in results.configurations for each in one.rounds]
+    starts = starts_of(rounds)
+    assert len(starts) == 1
+    assert starts[0].had(moment_of(results.peaks["measured_at"]))
