@@ -14,6 +14,7 @@ import torch
 from tetrace import _C
 from tetrace.instrument import attention, dynamo, fp8_operands, fp8_recompute, quantization, quantizers, ranges
 from tetrace.instrument.fp8_operands import Operand
+from tetrace.instrument.unseen import unseen
 
 # The calls with several tensors: where their sections are, if there is one tensor that they are rows of.
 _MANY = {"split_quantize": 1, "fused_multi_quantize": 1, "multi_tensor_quantize": None}
@@ -120,6 +121,7 @@ class Calls:
             self._kinds[self._numbers[site]] = kind
         return self._numbers[site]
 
+    @unseen
     @dynamo.quiet
     def _slow(self, number: int, args: tuple[Any, ...], named: Mapping[str, Any] | None, result: Any) -> None:
         """Observes a call that csrc/watch does not know, or cannot observe."""
@@ -181,6 +183,7 @@ class Calls:
         if isinstance(result, list | tuple) and _C.watch_is_on() and any(map(fp8_operands.is_quantized, result)):
             self._codes(name, result)
 
+    @unseen
     @dynamo.quiet
     def _codes_of_attention(self, name: str, result: Sequence[Any]) -> None:
         """The codes that fused attention makes in FP8."""

@@ -12,6 +12,7 @@ import torch
 
 from tetrace import _C
 from tetrace.instrument import dynamo, engine, modules, ranges, steps
+from tetrace.instrument.unseen import unseen, unseen_call
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -32,7 +33,7 @@ class Checks:
 
     def install(self) -> Callable[[], None]:
         """Begins; returns the function that ends it."""
-        unwatch = modules.watch_outputs(_C.watch_output)
+        unwatch = modules.watch_outputs(unseen_call(_C.watch_output))
         unpatch = engine.patch(self._around_backward)
         steps.before_optimizer.append(self._before)
         steps.after_optimizer.insert(0, self._after)
@@ -60,12 +61,15 @@ class Checks:
 
         return run
 
+    @unseen
     @dynamo.quiet
     def _losses(self, roots: Any) -> None:
         if _C.watch_is_on():
-            found = [root for root in roots if isinstance(root, torch.Tensor)]
+            # Of a DTensor what is here.
+            found = [getattr(root, "_local_tensor", root) for root in roots if isinstance(root, torch.Tensor)]
             _C.watch_check([_site("loss", "(loss)", "forward", "backward")] * len(found), found)
 
+    @unseen
     @dynamo.quiet
     def _gradients(self, optimizer: Any) -> None:
         if _C.watch_is_on():
@@ -73,6 +77,7 @@ class Checks:
                 "gradient", optimizer, lambda one: one.grad if one.grad is not None else getattr(one, "main_grad", None)
             )
 
+    @unseen
     @dynamo.quiet
     def _parameters(self, optimizer: Any) -> None:
         if _C.watch_is_on():

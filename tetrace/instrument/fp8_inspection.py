@@ -7,10 +7,12 @@ all, with one warning.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -38,6 +40,7 @@ from tetrace.instrument.fp8_calls import Calls
 from tetrace.instrument.fp8_checks import Checks
 from tetrace.instrument.fp8_operands import Operand
 from tetrace.instrument.fp8_scales import Scales
+from tetrace.instrument.unseen import unseen
 
 # The device may be this far behind when inspection ends.
 _PATIENCE_S = 2.0
@@ -50,6 +53,7 @@ _WORDS = {
     "full": "FP8 inspection had no room for {:,} tensors: more were launched than the device got through",
 }
 
+_ODD = "FP8 inspection passed by {:,} tensors that are {}"
 _SOME_ROWS = (
     "FP8 inspection looked at one row in {:,} of tensors of a million elements and more that have one scale: counts are of "
     "these rows, and what is not finite in the others is {}"
@@ -102,8 +106,10 @@ class Inspection:
         self._plain = fp8_plain.Observer(settings.histogram, settings.blocks, settings.rows)
         self._blocks = Blocks(lambda blocks: files.rows(recorded.chunk(b"", b"", blocks)))
         self._owner, self._failed = os.getpid(), False
+        self.failure = ""  # in words, once it switched itself off
         self._opened: set[int] = set()
         self._opening = threading.Lock()
+        self._odd: Counter[str] = Counter()  # tensors that were passed by, by their form
         self.rows = 0  # written
         self._has_turned = False  # with the step that runs, and not in a backward since
         self._is_tight = False  # some device has room for fewer steps than is usual
@@ -150,7 +156,12 @@ class Inspection:
         _C.watch_switch(False)
         while undo:
             undo.pop()()
-        self._guarded(self._finish)()
+        if self._failed and not _C.watch_has_failed():
+            # What was seen before is good. Why it ended was said.
+            with contextlib.suppress(Exception):
+                self._finish()
+        else:
+            self._guarded(self._finish)()
         _C.watch_end()
         _installed = None
 
@@ -172,6 +183,7 @@ class Inspection:
         """What a reader of the rows must know, a sentence each."""
         counts = _C.watch_counts()
         said = [words.format(counts[name]) for name, words in _WORDS.items() if counts[name]]
+        said += [_ODD.format(number, form) for form, number in sorted(self._odd.items())]
         missing = counts["observed"] - counts["taken"]
         return [*said, *([f"the last {missing:,} rows of FP8 inspection did not come"] if missing else [])]
 
@@ -208,6 +220,11 @@ class Inspection:
             counts = _C.watch_counts()
             raise RuntimeError(counts["refusal"] or f"the CUDA driver refused with error {counts['last_error']}")
 
+    @property
+    def said(self) -> list[str]:
+        """That it switched itself off, and its notes."""
+        return [*([self.failure] if self.failure else []), *self.notes()]
+
     def _write(self, rows: bytes, bins: bytes) -> None:
         if rows:
             self.rows += len(rows) // ROW.itemsize
@@ -223,7 +240,7 @@ class Inspection:
         """Looks at tensors, those of one kind in one launch."""
         here: dict[tuple[Any, ...], list[tuple[Any, tuple[int, ...]]]] = {}
         for operand, site in found:
-            if not fp8_operands.has_values(operand.tensor):
+            if not self._can_look(operand.tensor):
                 continue
             if not operand.tensor.is_cuda:
                 self._plain.observe(operand, site, steps.current())
@@ -244,6 +261,15 @@ class Inspection:
                 for place, (tensor, _) in enumerate(tensors):
                     self._blocks.observe(tensor, first + place if first >= 0 else first)
 
+    def _can_look(self, tensor: Any) -> bool:
+        """Whether there are values, one after the other."""
+        if not fp8_operands.has_values(tensor):
+            return False
+        odd = fp8_operands.odd_form(tensor)
+        if odd:
+            self._odd[odd] += 1
+        return not odd
+
     def _columns(self, operand: Operand) -> int:
         """Those of the matrix that is observed; 0 where they do not matter, since all of its rows are."""
         some = self._settings.rows > 1 and operand.tensor.is_contiguous()
@@ -255,12 +281,13 @@ class Inspection:
         with _cuda.device(device):
             return _C.watch_observe(tensors, *call, **named)
 
+    @unseen
     @dynamo.quiet
     def _check(self, site: int, tensor: Any) -> None:
         """Counts what is not finite in a tensor that csrc/watch could not take."""
         if not isinstance(tensor, torch.Tensor) or tensor.dtype not in fp8_operands.DTYPES:
             return
-        if not fp8_operands.has_values(tensor):
+        if not self._can_look(tensor):
             return
         with torch.no_grad():
             tensor = tensor.detach()
@@ -313,7 +340,8 @@ class Inspection:
         self._failed = True
         _C.watch_switch(False)
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        process.warn(f"FP8 inspection switched itself off in step {steps.current()} ({what}); training goes on")
+        self.failure = f"FP8 inspection switched itself off in step {steps.current()} ({what})"
+        process.warn(f"{self.failure}; training goes on")
 
 
 def _stride(operand: Operand) -> int:

@@ -25,6 +25,8 @@ _ONE_SCALE, _BLOCKS = ("_data", "_transpose"), ("_rowwise_data",)
 # Most tensors are of these; asked for each one that is observed here.
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _modes, _is_functional = torch._C._len_torch_dispatch_stack, torch._is_functional_tensor
+_core: Any = torch._C
+_is_of_functorch = _core._functorch.is_functorch_wrapped_tensor
 
 # What a quantizer may be told to make otherwise from call to call, by which rows and columns are found.
 _SIGNS = ("_rowwise_scale_inv", "_scale_inv", "_data_format", "_is_2D_scaled", "_with_gemm_swizzled_scales")
@@ -144,6 +146,15 @@ def has_values(tensor: Any) -> bool:
         return False
     is_plain = type(tensor) in _PLAIN and not _is_functional(tensor)
     return is_plain or not fake_tensor.is_fake(tensor)
+
+
+def odd_form(tensor: Any) -> str:
+    """What keeps values from being looked at one after the other; empty for most tensors."""
+    if _is_of_functorch(tensor):
+        return "inside of torch.func"
+    if tensor.is_nested:
+        return "nested"
+    return "" if tensor.layout is torch.strided else str(tensor.layout).removeprefix("torch.")
 
 
 def is_captured(tensor: Any) -> bool:

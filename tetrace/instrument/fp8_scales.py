@@ -17,6 +17,7 @@ import torch
 from tetrace import _C
 from tetrace.fp8.recorded import SCALE
 from tetrace.instrument import dynamo, fp8_operands, modules, quantizers, ranges, steps
+from tetrace.instrument.unseen import unseen
 
 # Rows of the matrix that is copied to the host.
 _AMAX, _HISTORY_MAX, _USED, _SCALE, _NEXT = range(5)
@@ -85,6 +86,7 @@ class Scales:
         update._torchdynamo_disable = True  # type: ignore[attr-defined]
         return dynamo.skipped(update)
 
+    @unseen
     @dynamo.quiet
     def _read_before(self, amax: Any, *args: Any) -> Any:
         """The numbers before the update, shape (4, tensors); None where there is nothing to see."""
@@ -95,6 +97,7 @@ class Scales:
         with torch.no_grad():
             return torch.stack([amax.float(), *_histories(args[0]), torch.cat(list(args[1]))])
 
+    @unseen
     @dynamo.quiet
     def _read_after(self, before: Any, histories: Sequence[Any], scales: Sequence[Any]) -> None:
         with torch.no_grad():

@@ -75,9 +75,9 @@ class Watch:
     def __repr__(self) -> str:
         seen = 0 if self._inspection is None else self._inspection.rows
         state = "watching" if self._undo else "not started" if self._inspection is None else "ended"
-        return (
-            f"<tetrace.watch, {state}: {seen:,} observations; table(), scales(), histograms(), trace() for tetrace.fp8>"
-        )
+        failure = "" if self._inspection is None else self._inspection.failure
+        of = f"{failure or state}: {seen:,} observations"
+        return f"<tetrace.watch, {of}; table(), scales(), histograms(), trace() for tetrace.fp8>"
 
     def __enter__(self) -> Self:
         self.start()
@@ -143,7 +143,7 @@ class Watch:
         """What was seen so far, as a trace with the FP8 tables: for `tetrace.fp8` and everything else that takes one."""
         seen = -1 if self._inspection is None else self._inspection.rows
         if self._trace is None or seen != self._traced:
-            self._write_sites(self._folder)
+            self._write_sites(self._folder, [] if self._inspection is None else self._inspection.said)
             if self._read is None:
                 raise UsageError("this watch cannot read what it wrote; make it with tetrace.watch")
             self._trace, self._traced = self._read(self._folder.parent), seen
@@ -168,7 +168,8 @@ class Watch:
         return tables[name].to_pandas() if name in tables else pd.DataFrame()
 
     @staticmethod
-    def _write_sites(folder: Path) -> None:
+    def _write_sites(folder: Path, notices: list[str]) -> None:
         lines = [json.dumps(dict(ranges.describe(site)), default=str) for site in ranges.sites_of_kind("fp8")]
         (folder / _SITES).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        (folder / "process.json").write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
+        about = {"pid": os.getpid(), "notices": notices}
+        (folder / "process.json").write_text(json.dumps(about), encoding="utf-8")

@@ -76,7 +76,8 @@ def read_folder(folder: Path) -> Trace:
         "processes": make_table("processes", described, len(pids)),
         **read(processes, {process.key: row for row, process in enumerate(processes)}),
     }
-    return Trace(Metadata("", "tetrace watch", notices=notices(processes)), tables)
+    said = [str(text) for process in processes for text in process.facts.get("notices", [])]
+    return Trace(Metadata("", "tetrace watch", notices=(*notices(processes), *said)), tables)
 
 
 def _read(process: Process, index: int) -> _Part | None:
