@@ -91,6 +91,11 @@ def test_tensors_of_transformer_engine_are_known_by_what_they_have() -> None:
     mx._with_gemm_swizzled_scales = True
     with pytest.raises(UsageError, match="swizzled"):
         fp8.inspect(mx)
+    blocks._data_format = "Float8BlockScaleTensorFormat.GEMM_READY"
+    assert fp8.inspect(blocks).saturated == 1024
+    blocks._data_format, blocks._rowwise_scale_inv = "Float8BlockScaleTensorFormat.COMPACT", torch.ones(4, 2)
+    with pytest.raises(UsageError, match=r"scales in COMPACT format.*all_gather_usage is False"):
+        fp8.inspect(blocks)
     blocks._rowwise_data = None
     with pytest.raises(UsageError, match="has no data by rows"):
         fp8.inspect(blocks)

@@ -9,7 +9,7 @@ import torch
 
 from tetrace import _C
 from tetrace.errors import UsageError
-from tetrace.fp8 import recorded, reference, rows
+from tetrace.fp8 import block_scales, recorded, reference, rows
 from tetrace.fp8.formats import FORMATS, Format, format_named
 from tetrace.fp8.statistics import TensorStats, combined, stats_of
 
@@ -100,7 +100,12 @@ def _quantized_parts(tensor: Any) -> tuple[torch.Tensor, Format, torch.Tensor, i
     codes, inverse = getattr(tensor, "_rowwise_data", None), getattr(tensor, "_rowwise_scale_inv", None)
     if codes is None or inverse is None:
         raise UsageError(f"{type(tensor).__name__} has no data by rows; inspect it before that is freed")
-    if getattr(tensor, "_with_gemm_swizzled_scales", False):
+    if block_scales.are_compact(tensor):
+        raise UsageError(
+            f"{type(tensor).__name__} has scales in COMPACT format, as they are gathered over ranks; inspect what it was "
+            "made of, or make it with a quantizer whose all_gather_usage is False"
+        )
+    if block_scales.are_swizzled(tensor):
         raise UsageError(f"{type(tensor).__name__} has scales swizzled for its GEMM; inspect it before they are")
     if inverse.dtype == torch.uint8:
         return codes, number_format, inverse, reference.MX
