@@ -70,7 +70,12 @@ def _check_values(tensor: torch.Tensor) -> None:
 
 
 def _checked_scale(scale: float | torch.Tensor, device: torch.device) -> torch.Tensor:
-    found = torch.as_tensor(scale, dtype=torch.float32).detach().reshape(-1)
+    if not isinstance(scale, torch.Tensor):
+        try:
+            scale = torch.as_tensor(scale, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):  # by what it is: torch raises each of them
+            raise UsageError(f"the scale {scale!r} is no number; give one that is finite and positive") from None
+    found = scale.detach().to(torch.float32).reshape(-1)
     if found.numel() != 1:
         raise UsageError(f"a scale of {found.numel()} elements; give one number")
     if not (bool(found.isfinite()) and bool(found > 0)):
