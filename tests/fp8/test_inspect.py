@@ -121,6 +121,8 @@ def test_tensors_of_transformer_engine_are_known_by_what_they_have() -> None:
         ((torch.zeros(3), "E4M3", 0.0), "the scale 0.0 is no finite positive number"),
         ((torch.zeros(3), "E4M3", torch.ones(2)), "a scale of 2 elements"),
         ((torch.zeros(3), "E4M3", "x"), "the scale 'x' is no number; give one"),
+        ((torch.zeros(3), 2.0), "2.0 is no FP8 format; give E4M3 or E5M2"),
+        ((torch.zeros(3), "E4M3", 10**400), "the scale 10*0 is no number"),
         ((torch.zeros(3), "E4M3", ["x"]), r"the scale \['x'\] is no number"),
         ((torch.zeros(3), "E4M3", object()), "the scale <object .* is no number"),
     ],
@@ -137,7 +139,7 @@ def test_what_is_no_histogram_is_refused() -> None:
         fp8.from_histogram(np.zeros(2048, np.int64), scale=-1)
 
 
-@pytest.mark.parametrize("scale", ["x", "2", None, [1.0, 2.0], object()])
+@pytest.mark.parametrize("scale", ["x", "2", None, 10**400, [1.0, 2.0], object()])
 def test_a_scale_of_a_histogram_that_is_no_number_is_refused(scale) -> None:
     with pytest.raises(UsageError, match=r"the scale .* finite"):
         fp8.from_histogram(np.zeros(2048, np.int64), "E4M3", scale)

@@ -191,7 +191,7 @@ def _single(scale: Any) -> npt.NDArray[np.float32]:
     try:
         with np.errstate(over="ignore"):
             found = np.array([scale], np.float32).reshape(-1)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.empty(0, np.float32)
     if isinstance(scale, str) or len(found) != 1:
         raise UsageError(f"the scale {scale!r} is no number; give one that is finite and positive")

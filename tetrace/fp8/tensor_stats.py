@@ -73,7 +73,7 @@ def _checked_scale(scale: float | torch.Tensor, device: torch.device) -> torch.T
     if not isinstance(scale, torch.Tensor):
         try:
             scale = torch.as_tensor(scale, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError):  # by what it is: torch raises each of them
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # by what it is: torch raises each of them
             raise UsageError(f"the scale {scale!r} is no number; give one that is finite and positive") from None
     found = scale.detach().to(torch.float32).reshape(-1)
     if found.numel() != 1:
