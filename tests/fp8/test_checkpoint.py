@@ -97,6 +97,16 @@ def test_states_of_other_objects_in_a_folder(tmp_path: Path) -> None:
     assert (module.module, numbers(module)) == ("decoder.proj/shard_0_2", LINEAR)
 
 
+def test_a_shard_that_a_folder_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="torch.distributed"):
+        dcp.save(state_dict(), checkpoint_id=tmp_path, no_dist=True)
+    (tmp_path / "__0_0.distcp").unlink()
+    with pytest.raises(InputError, match=r"its file __0_0\.distcp is missing; copy it there") as raised:
+        read_checkpoint(tmp_path)
+    assert "no such file" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_state_of_transformer_engine_1_has_no_recipe(tmp_path: Path) -> None:
     state = linear()
     del state["recipe"]

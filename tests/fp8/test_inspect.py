@@ -62,8 +62,16 @@ def test_any_shape_counts_as_its_copy(tensor, copied) -> None:
 
 def test_an_empty_tensor_has_nothing() -> None:
     found = fp8.inspect(torch.zeros(0, 4, dtype=torch.float16))
-    assert (found.elements, found.amax, found.saturated_pct, found.snr_db) == (0, 0, 0, math.inf)
+    assert (found.elements, found.amax, found.saturated_pct) == (0, 0, 0)
     assert math.isnan(found.mean)
+
+
+@pytest.mark.parametrize("values", [[], [torch.nan] * 3, [torch.inf, -torch.inf]])
+def test_where_nothing_is_finite_no_snr_is_told(values) -> None:
+    found = fp8.inspect(torch.tensor(values))
+    assert math.isnan(found.snr_db)
+    assert repr(found).endswith(", SNR not told)")
+    assert fp8.inspect(torch.tensor([*values, 0.0])).snr_db == math.inf
 
 
 def test_codes_say_what_they_hold_and_not_what_was_lost() -> None:
@@ -91,6 +99,11 @@ def test_tensors_of_transformer_engine_are_known_by_what_they_have() -> None:
     mx._with_gemm_swizzled_scales = True
     with pytest.raises(UsageError, match="swizzled"):
         fp8.inspect(mx)
+    blocks._data_format = "Float8BlockScaleTensorFormat.GEMM_READY"
+    assert fp8.inspect(blocks).saturated == 1024
+    blocks._data_format, blocks._rowwise_scale_inv = "Float8BlockScaleTensorFormat.COMPACT", torch.ones(4, 2)
+    with pytest.raises(UsageError, match=r"scales in COMPACT format.*all_gather_usage is False"):
+        fp8.inspect(blocks)
     blocks._rowwise_data = None
     with pytest.raises(UsageError, match="has no data by rows"):
         fp8.inspect(blocks)
@@ -107,6 +120,11 @@ def test_tensors_of_transformer_engine_are_known_by_what_they_have() -> None:
         ((torch.zeros(3), "E3M4"), "'E3M4' is no FP8 format; give E4M3 or E5M2"),
         ((torch.zeros(3), "E4M3", 0.0), "the scale 0.0 is no finite positive number"),
         ((torch.zeros(3), "E4M3", torch.ones(2)), "a scale of 2 elements"),
+        ((torch.zeros(3), "E4M3", "x"), "the scale 'x' is no number; give one"),
+        ((torch.zeros(3), 2.0), "2.0 is no FP8 format; give E4M3 or E5M2"),
+        ((torch.zeros(3), "E4M3", 10**400), "the scale 10*0 is no number"),
+        ((torch.zeros(3), "E4M3", ["x"]), r"the scale \['x'\] is no number"),
+        ((torch.zeros(3), "E4M3", object()), "the scale <object .* is no number"),
     ],
 )
 def test_what_is_no_such_tensor_is_refused(arguments, message) -> None:
@@ -119,6 +137,24 @@ def test_what_is_no_histogram_is_refused() -> None:
         fp8.from_histogram(np.zeros(3, np.int64))
     with pytest.raises(UsageError, match="the scale -1"):
         fp8.from_histogram(np.zeros(2048, np.int64), scale=-1)
+
+
+@pytest.mark.parametrize("scale", ["x", "2", None, 10**400, [1.0, 2.0], object()])
+def test_a_scale_of_a_histogram_that_is_no_number_is_refused(scale) -> None:
+    with pytest.raises(UsageError, match=r"the scale .* finite"):
+        fp8.from_histogram(np.zeros(2048, np.int64), "E4M3", scale)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-45, 1e-40, 1e-38, 1e-36, 2.0**127])
+def test_an_estimate_holds_for_scales_at_both_ends(scale) -> None:
+    values = np.array([3.0e38, 1e10, 1.0, 2.0**-20, 1e-40], np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        products = values * np.float32(scale)
+    estimate = fp8.from_histogram(fp8.inspect(torch.from_numpy(values)).histogram, "E4M3", scale)
+    counts = [(estimate.saturated, (products > 448).sum()), (estimate.flushed, (products <= 2.0**-10).sum())]
+    assert all(least <= count <= most <= least + 1 for (least, most), count in counts)
+    assert math.isfinite(estimate.estimated_snr_db)
 
 
 def test_an_estimate_from_the_histogram_is_near() -> None:

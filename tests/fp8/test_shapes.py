@@ -231,6 +231,12 @@ def test_what_cannot_be_checked_is_one_line(tokens: Any, recipe: Any, says: str)
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(("model", "is_a"), [([1], "list"), (None, "NoneType"), (Linear, "class Linear")])
+def test_what_is_no_model_is_one_line(model: Any, is_a: str) -> None:
+    with pytest.raises(UsageError, match=f"the model is a {is_a}; give a torch.nn.Module"):
+        check_shapes(model, tokens=8)
+
+
 def test_as_a_table() -> None:
     table = check_shapes(language_model(50264), 4096).to_pandas()
     assert table[table.error != ""][["module", "padded"]].values.tolist() == [["lm_head", 50272]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ class TestDelayedHistory:
         trace = tetrace.load(DATA / "stability-e4m3.tetrace")
         assert what_if(trace, algorithm="most_recent").wanted_history == 1
         assert what_if(trace, algorithm="most_recent", history=64).wanted_history == 64
+
+    @pytest.mark.parametrize("algorithm", ["max", "most_recent"])
+    def test_a_step_whose_amax_is_zero_takes_no_place(self, algorithm: str) -> None:
+        """Transformer Engine does not roll the history then (delayed_scaling.cu), and leaves the scale as it was."""
+        run = Made()
+        for step, amax in enumerate([8.0, 0.0, 0.0, 8.0, 4.0, 0.0]):
+            run.tensor(step, NAME, [amax], scaling="current")
+        (row,) = what_if(run.trace(), recipe="delayed", history=1, algorithm=algorithm).rows
+        assert (row.steps, row.history, row.saturated_upper, row.flushed_upper) == (2, 1, 0, 0)
 
     def test_most_recent(self) -> None:
         run = Made()
@@ -247,7 +257,8 @@ class TestSettings:
         [
             (["recipe=best"], "recipe=best: give one of current, delayed, block, mxfp8"),
             (["format=FP4"], "give one of E4M3, E5M2, HYBRID"),
-            (["margin=-1"], "margin=-1: give a whole number"),
+            (["margin=-1"], "margin=-1: give a whole number from 0 to 16"),
+            (["margin=1.5"], "margin=1.5: give a whole number$"),
             (["margin=99"], "from 0 to 16"),
             (["history=0"], "from 1 to 1024"),
             (["history=1025"], "from 1 to 1024"),
@@ -263,6 +274,11 @@ class TestSettings:
     def test_what_makes_no_sense(self, words: list[str], says: str) -> None:
         with pytest.raises(UsageError, match=says):
             parse(words)
+
+    @pytest.mark.parametrize("given", [{"margin": 1.5}, {"margin": "1"}, {"history": "4"}, {"history": 2.0}])
+    def test_what_is_no_whole_number(self, given: dict[str, Any]) -> None:
+        with pytest.raises(UsageError, match="give a whole number from"):
+            what_if(Made().tensor(0, NAME, [1.0]).trace(), **given)
 
     @pytest.mark.parametrize("flag", [True, False])
     def test_a_power_of_two_where_all_is_delayed(self, flag: bool) -> None:

@@ -157,7 +157,21 @@ class TestWatch:
         assert len(watch.table())
 
     @pytest.mark.parametrize(
-        ("options", "said"), [({"every": 0}, "every=0"), ({"model": 3}, "the model is a int")], ids=str
+        ("options", "said"),
+        [
+            ({"every": 0}, "every=0; give 1 to inspect each step"),
+            ({"every": "2"}, "every='2' is no whole number; give 1"),
+            ({"every": 1.5}, "every=1.5 is no whole number"),
+            ({"rows": None}, "rows=None is no whole number"),
+            ({"recompute": 2.0}, "recompute=2.0 is no whole number; give 0 for never"),
+            ({"recompute": -1}, "recompute=-1; give 0 for never"),
+            ({"modules": "["}, r"modules='\[' is no regular expression \(unterminated"),
+            ({"modules": None}, "modules=None is no regular expression"),
+            ({"modules": b"mlp"}, "modules=b'mlp' is no regular expression"),
+            ({"model": 3}, "the model is a int"),
+            ({"model": nn.Linear}, "the model is a class Linear; give a torch.nn.Module"),
+        ],
+        ids=str,
     )
     def test_options_that_make_no_sense(self, options, said):
         given = {"model": nn.Linear(1, 1), **options}

@@ -223,5 +223,11 @@ def _placed(folder: Path, name: str, places: list[tuple[Any, Made]], allowed: Co
         raise RefusedError(f"its {_METADATA} has {name[:100]!a} at {file[:100]!a}, outside of the folder")
     if place.get("transform_descriptors"):
         raise RefusedError(f"it has {name[:100]!a} compressed; save it without transforms")
-    value, read = read_archive(io.BytesIO(_part(folder / file, offset, length)), allowed)
+    try:
+        part = _part(folder / file, offset, length)
+    except FileNotFoundError:
+        raise RefusedError(
+            f"its file {file[:100]} is missing; copy it there from where the checkpoint was saved, or save it again"
+        ) from None
+    value, read = read_archive(io.BytesIO(part), allowed)
     return tensor_of(value, read) or value

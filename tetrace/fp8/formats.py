@@ -48,7 +48,7 @@ FORMATS = {one.name: one for one in (E4M3, E5M2)}
 
 def format_named(name: str) -> Format:
     """`UsageError` for a name that is none."""
-    found = FORMATS.get(name.upper())
+    found = FORMATS.get(str(name).upper())
     if found is None:
         raise UsageError(f"{name!r} is no FP8 format; give {' or '.join(FORMATS)}")
     return found

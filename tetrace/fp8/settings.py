@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from tetrace.errors import UsageError
@@ -67,7 +68,7 @@ def parse(words: Sequence[str]) -> Settings:
 
 
 def _number(name: str, value: str) -> int:
-    if not value.isdecimal():
+    if not value.removeprefix("-").isdecimal():
         raise UsageError(f"{name}={value}: give a whole number")
     return int(value)
 
@@ -94,7 +95,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _between(name: str, value: int | None, least: int, most: int) -> None:
-    if value is not None and not least <= value <= most:
+    if value is not None and not (isinstance(value, Integral) and least <= value <= most):
         raise UsageError(f"{name}={value}: give a whole number from {least} to {most}")
 
 

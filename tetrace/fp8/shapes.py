@@ -155,8 +155,11 @@ def check_shapes(
     Engine, which decides the error; by default of the one that is imported, or the last known.
     Linears of torch are listed too, with `fp8` false: what would stop them from being Transformer Engine's.
 
-    Raises `UsageError` for a recipe that is not known, and for `tokens` that no number can be.
+    Raises `UsageError` for what is no model, for a recipe that is not known, and for `tokens` that no number can be.
     """
+    if isinstance(model, type) or not hasattr(model, "named_modules"):
+        given = f"class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise UsageError(f"the model is a {given}; give a torch.nn.Module")
     version = version or str(getattr(sys.modules.get("transformer_engine"), "__version__", "") or KNOWN_VERSION)
     found = _linears(model, tokens, scaling_of(recipe))
     return report(found, version, _capability(model) if capability is None else capability)

@@ -81,8 +81,8 @@ class TensorStats:
     @property
     def snr_db(self) -> float:
         """Squares of all finite values over squares of what the cast loses, in decibels; infinite where it loses
-        nothing, NaN where that is not known (`quantized`)."""
-        if self.source == "quantized" or math.isnan(self.squared_error) or self.squared_error < 0:
+        nothing, NaN where that is not known (`quantized`) or nothing is finite."""
+        if self.source == "quantized" or not self.finite or math.isnan(self.squared_error) or self.squared_error < 0:
             return math.nan
         if self.squared_error == 0:
             return math.inf
@@ -99,15 +99,16 @@ class TensorStats:
         if self.source == "quantized":
             return f"TensorStats({shown}: {self.saturated_pct:.3g}% at the largest value; quantized)"
         lost = f"{self.saturated_pct:.3g}% saturated, {self.underflow_pct:.3g}% flushed to zero"
-        return f"TensorStats({shown}: {lost}, SNR {self.snr_db:.2f} dB)"
+        snr = "not told" if math.isnan(self.snr_db) else f"{self.snr_db:.2f} dB"
+        return f"TensorStats({shown}: {lost}, SNR {snr})"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cast would do, from a histogram: least and most of the counts, and an estimate of the error.
+    """What a cast would do, from a histogram: counts as (least, most), and an estimate of the error.
 
-    The counts are exact where `lower` and `upper` are the same, as they are of what saturates and what is flushed for
-    a scale that is a power of two. `estimated_snr_db` takes values to be spread evenly within a bin.
+    A count is exact where its least and most are the same, as they are of what saturates and what is flushed for a scale
+    that is a power of two. `estimated_snr_db` takes values to be spread evenly within a bin.
     """
 
     format: str
@@ -161,8 +162,7 @@ def from_histogram(histogram: Counts, format: str = "E4M3", scale: float = 1.0) 
     """
     from tetrace.fp8 import prediction
 
-    counts, number_format = np.asarray(histogram), format_named(format)
-    factor = np.array([scale], np.float32)
+    counts, number_format, factor = np.asarray(histogram), format_named(format), _single(scale)
     if counts.shape != (_BINS,):
         raise UsageError(f"a histogram of shape {counts.shape}; give one of ({_BINS},)")
     if not (np.isfinite(factor[0]) and factor[0] > 0):
@@ -186,6 +186,18 @@ def from_histogram(histogram: Counts, format: str = "E4M3", scale: float = 1.0) 
     )
 
 
+def _single(scale: Any) -> npt.NDArray[np.float32]:
+    """Shape (1,)."""
+    try:
+        with np.errstate(over="ignore"):
+            found = np.array([scale], np.float32).reshape(-1)
+    except (TypeError, ValueError, OverflowError):
+        found = np.empty(0, np.float32)
+    if isinstance(scale, str) or len(found) != 1:
+        raise UsageError(f"the scale {scale!r} is no number; give one that is finite and positive")
+    return found
+
+
 def _range(bins: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Largest and smallest magnitude that the bins allow, shapes (1,)."""
     from tetrace.fp8 import prediction
@@ -203,6 +215,7 @@ def _signal(held: Any) -> float:
     from tetrace.fp8 import prediction
 
     low, high, is_edge = (column.astype(np.float64) for column in prediction.edges(held.bin))
+    high = np.minimum(high, np.finfo(np.float32).max)  # the last bin has no other upper edge
     mean = np.where(is_edge > 0, low**2, (low**2 + low * high + high**2) / 3)
     return float((mean * held.count).sum())
 
@@ -213,6 +226,9 @@ def _within(held: Any, limit: float, factor: npt.NDArray[np.float32]) -> tuple[i
 
     last = prediction.last_below(np.array([limit]), factor)[0]
     low, high, is_edge = prediction.edges(held.bin)
-    surely = np.where(is_edge, low <= last, high <= np.nextafter(last, np.float32(np.inf)))
+    # The largest fp32 number is below no finite one.
+    with np.errstate(over="ignore"):
+        above = np.nextafter(last, np.float32(np.inf))
+    surely = np.where(is_edge, low <= last, high <= above)
     maybe = surely | (~is_edge & (low < last))
     return int(held.count[surely].sum()), int(held.count[maybe].sum())

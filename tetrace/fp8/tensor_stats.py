@@ -9,7 +9,7 @@ import torch
 
 from tetrace import _C
 from tetrace.errors import UsageError
-from tetrace.fp8 import recorded, reference, rows
+from tetrace.fp8 import block_scales, recorded, reference, rows
 from tetrace.fp8.formats import FORMATS, Format, format_named
 from tetrace.fp8.statistics import TensorStats, combined, stats_of
 
@@ -70,7 +70,12 @@ def _check_values(tensor: torch.Tensor) -> None:
 
 
 def _checked_scale(scale: float | torch.Tensor, device: torch.device) -> torch.Tensor:
-    found = torch.as_tensor(scale, dtype=torch.float32).detach().reshape(-1)
+    if not isinstance(scale, torch.Tensor):
+        try:
+            scale = torch.as_tensor(scale, dtype=torch.float32)
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # by what it is: torch raises each of them
+            raise UsageError(f"the scale {scale!r} is no number; give one that is finite and positive") from None
+    found = scale.detach().to(torch.float32).reshape(-1)
     if found.numel() != 1:
         raise UsageError(f"a scale of {found.numel()} elements; give one number")
     if not (bool(found.isfinite()) and bool(found > 0)):
@@ -100,7 +105,12 @@ def _quantized_parts(tensor: Any) -> tuple[torch.Tensor, Format, torch.Tensor, i
     codes, inverse = getattr(tensor, "_rowwise_data", None), getattr(tensor, "_rowwise_scale_inv", None)
     if codes is None or inverse is None:
         raise UsageError(f"{type(tensor).__name__} has no data by rows; inspect it before that is freed")
-    if getattr(tensor, "_with_gemm_swizzled_scales", False):
+    if block_scales.are_compact(tensor):
+        raise UsageError(
+            f"{type(tensor).__name__} has scales in COMPACT format, as they are gathered over ranks; inspect what it was "
+            "made of, or make it with a quantizer whose all_gather_usage is False"
+        )
+    if block_scales.are_swizzled(tensor):
         raise UsageError(f"{type(tensor).__name__} has scales swizzled for its GEMM; inspect it before they are")
     if inverse.dtype == torch.uint8:
         return codes, number_format, inverse, reference.MX

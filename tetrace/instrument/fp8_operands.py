@@ -13,6 +13,8 @@ import torch
 from torch import _guards
 from torch._subclasses import fake_tensor
 
+from tetrace.fp8 import block_scales
+
 FORMATS = {"": 0, "E4M3": 1, "E5M2": 2}
 # Number types by what the kernels call them; FP8 codes are bytes, and say their format apart.
 DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
@@ -125,11 +127,10 @@ def _scale(quantizer: Any, made: Any) -> Scale | None:
 
 def _scale_of_blocks(made: Any) -> Scale | None:
     scales = getattr(made, "_rowwise_scale_inv", None)
-    if scales is None or scales.dim() != 2 or "COMPACT" in str(getattr(made, "_data_format", "")):
+    if scales is None or scales.dim() != 2 or block_scales.are_compact(made):
         return None
     if scales.dtype == torch.uint8:
-        swizzled = getattr(made, "_with_gemm_swizzled_scales", False)
-        return None if swizzled else Scale("result", "_rowwise_scale_inv", MX, scales.stride(0))
+        return None if block_scales.are_swizzled(made) else Scale("result", "_rowwise_scale_inv", MX, scales.stride(0))
     squares = getattr(made, "_is_2D_scaled", False)
     return Scale("result", "_rowwise_scale_inv", SQUARES if squares else ROWS, scales.stride(0))
 

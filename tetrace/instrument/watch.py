@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,25 @@ Read = Callable[[Path], Any]
 _SITES = "sites.jsonl"
 
 
+def _whole(name: str, value: Any, least: int, way_out: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name}={value!r} is no whole number; give {way_out}") from None
+    if number < least:
+        raise UsageError(f"{name}={value}; give {way_out}")
+    return number
+
+
+def _check_pattern(modules: str) -> None:
+    try:
+        re.compile(modules).search("")
+    except (re.error, TypeError) as error:
+        raise UsageError(
+            f"modules={modules!r} is no regular expression ({error}); give one that is found in modules' paths, or '' for all"
+        ) from None
+
+
 class Watch:
     """Inspects a model's FP8 tensors in every N-th step; a context manager, or `start()` and `stop()`.
 
@@ -54,14 +75,13 @@ class Watch:
         rows: int = 1,
         read: Read | None = None,
     ) -> None:
-        if every < 1:
-            raise UsageError(f"every={every}; give 1 to inspect each step, or more")
-        if recompute < 0:
-            raise UsageError(f"recompute={recompute}; give 0 for never, or N for each N-th step")
-        if rows < 1:
-            raise UsageError(f"rows={rows}; give 1 to look at all rows, or N for each N-th of large tensors")
-        if not hasattr(model, "modules"):
-            raise UsageError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
+        every = _whole("every", every, 1, "1 to inspect each step, or N for each N-th")
+        recompute = _whole("recompute", recompute, 0, "0 for never, or N for each N-th step")
+        rows = _whole("rows", rows, 1, "1 to look at all rows, or N for each N-th of large tensors")
+        _check_pattern(modules)
+        if isinstance(model, type) or not hasattr(model, "modules"):
+            given = f"class {model.__name__}" if isinstance(model, type) else type(model).__name__
+            raise UsageError(f"the model is a {given}; give a torch.nn.Module")
         self._model, self._read = model, read
         self._settings = Settings(every, 0, modules, histogram, blocks, checks, recompute, rows)
         self._parent = tempfile.TemporaryDirectory(prefix="tetrace-watch-")
