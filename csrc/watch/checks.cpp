@@ -54,11 +54,24 @@ std::int32_t rows_of(std::int32_t module_site) {
   return rows_of_outputs()[place] = static_cast<std::int32_t>(number);
 }
 
-PyObject* tensor_in(PyObject* result) {
+constexpr int deepest = 4;  // a list may hold itself
+
+// The first tensor of what a module returns: tuples, lists and dictionaries, of which some libraries' outputs are.
+PyObject* tensor_in(PyObject* result, int depth = 0) {
   if (is_plain(result)) return result;
-  if (PyTuple_Check(result) && PyTuple_GET_SIZE(result) > 0) return tensor_in(PyTuple_GET_ITEM(result, 0));
-  if (PyList_Check(result) && PyList_GET_SIZE(result) > 0) return tensor_in(PyList_GET_ITEM(result, 0));
-  return nullptr;
+  if (depth == deepest) return nullptr;
+  PyObject* found = nullptr;
+  if (PyTuple_Check(result) || PyList_Check(result)) {
+    for (Py_ssize_t place = 0; found == nullptr && place < PySequence_Fast_GET_SIZE(result); ++place) {
+      found = tensor_in(PySequence_Fast_GET_ITEM(result, place), depth + 1);
+    }
+  } else if (PyDict_Check(result)) {
+    PyObject *key = nullptr, *value = nullptr;
+    for (Py_ssize_t place = 0; found == nullptr && PyDict_Next(result, &place, &key, &value) != 0;) {
+      found = tensor_in(value, depth + 1);
+    }
+  }
+  return found;
 }
 
 // False where it has to be looked at in Python.

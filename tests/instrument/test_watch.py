@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -91,6 +93,36 @@ class TestWatch:
                 net(torch.randn(1, 2)).sum().backward()
         assert rooms == [8_000, 32_768]
         assert fetched == [2_000, 20_000, 20_000, 20_000]  # steps; the backward of the larger; the end
+
+    @pytest.mark.parametrize(
+        "pack",
+        [
+            lambda x: (None, x),
+            lambda x: {"hidden": None, "logits": x},
+            lambda x: OrderedDict(cache=(None, [x])),
+            lambda x: [[], x],
+        ],
+    )
+    def test_the_first_tensor_of_what_a_module_returns_is_checked(self, pack):
+        class Packing(nn.Module):
+            def forward(self, x):
+                return pack(x * torch.nan)
+
+        with tetrace.watch(model := nn.Sequential(Packing())) as watch:
+            model(torch.ones(2))
+        assert watch.table()["nans"].tolist()[:1] == [2]
+
+    def test_a_list_that_holds_itself_ends_nothing(self):
+        held = []
+        held.append(held)
+
+        class Held(nn.Module):
+            def forward(self, x):
+                return held
+
+        with tetrace.watch(model := Held()) as watch:
+            model(torch.ones(2))
+        assert not len(watch.table())
 
     def test_a_backward_that_is_only_traced_is_none(self, monkeypatch, capfd):
         # As in torch 2.11, where the flag is not set while AOTAutograd traces.
