@@ -339,6 +339,24 @@ def test_an_output_whose_module_quantizes_nothing(tmp_path: Path) -> None:
     assert "made between a.output (finite) and b.output: in the forward of b (Linear), or just before it" in text
 
 
+def test_a_gradient_that_backward_made(tmp_path: Path) -> None:
+    """Gradients are read together: none is made after another one, and the order is that of backward."""
+    made = Made()
+    for layer in "abcd":
+        made.check(0, f"{layer}.output", operation="Linear")
+    made.check(0, "(loss).loss", elements=1)
+    for layer in "abcd":
+        made.check(0, f"{layer}.gradient", nans=int(layer in "ab"), phase="optimizer", operation="weight")
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert "The first that is not finite is b.weight.gradient at step 0" in text
+    assert (
+        "made in backward, after (loss) (finite) and before the optimizer's step, where all gradients are read together "
+        "gradients of c.* and of 1 module before it are finite, b's is the first in backward's order that is not: look "
+        "between them 2 of 4 gradients are not finite"
+    ) in text
+
+
 def test_whatif_without_histograms(tmp_path: Path) -> None:
     store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
     assert (

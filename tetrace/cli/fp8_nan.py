@@ -11,6 +11,7 @@ import click
 
 from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     from tetrace.fp8.nonfinite import NonFinite, Origin, Seen
@@ -88,6 +89,8 @@ def _story(origin: Origin) -> Iterator[str]:
             yield f"  it read {read.name}: {_state(read)}"
         if not origin.read:
             yield "  what it read was not observed"
+    elif seen.role.endswith("gradient"):
+        yield from _in_backward(origin)
     elif origin.before:
         at = "" if origin.before.step == seen.step else f" of step {origin.before.step}"
         yield f"made between {origin.before.name}{at} ({_state(origin.before)}) and {seen.name}: {_in_between(seen)}"
@@ -102,6 +105,30 @@ def _story(origin: Origin) -> Iterator[str]:
         yield "then: " + ", ".join(one.name for one in origin.next)
     until = "" if origin.last_step == seen.step else f", until step {origin.last_step}"
     yield f"{origin.tensors:,} tensor{'' if origin.tensors == 1 else 's'} in all{until}"
+
+
+def _in_backward(origin: Origin) -> Iterator[str]:
+    """Between what a gradient was made that is the first that is not finite, as far as the others tell."""
+    seen, last = origin.tensor, origin.before
+    since = f", after {last.name} ({_state(last)})" if last else ""
+    yield f"made in backward{since} and before the optimizer's step, where all gradients are read together"
+    bad, among = origin.gradients
+    own = f"{seen.module}'s"
+    if origin.backward_before:
+        *more, last_one = origin.backward_before
+        many = f"{last_one}.*" if not more else f"{last_one}.* and of {plural(len(more), 'module')} before it"
+        yield f"gradients of {many} are finite, {own} is the first in backward's order that is not: " + (
+            "those after it are finite again" if origin.alone else "look between them"
+        )
+    elif among > 1:
+        yield f"{own} is the first in backward's order" + (", those after it are finite" if origin.alone else "")
+    if among > 1:
+        clipped = bad == among and origin.wholly
+        yield f"{bad:,} of {among:,} gradients {'is' if bad == 1 else 'are'} not finite" + (
+            ", NaN in all elements: so clip_grad_norm_ leaves them where one was, and then which is not known"
+            if clipped
+            else ""
+        )
 
 
 def _parameter(before: Seen | None, after: Seen | None) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace.fp8.backward_order import in_order_of_backward
 from tetrace.fp8.observations import (
     BACKWARD,
     CHECK,
+    FORWARD,
     RECOMPUTE,
     Rows,
     non_finite,
@@ -79,6 +81,11 @@ class Origin:
     it, `tensors` how many there were until `last_step`. `before_amax` is (step, amax) of the same tensor in earlier
     steps, `rank` the process where there are several. `parameters` are those of the module of a forward that were not
     observed in it: as they were last seen before it, and in its step after it.
+
+    Gradients are read together before the optimizer's step. Where one is the first, it is so in the order of backward:
+    `backward_before` are the modules whose gradients backward made before it, the first one first, all of them finite;
+    `gradients` is how many of the step's gradients were not finite, and of how many; `wholly` whether each of them was
+    NaN in all its elements, `alone` whether those that backward made after this module's are all finite.
     """
 
     tensor: Seen
@@ -93,6 +100,10 @@ class Origin:
     last_step: int
     before_amax: tuple[tuple[int, float], ...]
     parameters: tuple[tuple[Seen | None, Seen | None], ...] = ()
+    backward_before: tuple[str, ...] = ()
+    gradients: tuple[int, int] = (0, 0)
+    wholly: bool = False
+    alone: bool = False
 
     @property
     def overflowed_half(self) -> bool:
@@ -204,11 +215,12 @@ def _origin(rows: Rows, names: dict[int, str], first: int, last: int) -> Origin:
         made_by=made_by,
         read=read,
         before=None if made_by else _last_finite(rows, row, past),
-        next=_next(rows, row, during[(rows["process"][during] == process) & (during > row)]),
+        next=_next(rows, row, during[rows["process"][during] == process]),
         tensors=len(np.unique(rows.tensor[during])),
         last_step=last,
         before_amax=_amax_before(rows, row, past),
         parameters=_parameters(rows, row, past, [one.role for one in read]),
+        **_of_backward(rows, row),
     )
 
 
@@ -217,7 +229,7 @@ def _first(rows: Rows, bad: Places) -> int:
     best, place = int(bad[0]), -1
     for process in np.unique(rows["process"][bad]).tolist():
         mine = bad[rows["process"][bad] == process]
-        of_step = np.flatnonzero((rows["process"] == process) & (rows["step"] == rows["step"][mine[0]]))
+        of_step = _of_step(rows, int(mine[0]))
         own = int(np.searchsorted(of_step, mine[0]))
         if place < 0 or own < place:
             best, place = _first_made(rows, mine, of_step), own
@@ -225,17 +237,50 @@ def _first(rows: Rows, bad: Places) -> int:
 
 
 def _first_made(rows: Rows, bad: Places, of_step: Places) -> int:
-    """The first row of `bad`; of gradients, which are looked at together before the optimizer's step, that of the module
-    whose backward ran first."""
+    """The first row of `bad`; of gradients, which are read together before the optimizer's step, the one that backward
+    made first."""
     first = int(bad[0])
     if _kind(rows, first) != "gradient":
         return first
-    begins: dict[str, int] = {}
-    for row in of_step.tolist():
-        if _kind(rows, row) in ("grad_output", "do"):
-            begins.setdefault(rows.keys[int(rows.tensor[row])][0], row)
-    gradients = [row for row in bad.tolist() if _kind(rows, row) == "gradient"]
-    return min(gradients, key=lambda row: begins.get(rows.keys[int(rows.tensor[row])][0], len(rows)))
+    among = set(bad.tolist())
+    ordered = in_order_of_backward(rows, of_step.tolist(), _batch(rows, first, of_step))
+    return next(row for row in ordered if row in among)
+
+
+def _of_step(rows: Rows, row: int) -> Places:
+    """All rows of the step and process of `row`."""
+    return np.flatnonzero((rows["process"] == rows["process"][row]) & (rows["step"] == rows["step"][row]))
+
+
+def _batch(rows: Rows, row: int, of_step: Places) -> list[int]:
+    """The gradients that were read together with the one in `row`: those around it, with nothing else in between."""
+    kind = np.array([_kind(rows, one) == "gradient" for one in of_step.tolist()])
+    place = int(np.searchsorted(of_step, row))
+    others = np.flatnonzero(~kind)
+    begin, end = np.searchsorted(others, place) - 1, np.searchsorted(others, place)
+    first = int(others[begin]) + 1 if begin >= 0 else 0
+    last = int(others[end]) if end < len(others) else len(of_step)
+    found: list[int] = of_step[first:last].tolist()
+    return found
+
+
+def _of_backward(rows: Rows, row: int) -> dict[str, Any]:
+    """What the other gradients of the step say of a gradient that is the first that is not finite."""
+    if _kind(rows, row) != "gradient":
+        return {}
+    of_step = _of_step(rows, row)
+    ordered = in_order_of_backward(rows, of_step.tolist(), _batch(rows, row, of_step))
+    bad = [one for one in ordered if rows["nans"][one] > 0 or rows["infs"][one] > 0]
+    modules = [rows.keys[int(rows.tensor[one])][0] for one in ordered]
+    place = ordered.index(row)
+    own = modules[place]
+    return {
+        "backward_before": tuple(dict.fromkeys(module for module in modules[:place] if module != own)),
+        "gradients": (len(bad), len(ordered)),
+        "alone": any(module != own for module in modules[place:])
+        and all(modules[ordered.index(one)] == own for one in bad),
+        "wholly": all(rows["nans"][one] == rows["elements"][one] for one in bad),
+    }
 
 
 def _kind(rows: Rows, row: int) -> str:
@@ -254,11 +299,16 @@ def _producer(rows: Rows, row: int, past: Places) -> tuple[str, tuple[Seen, ...]
         return (f"forward of {module}{recomputed}", read) if read else ("", ())
     if kind == "gradient":
         read = _own(rows, now, module, _OF_GRADIENT, role)
-        return (f"weight gradient GEMM of {module}", read) if read else ("", ())
+        return (f"weight gradient GEMM of {module}", read) if read and _of_a_gemm(role) else ("", ())
     if kind == "parameter":
         read = _own(rows, now, module, ("gradient",), role)
         return "optimizer step", read
     return "", ()
+
+
+def _of_a_gemm(role: str) -> bool:
+    """Whether the gradient is a GEMM's: of a weight, and not of a norm or a bias."""
+    return "weight" in role and "norm" not in role
 
 
 def _own(rows: Rows, among: Places, module: str, roles: tuple[str, ...], result: str) -> tuple[Seen, ...]:
@@ -281,9 +331,12 @@ def _belongs(role: str, result: str) -> bool:
 
 
 def _last_finite(rows: Rows, row: int, past: Places) -> Seen | None:
-    """The last observation before `row` that was finite; for a weight the last one of itself."""
+    """The last observation before `row` that was finite; for a weight the last one of itself, for a gradient the last one
+    of the step's forward and loss: gradients are read together, after all of backward."""
     good = past[non_finite(rows)[past] == 0]
     module, role = rows.keys[int(rows.tensor[row])]
+    if _kind(rows, row) == "gradient":
+        good = good[(rows["step"][good] == rows["step"][row]) & rows.isin("phase", FORWARD)[good]]
     if role.rpartition(".")[2] == "weight":
         part = role.rpartition(".")[0]
         parameters = {role, f"{part}_weight.parameter" if part else "weight.parameter"}
@@ -315,10 +368,16 @@ def _parameters(rows: Rows, row: int, past: Places, read: list[str]) -> tuple[tu
     return tuple(found)
 
 
-def _next(rows: Rows, row: int, later: Places) -> tuple[Seen, ...]:
-    """The tensors that went bad next, each once."""
+def _next(rows: Rows, row: int, bad: Places) -> tuple[Seen, ...]:
+    """The tensors that went bad next, each once; of gradients that were read together those that backward made next."""
+    later = bad[bad > row].tolist()
+    if _kind(rows, row) == "gradient":
+        of_step = _of_step(rows, row)
+        ordered, among = in_order_of_backward(rows, of_step.tolist(), _batch(rows, row, of_step)), set(bad.tolist())
+        last = max(ordered)
+        later = [*(one for one in ordered if one in among), *(one for one in later if one > last)]
     named: dict[int, int] = {int(rows.tensor[row]): row}
-    for one in later.tolist():
+    for one in later:
         named.setdefault(int(rows.tensor[one]), one)
         if len(named) > _NAMED:
             break
