@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.fp8.made import Made
 from tetrace.errors import InputError
+from tetrace.fp8.health import check_health
 from tetrace.fp8.nonfinite import Origin, find_nonfinite
 from tetrace.fp8.nonfinite_advice import advice
 from tetrace.trace.trace import Metadata, Trace
+
+ROOT = Path(__file__).parents[2]
 
 
 def step(run: Made, number: int, bad: str = "", process: int = 0, infs: int = 0) -> Made:
@@ -377,6 +383,22 @@ class TestALinear:
         run.check(1, "a.parameter", phase="optimizer", operation="weight")
         (found,) = find_nonfinite(run.trace()).origins
         assert found.parameters == ()
+
+
+def test_inspection_that_switched_itself_off() -> None:
+    """As the recorder says it, of each process; what came after is not known to be finite."""
+    said = "FP8 inspection switched itself off in step "
+    trace = step(Made(), 0).trace()
+    notices = (
+        "something else",
+        f"{said}12 (ValueError: no); training goes on",
+        f"{said}3 (ValueError: no) (in 2 processes)",
+    )
+    assert find_nonfinite(trace).switched_off is None
+    stopped = dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, notices=notices))
+    assert find_nonfinite(stopped).switched_off == 3
+    assert check_health(stopped).verdict.endswith("13 tensors in 1 step (inspection switched itself off in step 3).")
+    assert said in (ROOT / "tetrace/instrument/fp8_inspection.py").read_text()
 
 
 def test_unknown_counts_are_no_nan() -> None:

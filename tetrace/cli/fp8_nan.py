@@ -52,7 +52,7 @@ def page(run: Path, trace: Trace, found: NonFinite, top: int) -> Page:
         notices=(*trace.metadata.notices, *(() if found.checked else (_UNCHECKED,))),
         columns=COLUMNS,
         rows=rows_of(found),
-        facts={"checked": found.checked, "steps": list(found.steps)},
+        facts={"checked": found.checked, "steps": list(found.steps), "switched_off": found.switched_off},
     )
 
 
@@ -69,7 +69,10 @@ def _advice(origin: Origin, run: Path) -> Iterator[str]:
 
 def _verdict(found: NonFinite) -> str:
     if not found.origins:
-        return f"All finite: no NaN and no Inf in {found.observations:,} observations of {found.seen}."
+        none = f"no NaN and no Inf in {found.observations:,} observations of {found.seen}"
+        if found.switched_off is None:
+            return f"All finite: {none}."
+        return f"Finite as far as inspection went: it switched itself off in step {found.switched_off}; {none}."
     from tetrace.fp8.nonfinite import counts
 
     origin = found.origins[0]
@@ -80,9 +83,7 @@ def _verdict(found: NonFinite) -> str:
 
 def _story(origin: Origin) -> Iterator[str]:
     seen = origin.tensor
-    yield f"seen in {seen.phase or 'an unknown phase'}, at {seen.operation or 'an observation'}" + (
-        f", in {origin.dtype}" if origin.dtype else ""
-    )
+    yield _what(seen) + (f", in {origin.dtype}" if origin.dtype else "")
     if origin.made_by:
         yield f"made by: {origin.made_by}"
         for read in origin.read:
@@ -105,6 +106,22 @@ def _story(origin: Origin) -> Iterator[str]:
         yield "then: " + ", ".join(one.name for one in origin.next)
     until = "" if origin.last_step == seen.step else f", until step {origin.last_step}"
     yield f"{origin.tensors:,} tensor{'' if origin.tensors == 1 else 's'} in all{until}"
+
+
+def _what(seen: Seen) -> str:
+    """What the tensor is, and when it was read."""
+    kind = seen.role.rpartition(".")[2]
+    read = {
+        "gradient": "gradient, read before optimizer.step()",
+        "parameter": "parameter, read after optimizer.step()",
+        "loss": "loss, read when backward() was called",
+    }
+    if kind in read:
+        return read[kind]
+    if kind == "output":
+        return f"output of {seen.operation or 'a module'}, read after its {seen.phase or 'forward'}"
+    when = f"in {seen.phase}" if seen.phase else "in an unknown phase"
+    return f"{seen.role}, read {when}" + (f" by {seen.operation}" if seen.operation else "")
 
 
 def _in_backward(origin: Origin) -> Iterator[str]:
@@ -135,13 +152,11 @@ def _parameter(before: Seen | None, after: Seen | None) -> str:
     """A parameter that the forward read without being looked at in it."""
     known = before or after
     assert known is not None  # it is known by one of the two
-    seen = []
     if before:
-        seen.append(f"{_state(before)} after step {before.step}")
-    seen.append("not looked at before this forward" if not before else "not looked at since")
-    if after:
-        seen.append(f"{_state(after)} after step {after.step}")
-    return f"{known.name}: {', '.join(seen)}"
+        seen = f"{_state(before)}, when last read before this forward, after step {before.step}"
+    else:
+        seen = "not read before this forward"
+    return f"{known.name}: {seen}" + (f"; {_state(after)} when read after it, at the end of its step" if after else "")
 
 
 def _in_between(seen: Seen) -> str:

@@ -22,6 +22,7 @@ from tetrace.fp8.observations import (
     non_finite,
     processes,
     steps_seen,
+    switched_off,
     tensor_name,
     tensors,
     whole_steps,
@@ -114,13 +115,15 @@ class Origin:
 @dataclass(frozen=True)
 class NonFinite:
     """All origins, the first one first; `observations` and `steps` say how much was looked at, `checked` whether outputs
-    of modules, loss, gradients and parameters were among it."""
+    of modules, loss, gradients and parameters were among it. Inspection that failed switched itself off in step
+    `switched_off`: of what came after it nothing is known."""
 
     origins: tuple[Origin, ...]
     observations: int
     steps: tuple[int, ...]
     checked: bool
     whole_steps: int
+    switched_off: int | None = None
 
     @property
     def seen(self) -> str:
@@ -186,7 +189,8 @@ def find_nonfinite(trace: Trace) -> NonFinite:
     names = processes(trace)
     origins = tuple(_origin(rows, names, first, last) for first, last in _stretches(rows))
     steps = tuple(int(step) for step in np.unique(rows["step"]))
-    return NonFinite(origins, len(rows), steps, bool(rows.isin("source", CHECK).any()), whole_steps(rows))
+    checked = bool(rows.isin("source", CHECK).any())
+    return NonFinite(origins, len(rows), steps, checked, whole_steps(rows), switched_off(trace))
 
 
 def _stretches(rows: Rows) -> Iterator[tuple[int, int]]:
