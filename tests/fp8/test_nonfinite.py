@@ -280,6 +280,8 @@ class TestGradientsOfPlainModules:
         ("a.output", 1, "float16", "fp16 ends at 65,504"),
         ("a.output", 1, "bfloat16", "divides by or exponentiates"),
         ("a.weight.parameter", 0, "bfloat16", "learning rate"),
+        ("a.weight.parameter", 0, "bfloat16", "its gradient was finite"),
+        ("b.weight.gradient", 1, "float16", "clipping cannot help a gradient that is not finite itself"),
         ("(loss).loss", 0, "bfloat16", "labels"),
         ("a.grad_output", 0, "bfloat16", "backward"),
     ],
@@ -383,6 +385,98 @@ class TestALinear:
         run.check(1, "a.parameter", phase="optimizer", operation="weight")
         (found,) = find_nonfinite(run.trace()).origins
         assert found.parameters == ()
+
+
+class TestParametersThatJumped:
+    """A learning rate that is far too large leaves parameters finite; the next forward is not."""
+
+    @staticmethod
+    def run(after: float = 9e37, before: float = 1.0, gap: int = 1) -> Origin:
+        run = Made()
+        for number in (0, gap, gap + 1):
+            run.check(number, "e.output", operation="Embedding", amax=after if number > gap else 2.0)
+            run.check(number, "n.output", operation="LayerNorm", nans=int(number > gap), amax=2.0)
+            for layer in "em":
+                columns = {"phase": "optimizer", "operation": "weight"}
+                run.check(number, f"{layer}.gradient", amax=0.1, nans=int(number > gap), **columns)
+            for layer in "emn":
+                columns = {"phase": "optimizer", "operation": "weight"}
+                grown = (10 if layer == "m" else 1) * after if number == gap else before
+                run.check(number, f"{layer}.parameter", amax=grown, nans=int(number > gap), **columns)
+        (found,) = find_nonfinite(run.trace()).origins
+        assert found.tensor.name == "n.output"
+        return found
+
+    def test_the_optimizer_is_blamed_not_the_norm(self) -> None:
+        assert advice(self.run()) == (
+            "the optimizer did it in step 1: n.weight.parameter went from amax 1 to 9e+37, and 2 more parameters jumped too, "
+            "with no NaN seen: look at the learning rate of that step, and at the size of its gradients"
+        )
+
+    def test_its_own_first_then_those_that_grew_most(self) -> None:
+        names = [now.name for _, now in self.run().jumped]
+        assert names == ["n.weight.parameter", "m.weight.parameter", "e.weight.parameter"]
+
+    def test_steps_that_were_not_looked_at(self) -> None:
+        assert "the optimizer did it in steps 1 to 4:" in advice(self.run(gap=4))
+
+    @pytest.mark.parametrize(("before", "after"), [(1.0, 99.0), (0.0, 9.0), (1e-6, 0.09), (np.nan, 9.0)])
+    def test_what_is_no_jump(self, before: float, after: float) -> None:
+        assert self.run(after, before).jumped == ()
+
+    def test_a_gradient_is_blamed_on_no_parameter(self) -> None:
+        """Backward made it, after a forward that was finite."""
+        run = Made()
+        for number, amax in enumerate((1.0, 1e9)):
+            run.check(number, "a.output", operation="Linear")
+            run.check(number, "a.parameter", phase="optimizer", operation="weight", amax=amax)
+        run.check(2, "a.gradient", phase="optimizer", operation="weight", nans=1)
+        (found,) = find_nonfinite(run.trace()).origins
+        assert found.jumped == ()
+
+
+class TestANorm:
+    """Squares of what it read overflow only where that is huge."""
+
+    @staticmethod
+    def advice(amax: float | None, dtype: str = "float32") -> str:
+        run = Made().check(0, "n.parameter", phase="optimizer", operation="weight", amax=1.0)
+        if amax is not None:
+            run.check(1, "a.output", operation="Block", amax=amax)
+        run.check(1, "n.output", nans=1, operation="LayerNorm", dtype=dtype)
+        (found,) = find_nonfinite(run.trace()).origins
+        return advice(found)
+
+    def test_of_something_small(self) -> None:
+        assert self.advice(2.7) == (
+            "LayerNorm divides by the root of a variance, and squares of what was seen before it (a.output, amax 2.7) cannot "
+            "overflow: n.weight was written to since step 0, or its input is another tensor than a.output"
+        )
+
+    def test_of_something_huge(self) -> None:
+        says = "squares of what it read can overflow: a.output (amax 1e+20): look at how it grew"
+        assert self.advice(1e20).endswith(says)
+
+    def test_of_what_was_not_observed(self) -> None:
+        assert "look for what is not finite, or so large" in self.advice(None)
+
+    def test_a_linear_behind_it_that_quantized_what_it_made(self) -> None:
+        run = Made().tensor(0, "a.input", [1.0]).tensor(0, "a.weight", [1.0])
+        run.check(0, "a.output", nans=1, operation="LayerNormLinear")
+        (found,) = find_nonfinite(run.trace()).origins
+        assert advice(found).startswith("LayerNormLinear multiplies and adds")
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ("abc", "look at what backward divides by (softmax, norm, sqrt); clipping cannot help"),
+        ("c", "look at what writes to it (a hook, an operation in place)"),
+    ],
+)
+def test_advice_on_gradients_of_plain_modules(bad: str, says: str) -> None:
+    of = TestGradientsOfPlainModules
+    assert advice(of.found(of.run(bad=bad))).startswith(says)
 
 
 def test_inspection_that_switched_itself_off() -> None:

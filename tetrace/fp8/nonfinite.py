@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # How many of the tensors that went bad next are named, and how many steps before are told of the first.
 _NAMED, _STEPS_BEFORE = 8, 5
+# How many times its amax a parameter has after a step of the optimizer that went wrong, and how large it is then.
+_JUMP, _LARGE = 1000.0, 1.0
 # Results of a module's forward, and the tensors of its own that it reads for them.
 _RESULTS, _OPERANDS = ("output", "o"), ("input", "weight", "qkv", "s")
 _OF_GRADIENT = ("grad_output", "input", "do", "dp")
@@ -87,6 +89,9 @@ class Origin:
     `backward_before` are the modules whose gradients backward made before it, the first one first, all of them finite;
     `gradients` is how many of the step's gradients were not finite, and of how many; `wholly` whether each of them was
     NaN in all its elements, `alone` whether those that backward made after this module's are all finite.
+
+    `jumped` are parameters, before and after, that grew at least a thousandfold in the last optimizer's step before this
+    tensor was made in forward: those of its own module first, then those that grew most.
     """
 
     tensor: Seen
@@ -105,6 +110,7 @@ class Origin:
     gradients: tuple[int, int] = (0, 0)
     wholly: bool = False
     alone: bool = False
+    jumped: tuple[tuple[Seen, Seen], ...] = ()
 
     @property
     def overflowed_half(self) -> bool:
@@ -224,6 +230,7 @@ def _origin(rows: Rows, names: dict[int, str], first: int, last: int) -> Origin:
         last_step=last,
         before_amax=_amax_before(rows, row, past),
         parameters=_parameters(rows, row, past, [one.role for one in read]),
+        jumped=_jumped(rows, row, past),
         **_of_backward(rows, row),
     )
 
@@ -370,6 +377,28 @@ def _parameters(rows: Rows, row: int, past: Places, read: list[str]) -> tuple[tu
             )
         )
     return tuple(found)
+
+
+def _jumped(rows: Rows, row: int, past: Places) -> tuple[tuple[Seen, Seen], ...]:
+    """Parameters that jumped when they were last read before `row`, which was made in forward."""
+    if rows.text("phase", row) not in (FORWARD, RECOMPUTE):
+        return ()
+    role = np.array([held.endswith("parameter") for _, held in rows.keys], np.bool_)
+    parameters = past[role[rows.tensor[past]]]
+    steps = np.unique(rows["step"][parameters])[-2:].tolist()
+    if len(steps) < 2:
+        return ()
+    before, after = (
+        {int(rows.tensor[one]): int(one) for one in parameters[rows["step"][parameters] == step]} for step in steps
+    )
+    amax, own = rows["amax"], rows.keys[int(rows.tensor[row])][0]
+    grown = {
+        tensor: amax[now] / amax[before[tensor]]
+        for tensor, now in after.items()
+        if tensor in before and amax[now] >= _LARGE and 0 < amax[before[tensor]] <= amax[now] / _JUMP
+    }
+    ordered = sorted(grown, key=lambda tensor: (rows.keys[tensor][0] != own, -grown[tensor]))
+    return tuple((_seen(rows, before[tensor]), _seen(rows, after[tensor])) for tensor in ordered)
 
 
 def _next(rows: Rows, row: int, bad: Places) -> tuple[Seen, ...]:
