@@ -401,6 +401,13 @@ def test_a_parameter_that_was_read_before_and_after_a_forward(tmp_path: Path) ->
     assert "its a.bias.parameter: not read before this forward; 8 NaN of 8 elements when read after it" in text
 
 
+def test_nan_in_a_compiled_module(tmp_path: Path) -> None:
+    made = Made().site("compiled", name="(compiled: M)", module="(compiled: M)").check(0, "M.output", nans=1)
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert "! M is compiled: what is inside it was not observed; record once without torch.compile" in text
+
+
 def test_all_is_finite_as_far_as_inspection_went(tmp_path: Path) -> None:
     notice = "FP8 inspection switched itself off in step 2 (RuntimeError: sparse); training goes on"
     trace = Made().check(0, "a.output").check(1, "a.output").trace()

@@ -479,6 +479,37 @@ def test_advice_on_gradients_of_plain_modules(bad: str, says: str) -> None:
     assert advice(of.found(of.run(bad=bad))).startswith(says)
 
 
+class TestACompiledModule:
+    """Of what torch.compile took only the result is observed, and gradients and parameters."""
+
+    @staticmethod
+    def compiled(bad: str, *compiled: str) -> str:
+        run = Made()
+        for module in compiled:
+            name = f"(compiled: {module})"
+            for phase in ("forward", "backward"):
+                run.site("compiled", name=name, module=name, phase=phase)
+        for module in ("first", "M", "layers.0"):
+            run.check(0, f"{module}.output", nans=int(bad == f"{module}.output"))
+            run.site("module", name=module, module=module, phase="forward")
+        for module in ("first", "inner", "layers.0.x"):
+            nans = int(bad == f"{module}.gradient")
+            run.check(0, f"{module}.gradient", nans=nans, phase="optimizer", operation="weight")
+        (found,) = find_nonfinite(run.trace()).origins
+        return found.compiled
+
+    def test_its_own_result(self) -> None:
+        assert self.compiled("M.output", "M") == "M"
+        assert self.compiled("first.output", "M") == ""
+        assert self.compiled("M.output") == ""
+
+    def test_what_is_inside_it(self) -> None:
+        assert self.compiled("layers.0.x.gradient", "layers.0", "M") == "layers.0"
+        assert self.compiled("inner.gradient", "M") == "M"
+        assert self.compiled("inner.gradient", "layers.0") == ""
+        assert self.compiled("first.gradient", "M") == ""
+
+
 def test_inspection_that_switched_itself_off() -> None:
     """As the recorder says it, of each process; what came after is not known to be finite."""
     said = "FP8 inspection switched itself off in step "

@@ -49,7 +49,7 @@ def page(run: Path, trace: Trace, found: NonFinite, top: int) -> Page:
         said=tuple(_story(origins[0])) if origins else (),
         grids=(_others(found, top),) if len(origins) > 1 else (),
         advice=tuple(_advice(origins[0], run)) if origins else (),
-        notices=(*trace.metadata.notices, *(() if found.checked else (_UNCHECKED,))),
+        notices=(*trace.metadata.notices, *_notices(found)),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={"checked": found.checked, "steps": list(found.steps), "switched_off": found.switched_off},
@@ -57,6 +57,17 @@ def page(run: Path, trace: Trace, found: NonFinite, top: int) -> Page:
 
 
 _UNCHECKED = "only what is quantized was looked at: outputs, loss, gradients and parameters were not checked"
+
+
+def _notices(found: NonFinite) -> Iterator[str]:
+    """What was not looked at, where the first bad tensor is."""
+    if not found.checked:
+        yield _UNCHECKED
+    if found.origins and found.origins[0].compiled:
+        yield (
+            f"{found.origins[0].compiled} is compiled: what is inside it was not observed; record once without torch.compile "
+            "to see which of its modules it was"
+        )
 
 
 def _advice(origin: Origin, run: Path) -> Iterator[str]:

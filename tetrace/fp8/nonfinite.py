@@ -7,7 +7,7 @@ is known where its module's own tensors were seen before it; otherwise it lies b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,6 +92,7 @@ class Origin:
 
     `jumped` are parameters, before and after, that grew at least a thousandfold in the last optimizer's step before this
     tensor was made in forward: those of its own module first, then those that grew most.
+    `compiled` is the module that torch.compile took whole which holds this tensor's: nothing inside it was observed.
     """
 
     tensor: Seen
@@ -111,6 +112,7 @@ class Origin:
     wholly: bool = False
     alone: bool = False
     jumped: tuple[tuple[Seen, Seen], ...] = ()
+    compiled: str = ""
 
     @property
     def overflowed_half(self) -> bool:
@@ -193,10 +195,38 @@ def find_nonfinite(trace: Trace) -> NonFinite:
     """
     rows = tensors(trace)
     names = processes(trace)
-    origins = tuple(_origin(rows, names, first, last) for first, last in _stretches(rows))
+    compiled = _compiled(trace)
+    found = (_origin(rows, names, first, last) for first, last in _stretches(rows))
+    origins = tuple(replace(one, compiled=_within(rows, one.tensor.module, compiled)) for one in found)
     steps = tuple(int(step) for step in np.unique(rows["step"]))
     checked = bool(rows.isin("source", CHECK).any())
     return NonFinite(origins, len(rows), steps, checked, whole_steps(rows), switched_off(trace))
+
+
+def _compiled(trace: Trace) -> list[str]:
+    """Modules that torch.compile took whole, by the names of what was compiled."""
+    if not trace.has("sites"):
+        return []
+    words, kinds = trace.words("sites", "module"), trace.words("sites", "kind")
+    pairs = zip(trace.column("sites", "kind").tolist(), trace.column("sites", "module").tolist(), strict=True)
+    named = dict.fromkeys(words[module] for kind, module in pairs if kinds[kind] == "compiled")
+    return [name.removeprefix("(compiled: ").removesuffix(")") for name in named]
+
+
+def _within(rows: Rows, module: str, compiled: list[str]) -> str:
+    """The one of `compiled` that holds `module`; empty where none does."""
+    inside = [one for one in compiled if module == one or module.startswith(f"{one}.")]
+    if inside:
+        return max(inside, key=len)
+    # What is in a root does not begin with its name: of it no forward was observed.
+    roots = [one for one in compiled if not any(name.startswith(f"{one}.") for name, _ in rows.keys)]
+    return roots[0] if len(roots) == 1 and module not in _forwards(rows) and not module.startswith("(") else ""
+
+
+def _forwards(rows: Rows) -> set[str]:
+    """Modules of which something was observed in forward."""
+    forward = np.unique(rows.tensor[rows.isin("phase", FORWARD, RECOMPUTE)]).tolist()
+    return {rows.keys[tensor][0] for tensor in forward}
 
 
 def _stretches(rows: Rows) -> Iterator[tuple[int, int]]:
