@@ -422,6 +422,18 @@ def test_all_is_finite_as_far_as_inspection_went(tmp_path: Path) -> None:
     assert json.loads(printed("nan", tmp_path / "whole.tetrace", "--json"))["switched_off"] is None
 
 
+def test_a_gradient_whose_place_in_backward_is_not_known(tmp_path: Path) -> None:
+    made = Made().check(0, "(loss).loss", elements=1)
+    for layer in "abc":
+        made.check(0, f"{layer}.gradient", nans=int(layer != "c"), phase="optimizer", operation="weight")
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert (
+        "where backward made b's is not known: of those that are not finite it is the last in parameters' order" in text
+    )
+    assert "backward's order" not in text
+
+
 def test_whatif_without_histograms(tmp_path: Path) -> None:
     store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
     assert (

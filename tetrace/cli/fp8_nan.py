@@ -142,7 +142,9 @@ def _in_backward(origin: Origin) -> Iterator[str]:
     yield f"made in backward{since} and before the optimizer's step, where all gradients are read together"
     bad, among = origin.gradients
     own = f"{seen.module}'s"
-    if origin.backward_before:
+    if not origin.place_known and among > 1:
+        yield f"where backward made {own} is not known: of those that are not finite it is the last in parameters' order"
+    elif origin.backward_before:
         *more, last_one = origin.backward_before
         many = f"{last_one}.*" if not more else f"{last_one}.* and of {plural(len(more), 'module')} before it"
         yield f"gradients of {many} are finite, {own} is the first in backward's order that is not: " + (

@@ -9,7 +9,7 @@ from tetrace.fp8.observations import BACKWARD, FORWARD, Rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Results of a module's forward that are taken for its end, and gradients with which its backward begins.
+# Gradients with which a module's backward begins, or that of one of its GEMMs.
 _BEGIN_BACKWARD = ("grad_output", "do")
 # Modules that compute with their own parameters, by the end of their class's name; another one at the root contains some.
 _LEAVES = ("Linear", "Norm", "Embedding", "MLP", "Conv1d", "Conv2d", "Conv3d")
@@ -22,17 +22,7 @@ def in_order_of_backward(rows: Rows, of_step: Sequence[int], gradients: Sequence
     that was. Modules of which no forward was observed come last, and those that contain others, which use their own
     parameters anywhere in their forward: in reverse order of parameters.
     """
-    forward, backward = _seen_in(rows, of_step, FORWARD), _seen_in(rows, of_step, BACKWARD)
-    modules = dict.fromkeys(rows.keys[int(rows.tensor[row])][0] for row in gradients)
-    known = sorted(
-        (one for one in modules if one in forward and not _contains(rows, one, forward)),
-        key=lambda one: -forward[one],
-    )
-    known += [one for one in modules if one not in forward and one in backward]
-    by_backward = iter(sorted((one for one in known if one in backward), key=lambda one: backward[one]))
-    known = [next(by_backward) if one in backward else one for one in known]
-    place = {module: number for number, module in enumerate(known)}
-
+    place = places(rows, of_step, gradients)
     parts = _parts(rows, of_step)
 
     def key(row: int) -> tuple[int, int, int]:
@@ -42,6 +32,20 @@ def in_order_of_backward(rows: Rows, of_step: Sequence[int], gradients: Sequence
         return place[module], _within(parts.get(module, {}), role, len(rows)), row
 
     return sorted(gradients, key=key)
+
+
+def places(rows: Rows, of_step: Sequence[int], gradients: Sequence[int]) -> dict[str, int]:
+    """The place in backward of each module of `gradients` that has a known one."""
+    forward, backward = _seen_in(rows, of_step, FORWARD), _seen_in(rows, of_step, BACKWARD)
+    modules = dict.fromkeys(rows.keys[int(rows.tensor[row])][0] for row in gradients)
+    known = sorted(
+        (one for one in modules if one in forward and not _contains(rows, one, forward)),
+        key=lambda one: -forward[one],
+    )
+    known += [one for one in modules if one not in forward and one in backward]
+    by_backward = iter(sorted((one for one in known if one in backward), key=lambda one: backward[one]))
+    known = [next(by_backward) if one in backward else one for one in known]
+    return {module: number for number, module in enumerate(known)}
 
 
 def _seen_in(rows: Rows, of_step: Sequence[int], phase: str) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tetrace.fp8.backward_order import in_order_of_backward
+from tetrace.fp8.backward_order import in_order_of_backward, places
 from tetrace.fp8.observations import (
     BACKWARD,
     CHECK,
@@ -88,7 +88,8 @@ class Origin:
     Gradients are read together before the optimizer's step. Where one is the first, it is so in the order of backward:
     `backward_before` are the modules whose gradients backward made before it, the first one first, all of them finite;
     `gradients` is how many of the step's gradients were not finite, and of how many; `wholly` whether each of them was
-    NaN in all its elements, `alone` whether those that backward made after this module's are all finite.
+    NaN in all its elements, `alone` whether those that backward made after this module's are all finite,
+    `place_known` whether its place in backward is known, and not taken for the reverse order of parameters.
 
     `jumped` are parameters, before and after, that grew at least a thousandfold in the last optimizer's step before this
     tensor was made in forward: those of its own module first, then those that grew most.
@@ -111,6 +112,7 @@ class Origin:
     gradients: tuple[int, int] = (0, 0)
     wholly: bool = False
     alone: bool = False
+    place_known: bool = True
     jumped: tuple[tuple[Seen, Seen], ...] = ()
     compiled: str = ""
 
@@ -310,7 +312,8 @@ def _of_backward(rows: Rows, row: int) -> dict[str, Any]:
     if _kind(rows, row) != "gradient":
         return {}
     of_step = _of_step(rows, row)
-    ordered = in_order_of_backward(rows, of_step.tolist(), _batch(rows, row, of_step))
+    together = _batch(rows, row, of_step)
+    ordered = in_order_of_backward(rows, of_step.tolist(), together)
     bad = [one for one in ordered if rows["nans"][one] > 0 or rows["infs"][one] > 0]
     modules = [rows.keys[int(rows.tensor[one])][0] for one in ordered]
     place = ordered.index(row)
@@ -318,6 +321,7 @@ def _of_backward(rows: Rows, row: int) -> dict[str, Any]:
     return {
         "backward_before": tuple(dict.fromkeys(module for module in modules[:place] if module != own)),
         "gradients": (len(bad), len(ordered)),
+        "place_known": own in places(rows, of_step.tolist(), together),
         "alone": any(module != own for module in modules[place:])
         and all(modules[ordered.index(one)] == own for one in bad),
         "wholly": all(rows["nans"][one] == rows["elements"][one] for one in bad),
