@@ -352,7 +352,7 @@ def test_a_gradient_that_backward_made(tmp_path: Path) -> None:
     text = " ".join(said("nan", tmp_path / "run.tetrace").split())
     assert "The first that is not finite is b.weight.gradient at step 0" in text
     assert (
-        "made in backward, after (loss) (finite) and before the optimizer's step, where all gradients are read together "
+        "made between (loss) (finite) and the optimizer's step, before which all gradients are read together "
         "gradients of c.* and of 1 module before it are finite, b's is the first in backward's order that is not: look "
         "between them 2 of 4 gradients are not finite"
     ) in text

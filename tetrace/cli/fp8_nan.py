@@ -138,8 +138,8 @@ def _what(seen: Seen) -> str:
 def _in_backward(origin: Origin) -> Iterator[str]:
     """Between what a gradient was made that is the first that is not finite, as far as the others tell."""
     seen, last = origin.tensor, origin.before
-    since = f", after {last.name} ({_state(last)})" if last else ""
-    yield f"made in backward{since} and before the optimizer's step, where all gradients are read together"
+    since = f"between {last.name} ({_state(last)}) and" if last else "before"
+    yield f"made {since} the optimizer's step, before which all gradients are read together"
     bad, among = origin.gradients
     own = f"{seen.module}'s"
     if not origin.place_known and among > 1:
