@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import shlex
@@ -117,7 +118,7 @@ def test_nan_names_the_weight_of_a_linear(tmp_path: Path) -> None:
     store.write(made.trace(), tmp_path / "run.tetrace")
     text = " ".join(said("nan", tmp_path / "run.tetrace").split())
     assert (
-        "its a.weight.parameter: finite, amax 0.5 after step 0, not looked at since, 1 NaN of 64 elements after step 1"
+        "its a.weight.parameter: finite, amax 0.5, when last read before this forward, after step 0; 1 NaN of 64 elements"
         in text
     )
     assert "exponentiates" not in text
@@ -337,6 +338,100 @@ def test_an_output_whose_module_quantizes_nothing(tmp_path: Path) -> None:
     store.write(made.trace(), tmp_path / "run.tetrace")
     text = " ".join(said("nan", tmp_path / "run.tetrace").split())
     assert "made between a.output (finite) and b.output: in the forward of b (Linear), or just before it" in text
+
+
+def test_a_gradient_that_backward_made(tmp_path: Path) -> None:
+    """Gradients are read together: none is made after another one, and the order is that of backward."""
+    made = Made()
+    for layer in "abcd":
+        made.check(0, f"{layer}.output", operation="Linear")
+    made.check(0, "(loss).loss", elements=1)
+    for layer in "abcd":
+        made.check(0, f"{layer}.gradient", nans=int(layer in "ab"), phase="optimizer", operation="weight")
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert "The first that is not finite is b.weight.gradient at step 0" in text
+    assert (
+        "made between (loss) (finite) and the optimizer's step, before which all gradients are read together "
+        "gradients of c.* and of 1 module before it are finite, b's is the first in backward's order that is not: look "
+        "between them 2 of 4 gradients are not finite"
+    ) in text
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "says"),
+    [
+        (
+            "a.gradient",
+            {"phase": "optimizer", "operation": "weight"},
+            "gradient, read before optimizer.step(), in bf16",
+        ),
+        (
+            "a.parameter",
+            {"phase": "optimizer", "operation": "weight"},
+            "parameter, read after optimizer.step(), in bf16",
+        ),
+        ("(loss).loss", {"operation": "backward"}, "loss, read when backward() was called, in bf16"),
+        ("a.output", {"operation": "Linear"}, "output of Linear, read after its forward, in bf16"),
+        ("a.output", {"operation": "", "phase": ""}, "output of a module, read after its forward, in bf16"),
+        (
+            "fc1.grad_output",
+            {"phase": "backward", "operation": "quantize"},
+            "grad_output, read in backward by quantize",
+        ),
+        ("a.input", {"phase": "", "operation": ""}, "input, read in an unknown phase, in bf16"),
+    ],
+)
+def test_what_a_tensor_is_in_words(tmp_path: Path, name: str, columns: dict[str, str], says: str) -> None:
+    store.write(Made().check(0, name, nans=1, dtype="bf16", **columns).trace(), tmp_path / "run.tetrace")
+    assert says in said("nan", tmp_path / "run.tetrace")
+
+
+def test_a_parameter_that_was_read_before_and_after_a_forward(tmp_path: Path) -> None:
+    made = Made().check(0, "a.parameter", phase="optimizer", operation="weight", amax=0.18)
+    made.check(1, "a.output", nans=1, operation="Linear")
+    made.check(1, "a.parameter", phase="optimizer", operation="weight", nans=64)
+    made.check(1, "a.parameter", phase="optimizer", operation="bias", nans=8, elements=8)
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert (
+        "its a.weight.parameter: finite, amax 0.18, when last read before this forward, after step 0; 64 NaN of 64 "
+        "elements when read after it, at the end of its step"
+    ) in text
+    assert "its a.bias.parameter: not read before this forward; 8 NaN of 8 elements when read after it" in text
+
+
+def test_nan_in_a_compiled_module(tmp_path: Path) -> None:
+    made = Made().site("compiled", name="(compiled: M)", module="(compiled: M)").check(0, "M.output", nans=1)
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert "! M is compiled: what is inside it was not observed; record once without torch.compile" in text
+
+
+def test_all_is_finite_as_far_as_inspection_went(tmp_path: Path) -> None:
+    notice = "FP8 inspection switched itself off in step 2 (RuntimeError: sparse); training goes on"
+    trace = Made().check(0, "a.output").check(1, "a.output").trace()
+    for name, notices in (("whole", ()), ("off", (notice,))):
+        metadata = dataclasses.replace(trace.metadata, notices=notices)
+        store.write(dataclasses.replace(trace, metadata=metadata), tmp_path / f"{name}.tetrace")
+    verdict = "Finite as far as inspection went: it switched itself off in step 2; no NaN and no Inf in 2 observations"
+    assert verdict in " ".join(said("nan", tmp_path / "off.tetrace").split())
+    found = json.loads(printed("nan", tmp_path / "off.tetrace", "--json"))
+    assert found["verdict"].startswith(verdict)
+    assert found["switched_off"] == 2
+    assert json.loads(printed("nan", tmp_path / "whole.tetrace", "--json"))["switched_off"] is None
+
+
+def test_a_gradient_whose_place_in_backward_is_not_known(tmp_path: Path) -> None:
+    made = Made().check(0, "(loss).loss", elements=1)
+    for layer in "abc":
+        made.check(0, f"{layer}.gradient", nans=int(layer != "c"), phase="optimizer", operation="weight")
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert (
+        "where backward made b's is not known: of those that are not finite it is the last in parameters' order" in text
+    )
+    assert "backward's order" not in text
 
 
 def test_whatif_without_histograms(tmp_path: Path) -> None:

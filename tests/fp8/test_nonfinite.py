@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.fp8.made import Made
 from tetrace.errors import InputError
+from tetrace.fp8.health import check_health
 from tetrace.fp8.nonfinite import Origin, find_nonfinite
 from tetrace.fp8.nonfinite_advice import advice
 from tetrace.trace.trace import Metadata, Trace
+
+ROOT = Path(__file__).parents[2]
 
 
 def step(run: Made, number: int, bad: str = "", process: int = 0, infs: int = 0) -> Made:
@@ -170,12 +176,114 @@ def test_gradients_that_are_looked_at_together_are_told_by_backward() -> None:
     assert found.tensor.name == "b.weight.gradient"
 
 
+class TestGradientsOfPlainModules:
+    """Of them no gradient of an output is seen: backward runs from the last forward to the first."""
+
+    @staticmethod
+    def run(bad: str, outputs: str = "abcd", gradients: str = "abcd", nans: int = 1) -> Made:
+        run = Made()
+        for layer in outputs:
+            run.check(0, f"{layer}.output", operation="Linear", amax=2.0)
+        run.check(0, "(loss).loss", elements=1, amax=0.5)
+        for role in ("gradient", "parameter"):
+            for layer in gradients:
+                columns = {"phase": "optimizer", "operation": "weight"}
+                run.check(0, f"{layer}.{role}", nans=nans if layer in bad else 0, **columns)
+        return run
+
+    @staticmethod
+    def found(run: Made) -> Origin:
+        (origin,) = find_nonfinite(run.trace()).origins
+        return origin
+
+    def test_the_last_forward_is_the_first_backward(self) -> None:
+        found = self.found(self.run(bad="abc"))
+        assert (found.tensor.name, found.backward_before) == ("c.weight.gradient", ("d",))
+        assert (found.gradients, found.alone, found.wholly) == ((3, 4), False, False)
+        assert [one.name for one in found.next[:3]] == ["b.weight.gradient", "a.weight.gradient", "a.weight.parameter"]
+
+    def test_it_was_made_after_the_loss_not_after_another_gradient(self) -> None:
+        found = self.found(self.run(bad="b"))
+        assert found.before is not None
+        assert (found.before.name, found.alone) == ("(loss)", True)
+
+    def test_modules_without_a_forward_come_last_in_reverse(self) -> None:
+        assert self.found(self.run(bad="abc", outputs="bd")).tensor.name == "b.weight.gradient"
+        assert self.found(self.run(bad="abc", outputs="bd")).place_known
+        found = self.found(self.run(bad="ac", outputs="bd"))
+        assert (found.tensor.name, found.place_known) == ("c.weight.gradient", False)
+
+    def test_the_order_is_that_of_forward_not_that_of_parameters(self) -> None:
+        found = self.found(self.run(bad="abc", outputs="dcba"))
+        assert (found.tensor.name, found.backward_before) == ("a.weight.gradient", ())
+
+    def test_what_contains_others_uses_its_parameters_anywhere(self) -> None:
+        """`a` and `Model`, the root, end last: their own parameters may be added to the first input."""
+        run = Made()
+        for layer in ("a.x", "a.y", "a", "Model"):
+            run.check(0, f"{layer}.output", operation="Model" if layer == "Model" else "Linear")
+        for layer in ("Model", "a", "a.x", "a.y"):
+            run.check(0, f"{layer}.gradient", nans=int(layer != "a.y"), phase="optimizer", operation="weight")
+        found = self.found(run)
+        assert (found.tensor.name, found.backward_before) == ("a.x.weight.gradient", ("a.y",))
+
+    def test_quantized_modules_in_their_order_among_plain_ones(self) -> None:
+        run = Made()
+        for layer in "abcd":
+            run.check(0, f"{layer}.output", operation="Linear")
+        for layer in "ac":  # their forwards overlap: backward began with `a`
+            run.tensor(0, f"{layer}.grad_output", [1.0], phase="backward")
+        for layer in "abcd":
+            run.check(0, f"{layer}.gradient", nans=int(layer in "bc"), phase="optimizer", operation="weight")
+        found = self.found(run)
+        assert (found.tensor.name, found.backward_before) == ("b.weight.gradient", ("d", "a"))
+        assert found.before is not None
+        assert found.before.name == "d.output"
+
+    def test_parameters_of_a_fused_module(self) -> None:
+        """The gradient of `fc2` is made before that of `fc1`, that of the norm at the end."""
+        names = ("layer_norm_weight", "fc1_weight", "fc2_weight")
+
+        def first(bad: tuple[str, ...]) -> str:
+            run = Made().check(0, "m.output", operation="LayerNormMLP")
+            for part in ("fc2", "fc1"):
+                run.tensor(0, "m.x", [1.0], phase="backward", role=f"{part}.grad_output")
+            for name in names:
+                run.check(0, "m.gradient", nans=int(name in bad), phase="optimizer", operation=name)
+            return self.found(run).tensor.name
+
+        assert first(names) == "m.fc2_weight.gradient"
+        assert first(names[:2]) == "m.fc1_weight.gradient"
+        assert first(names[:1]) == "m.layer_norm_weight.gradient"
+
+    def test_two_optimizers_of_one_step(self) -> None:
+        """The second reads its gradients after the first has changed its parameters."""
+        run = self.run(bad="", outputs="abcd", gradients="ab")
+        for layer in "cd":
+            run.check(0, f"{layer}.gradient", nans=1, phase="optimizer", operation="weight")
+        found = self.found(run)
+        assert (found.tensor.name, found.gradients) == ("d.weight.gradient", (2, 2))
+        assert found.before is not None
+        assert found.before.name == "(loss)"
+
+    def test_all_of_all_gradients_may_be_clipping(self) -> None:
+        assert self.found(self.run(bad="abcd", nans=64)).wholly
+        assert not self.found(self.run(bad="abcd", nans=63)).wholly
+
+    def test_a_gradient_of_a_norm_is_made_by_no_gemm(self) -> None:
+        run = Made().tensor(0, "a.input", [1.0]).tensor(0, "a.grad_output", [1.0], phase="backward")
+        run.check(0, "a.gradient", nans=1, phase="optimizer", operation="layer_norm_weight")
+        assert self.found(run).made_by == ""
+
+
 @pytest.mark.parametrize(
     ("bad", "infs", "dtype", "says"),
     [
         ("a.output", 1, "float16", "fp16 ends at 65,504"),
         ("a.output", 1, "bfloat16", "divides by or exponentiates"),
         ("a.weight.parameter", 0, "bfloat16", "learning rate"),
+        ("a.weight.parameter", 0, "bfloat16", "its gradient was finite"),
+        ("b.weight.gradient", 1, "float16", "clipping cannot help a gradient that is not finite itself"),
         ("(loss).loss", 0, "bfloat16", "labels"),
         ("a.grad_output", 0, "bfloat16", "backward"),
     ],
@@ -279,6 +387,145 @@ class TestALinear:
         run.check(1, "a.parameter", phase="optimizer", operation="weight")
         (found,) = find_nonfinite(run.trace()).origins
         assert found.parameters == ()
+
+
+class TestParametersThatJumped:
+    """A learning rate that is far too large leaves parameters finite; the next forward is not."""
+
+    @staticmethod
+    def run(after: float = 9e37, before: float = 1.0, gap: int = 1) -> Origin:
+        run = Made()
+        for number in (0, gap, gap + 1):
+            run.check(number, "e.output", operation="Embedding", amax=after if number > gap else 2.0)
+            run.check(number, "n.output", operation="LayerNorm", nans=int(number > gap), amax=2.0)
+            for layer in "em":
+                columns = {"phase": "optimizer", "operation": "weight"}
+                run.check(number, f"{layer}.gradient", amax=0.1, nans=int(number > gap), **columns)
+            for layer in "emn":
+                columns = {"phase": "optimizer", "operation": "weight"}
+                grown = (10 if layer == "m" else 1) * after if number == gap else before
+                run.check(number, f"{layer}.parameter", amax=grown, nans=int(number > gap), **columns)
+        (found,) = find_nonfinite(run.trace()).origins
+        assert found.tensor.name == "n.output"
+        return found
+
+    def test_the_optimizer_is_blamed_not_the_norm(self) -> None:
+        assert advice(self.run()) == (
+            "the optimizer did it in step 1: n.weight.parameter went from amax 1 to 9e+37, and 2 more parameters jumped too, "
+            "with no NaN seen: look at the learning rate of that step, and at the size of its gradients"
+        )
+
+    def test_its_own_first_then_those_that_grew_most(self) -> None:
+        names = [now.name for _, now in self.run().jumped]
+        assert names == ["n.weight.parameter", "m.weight.parameter", "e.weight.parameter"]
+
+    def test_steps_that_were_not_looked_at(self) -> None:
+        assert "the optimizer did it in steps 1 to 4:" in advice(self.run(gap=4))
+
+    @pytest.mark.parametrize(("before", "after"), [(1.0, 99.0), (0.0, 9.0), (1e-6, 0.09), (np.nan, 9.0)])
+    def test_what_is_no_jump(self, before: float, after: float) -> None:
+        assert self.run(after, before).jumped == ()
+
+    def test_a_gradient_is_blamed_on_no_parameter(self) -> None:
+        """Backward made it, after a forward that was finite."""
+        run = Made()
+        for number, amax in enumerate((1.0, 1e9)):
+            run.check(number, "a.output", operation="Linear")
+            run.check(number, "a.parameter", phase="optimizer", operation="weight", amax=amax)
+        run.check(2, "a.gradient", phase="optimizer", operation="weight", nans=1)
+        (found,) = find_nonfinite(run.trace()).origins
+        assert found.jumped == ()
+
+
+class TestANorm:
+    """Squares of what it read overflow only where that is huge."""
+
+    @staticmethod
+    def advice(amax: float | None, dtype: str = "float32") -> str:
+        run = Made().check(0, "n.parameter", phase="optimizer", operation="weight", amax=1.0)
+        if amax is not None:
+            run.check(1, "a.output", operation="Block", amax=amax)
+        run.check(1, "n.output", nans=1, operation="LayerNorm", dtype=dtype)
+        (found,) = find_nonfinite(run.trace()).origins
+        return advice(found)
+
+    def test_of_something_small(self) -> None:
+        assert self.advice(2.7) == (
+            "LayerNorm divides by the root of a variance, and squares of what was seen before it (a.output, amax 2.7) cannot "
+            "overflow: n.weight was written to since step 0, or its input is another tensor than a.output"
+        )
+
+    def test_of_something_huge(self) -> None:
+        says = "squares of what it read can overflow: a.output (amax 1e+20): look at how it grew"
+        assert self.advice(1e20).endswith(says)
+
+    def test_of_what_was_not_observed(self) -> None:
+        assert "look for what is not finite, or so large" in self.advice(None)
+
+    def test_a_linear_behind_it_that_quantized_what_it_made(self) -> None:
+        run = Made().tensor(0, "a.input", [1.0]).tensor(0, "a.weight", [1.0])
+        run.check(0, "a.output", nans=1, operation="LayerNormLinear")
+        (found,) = find_nonfinite(run.trace()).origins
+        assert advice(found).startswith("LayerNormLinear multiplies and adds")
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ("abc", "look at what backward divides by (softmax, norm, sqrt); clipping cannot help"),
+        ("c", "look at what writes to it (a hook, an operation in place)"),
+    ],
+)
+def test_advice_on_gradients_of_plain_modules(bad: str, says: str) -> None:
+    of = TestGradientsOfPlainModules
+    assert advice(of.found(of.run(bad=bad))).startswith(says)
+
+
+class TestACompiledModule:
+    """Of what torch.compile took only the result is observed, and gradients and parameters."""
+
+    @staticmethod
+    def compiled(bad: str, *compiled: str) -> str:
+        run = Made()
+        for module in compiled:
+            name = f"(compiled: {module})"
+            for phase in ("forward", "backward"):
+                run.site("compiled", name=name, module=name, phase=phase)
+        for module in ("first", "M", "layers.0"):
+            run.check(0, f"{module}.output", nans=int(bad == f"{module}.output"))
+            run.site("module", name=module, module=module, phase="forward")
+        for module in ("first", "inner", "layers.0.x"):
+            nans = int(bad == f"{module}.gradient")
+            run.check(0, f"{module}.gradient", nans=nans, phase="optimizer", operation="weight")
+        (found,) = find_nonfinite(run.trace()).origins
+        return found.compiled
+
+    def test_its_own_result(self) -> None:
+        assert self.compiled("M.output", "M") == "M"
+        assert self.compiled("first.output", "M") == ""
+        assert self.compiled("M.output") == ""
+
+    def test_what_is_inside_it(self) -> None:
+        assert self.compiled("layers.0.x.gradient", "layers.0", "M") == "layers.0"
+        assert self.compiled("inner.gradient", "M") == "M"
+        assert self.compiled("inner.gradient", "layers.0") == ""
+        assert self.compiled("first.gradient", "M") == ""
+
+
+def test_inspection_that_switched_itself_off() -> None:
+    """As the recorder says it, of each process; what came after is not known to be finite."""
+    said = "FP8 inspection switched itself off in step "
+    trace = step(Made(), 0).trace()
+    notices = (
+        "something else",
+        f"{said}12 (ValueError: no); training goes on",
+        f"{said}3 (ValueError: no) (in 2 processes)",
+    )
+    assert find_nonfinite(trace).switched_off is None
+    stopped = dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, notices=notices))
+    assert find_nonfinite(stopped).switched_off == 3
+    assert check_health(stopped).verdict.endswith("13 tensors in 1 step (inspection switched itself off in step 3).")
+    assert said in (ROOT / "tetrace/instrument/fp8_inspection.py").read_text()
 
 
 def test_unknown_counts_are_no_nan() -> None:

@@ -11,6 +11,7 @@ import click
 
 from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     from tetrace.fp8.nonfinite import NonFinite, Origin, Seen
@@ -48,14 +49,25 @@ def page(run: Path, trace: Trace, found: NonFinite, top: int) -> Page:
         said=tuple(_story(origins[0])) if origins else (),
         grids=(_others(found, top),) if len(origins) > 1 else (),
         advice=tuple(_advice(origins[0], run)) if origins else (),
-        notices=(*trace.metadata.notices, *(() if found.checked else (_UNCHECKED,))),
+        notices=(*trace.metadata.notices, *_notices(found)),
         columns=COLUMNS,
         rows=rows_of(found),
-        facts={"checked": found.checked, "steps": list(found.steps)},
+        facts={"checked": found.checked, "steps": list(found.steps), "switched_off": found.switched_off},
     )
 
 
 _UNCHECKED = "only what is quantized was looked at: outputs, loss, gradients and parameters were not checked"
+
+
+def _notices(found: NonFinite) -> Iterator[str]:
+    """What was not looked at, where the first bad tensor is."""
+    if not found.checked:
+        yield _UNCHECKED
+    if found.origins and found.origins[0].compiled:
+        yield (
+            f"{found.origins[0].compiled} is compiled: what is inside it was not observed; record once without torch.compile "
+            "to see which of its modules it was"
+        )
 
 
 def _advice(origin: Origin, run: Path) -> Iterator[str]:
@@ -68,7 +80,10 @@ def _advice(origin: Origin, run: Path) -> Iterator[str]:
 
 def _verdict(found: NonFinite) -> str:
     if not found.origins:
-        return f"All finite: no NaN and no Inf in {found.observations:,} observations of {found.seen}."
+        none = f"no NaN and no Inf in {found.observations:,} observations of {found.seen}"
+        if found.switched_off is None:
+            return f"All finite: {none}."
+        return f"Finite as far as inspection went: it switched itself off in step {found.switched_off}; {none}."
     from tetrace.fp8.nonfinite import counts
 
     origin = found.origins[0]
@@ -79,15 +94,15 @@ def _verdict(found: NonFinite) -> str:
 
 def _story(origin: Origin) -> Iterator[str]:
     seen = origin.tensor
-    yield f"seen in {seen.phase or 'an unknown phase'}, at {seen.operation or 'an observation'}" + (
-        f", in {origin.dtype}" if origin.dtype else ""
-    )
+    yield _what(seen) + (f", in {origin.dtype}" if origin.dtype else "")
     if origin.made_by:
         yield f"made by: {origin.made_by}"
         for read in origin.read:
             yield f"  it read {read.name}: {_state(read)}"
         if not origin.read:
             yield "  what it read was not observed"
+    elif seen.role.endswith("gradient"):
+        yield from _in_backward(origin)
     elif origin.before:
         at = "" if origin.before.step == seen.step else f" of step {origin.before.step}"
         yield f"made between {origin.before.name}{at} ({_state(origin.before)}) and {seen.name}: {_in_between(seen)}"
@@ -104,17 +119,57 @@ def _story(origin: Origin) -> Iterator[str]:
     yield f"{origin.tensors:,} tensor{'' if origin.tensors == 1 else 's'} in all{until}"
 
 
+def _what(seen: Seen) -> str:
+    """What the tensor is, and when it was read."""
+    kind = seen.role.rpartition(".")[2]
+    read = {
+        "gradient": "gradient, read before optimizer.step()",
+        "parameter": "parameter, read after optimizer.step()",
+        "loss": "loss, read when backward() was called",
+    }
+    if kind in read:
+        return read[kind]
+    if kind == "output":
+        return f"output of {seen.operation or 'a module'}, read after its {seen.phase or 'forward'}"
+    when = f"in {seen.phase}" if seen.phase else "in an unknown phase"
+    return f"{seen.role}, read {when}" + (f" by {seen.operation}" if seen.operation else "")
+
+
+def _in_backward(origin: Origin) -> Iterator[str]:
+    """Between what a gradient was made that is the first that is not finite, as far as the others tell."""
+    seen, last = origin.tensor, origin.before
+    since = f"between {last.name} ({_state(last)}) and" if last else "before"
+    yield f"made {since} the optimizer's step, before which all gradients are read together"
+    bad, among = origin.gradients
+    own = f"{seen.module}'s"
+    if not origin.place_known and among > 1:
+        yield f"where backward made {own} is not known: of those that are not finite it is the last in parameters' order"
+    elif origin.backward_before:
+        *more, last_one = origin.backward_before
+        many = f"{last_one}.*" if not more else f"{last_one}.* and of {plural(len(more), 'module')} before it"
+        yield f"gradients of {many} are finite, {own} is the first in backward's order that is not: " + (
+            "those after it are finite again" if origin.alone else "look between them"
+        )
+    elif among > 1:
+        yield f"{own} is the first in backward's order" + (", those after it are finite" if origin.alone else "")
+    if among > 1:
+        clipped = bad == among and origin.wholly
+        yield f"{bad:,} of {among:,} gradients {'is' if bad == 1 else 'are'} not finite" + (
+            ", NaN in all elements: so clip_grad_norm_ leaves them where one was, and then which is not known"
+            if clipped
+            else ""
+        )
+
+
 def _parameter(before: Seen | None, after: Seen | None) -> str:
     """A parameter that the forward read without being looked at in it."""
     known = before or after
     assert known is not None  # it is known by one of the two
-    seen = []
     if before:
-        seen.append(f"{_state(before)} after step {before.step}")
-    seen.append("not looked at before this forward" if not before else "not looked at since")
-    if after:
-        seen.append(f"{_state(after)} after step {after.step}")
-    return f"{known.name}: {', '.join(seen)}"
+        seen = f"{_state(before)}, when last read before this forward, after step {before.step}"
+    else:
+        seen = "not read before this forward"
+    return f"{known.name}: {seen}" + (f"; {_state(after)} when read after it, at the end of its step" if after else "")
 
 
 def _in_between(seen: Seen) -> str:

@@ -22,6 +22,7 @@ from tetrace.fp8.observations import (
     non_finite,
     starts_of,
     steps_seen,
+    switched_off,
     tensor_name,
     whole_steps,
 )
@@ -69,6 +70,7 @@ class Health:
     observations: int
     quantized: int
     whole_steps: int
+    switched_off: int | None = None
 
     @property
     def seen(self) -> str:
@@ -87,6 +89,8 @@ class Health:
     def verdict(self) -> str:
         """One sentence: healthy, the worst problem, or that nothing was quantized."""
         looked = f"{plural(self.tensors, 'tensor')} in {self.seen}"
+        if self.switched_off is not None:
+            looked += f" (inspection switched itself off in step {self.switched_off})"
         notes = len(self.problems) - self._serious
         if self._serious:
             no_fp8 = "" if self.quantized else "Nothing was quantized to FP8. "
@@ -130,6 +134,7 @@ def check_health(trace: Trace) -> Health:
         observations=len(recorded.rows),
         quantized=len(np.unique(recorded.rows.tensor[quantized])),
         whole_steps=whole_steps(recorded.rows),
+        switched_off=switched_off(recorded.trace),
     )
 
 

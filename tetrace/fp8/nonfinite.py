@@ -7,19 +7,22 @@ is known where its module's own tensors were seen before it; otherwise it lies b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace.fp8.backward_order import in_order_of_backward, places
 from tetrace.fp8.observations import (
     BACKWARD,
     CHECK,
+    FORWARD,
     RECOMPUTE,
     Rows,
     non_finite,
     processes,
     steps_seen,
+    switched_off,
     tensor_name,
     tensors,
     whole_steps,
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 # How many of the tensors that went bad next are named, and how many steps before are told of the first.
 _NAMED, _STEPS_BEFORE = 8, 5
+# How many times its amax a parameter has after a step of the optimizer that went wrong, and how large it is then.
+_JUMP, _LARGE = 1000.0, 1.0
 # Results of a module's forward, and the tensors of its own that it reads for them.
 _RESULTS, _OPERANDS = ("output", "o"), ("input", "weight", "qkv", "s")
 _OF_GRADIENT = ("grad_output", "input", "do", "dp")
@@ -79,6 +84,16 @@ class Origin:
     it, `tensors` how many there were until `last_step`. `before_amax` is (step, amax) of the same tensor in earlier
     steps, `rank` the process where there are several. `parameters` are those of the module of a forward that were not
     observed in it: as they were last seen before it, and in its step after it.
+
+    Gradients are read together before the optimizer's step. Where one is the first, it is so in the order of backward:
+    `backward_before` are the modules whose gradients backward made before it, the first one first, all of them finite;
+    `gradients` is how many of the step's gradients were not finite, and of how many; `wholly` whether each of them was
+    NaN in all its elements, `alone` whether those that backward made after this module's are all finite,
+    `place_known` whether its place in backward is known, and not taken for the reverse order of parameters.
+
+    `jumped` are parameters, before and after, that grew at least a thousandfold in the last optimizer's step before this
+    tensor was made in forward: those of its own module first, then those that grew most.
+    `compiled` is the module that torch.compile took whole which holds this tensor's: nothing inside it was observed.
     """
 
     tensor: Seen
@@ -93,6 +108,13 @@ class Origin:
     last_step: int
     before_amax: tuple[tuple[int, float], ...]
     parameters: tuple[tuple[Seen | None, Seen | None], ...] = ()
+    backward_before: tuple[str, ...] = ()
+    gradients: tuple[int, int] = (0, 0)
+    wholly: bool = False
+    alone: bool = False
+    place_known: bool = True
+    jumped: tuple[tuple[Seen, Seen], ...] = ()
+    compiled: str = ""
 
     @property
     def overflowed_half(self) -> bool:
@@ -103,13 +125,15 @@ class Origin:
 @dataclass(frozen=True)
 class NonFinite:
     """All origins, the first one first; `observations` and `steps` say how much was looked at, `checked` whether outputs
-    of modules, loss, gradients and parameters were among it."""
+    of modules, loss, gradients and parameters were among it. Inspection that failed switched itself off in step
+    `switched_off`: of what came after it nothing is known."""
 
     origins: tuple[Origin, ...]
     observations: int
     steps: tuple[int, ...]
     checked: bool
     whole_steps: int
+    switched_off: int | None = None
 
     @property
     def seen(self) -> str:
@@ -173,9 +197,38 @@ def find_nonfinite(trace: Trace) -> NonFinite:
     """
     rows = tensors(trace)
     names = processes(trace)
-    origins = tuple(_origin(rows, names, first, last) for first, last in _stretches(rows))
+    compiled = _compiled(trace)
+    found = (_origin(rows, names, first, last) for first, last in _stretches(rows))
+    origins = tuple(replace(one, compiled=_within(rows, one.tensor.module, compiled)) for one in found)
     steps = tuple(int(step) for step in np.unique(rows["step"]))
-    return NonFinite(origins, len(rows), steps, bool(rows.isin("source", CHECK).any()), whole_steps(rows))
+    checked = bool(rows.isin("source", CHECK).any())
+    return NonFinite(origins, len(rows), steps, checked, whole_steps(rows), switched_off(trace))
+
+
+def _compiled(trace: Trace) -> list[str]:
+    """Modules that torch.compile took whole, by the names of what was compiled."""
+    if not trace.has("sites"):
+        return []
+    words, kinds = trace.words("sites", "module"), trace.words("sites", "kind")
+    pairs = zip(trace.column("sites", "kind").tolist(), trace.column("sites", "module").tolist(), strict=True)
+    named = dict.fromkeys(words[module] for kind, module in pairs if kinds[kind] == "compiled")
+    return [name.removeprefix("(compiled: ").removesuffix(")") for name in named]
+
+
+def _within(rows: Rows, module: str, compiled: list[str]) -> str:
+    """The one of `compiled` that holds `module`; empty where none does."""
+    inside = [one for one in compiled if module == one or module.startswith(f"{one}.")]
+    if inside:
+        return max(inside, key=len)
+    # What is in a root does not begin with its name: of it no forward was observed.
+    roots = [one for one in compiled if not any(name.startswith(f"{one}.") for name, _ in rows.keys)]
+    return roots[0] if len(roots) == 1 and module not in _forwards(rows) and not module.startswith("(") else ""
+
+
+def _forwards(rows: Rows) -> set[str]:
+    """Modules of which something was observed in forward."""
+    forward = np.unique(rows.tensor[rows.isin("phase", FORWARD, RECOMPUTE)]).tolist()
+    return {rows.keys[tensor][0] for tensor in forward}
 
 
 def _stretches(rows: Rows) -> Iterator[tuple[int, int]]:
@@ -204,11 +257,13 @@ def _origin(rows: Rows, names: dict[int, str], first: int, last: int) -> Origin:
         made_by=made_by,
         read=read,
         before=None if made_by else _last_finite(rows, row, past),
-        next=_next(rows, row, during[(rows["process"][during] == process) & (during > row)]),
+        next=_next(rows, row, during[rows["process"][during] == process]),
         tensors=len(np.unique(rows.tensor[during])),
         last_step=last,
         before_amax=_amax_before(rows, row, past),
         parameters=_parameters(rows, row, past, [one.role for one in read]),
+        jumped=_jumped(rows, row, past),
+        **_of_backward(rows, row),
     )
 
 
@@ -217,7 +272,7 @@ def _first(rows: Rows, bad: Places) -> int:
     best, place = int(bad[0]), -1
     for process in np.unique(rows["process"][bad]).tolist():
         mine = bad[rows["process"][bad] == process]
-        of_step = np.flatnonzero((rows["process"] == process) & (rows["step"] == rows["step"][mine[0]]))
+        of_step = _of_step(rows, int(mine[0]))
         own = int(np.searchsorted(of_step, mine[0]))
         if place < 0 or own < place:
             best, place = _first_made(rows, mine, of_step), own
@@ -225,17 +280,52 @@ def _first(rows: Rows, bad: Places) -> int:
 
 
 def _first_made(rows: Rows, bad: Places, of_step: Places) -> int:
-    """The first row of `bad`; of gradients, which are looked at together before the optimizer's step, that of the module
-    whose backward ran first."""
+    """The first row of `bad`; of gradients, which are read together before the optimizer's step, the one that backward
+    made first."""
     first = int(bad[0])
     if _kind(rows, first) != "gradient":
         return first
-    begins: dict[str, int] = {}
-    for row in of_step.tolist():
-        if _kind(rows, row) in ("grad_output", "do"):
-            begins.setdefault(rows.keys[int(rows.tensor[row])][0], row)
-    gradients = [row for row in bad.tolist() if _kind(rows, row) == "gradient"]
-    return min(gradients, key=lambda row: begins.get(rows.keys[int(rows.tensor[row])][0], len(rows)))
+    among = set(bad.tolist())
+    ordered = in_order_of_backward(rows, of_step.tolist(), _batch(rows, first, of_step))
+    return next(row for row in ordered if row in among)
+
+
+def _of_step(rows: Rows, row: int) -> Places:
+    """All rows of the step and process of `row`."""
+    return np.flatnonzero((rows["process"] == rows["process"][row]) & (rows["step"] == rows["step"][row]))
+
+
+def _batch(rows: Rows, row: int, of_step: Places) -> list[int]:
+    """The gradients that were read together with the one in `row`: those around it, with nothing else in between."""
+    kind = np.array([_kind(rows, one) == "gradient" for one in of_step.tolist()])
+    place = int(np.searchsorted(of_step, row))
+    others = np.flatnonzero(~kind)
+    begin, end = np.searchsorted(others, place) - 1, np.searchsorted(others, place)
+    first = int(others[begin]) + 1 if begin >= 0 else 0
+    last = int(others[end]) if end < len(others) else len(of_step)
+    found: list[int] = of_step[first:last].tolist()
+    return found
+
+
+def _of_backward(rows: Rows, row: int) -> dict[str, Any]:
+    """What the other gradients of the step say of a gradient that is the first that is not finite."""
+    if _kind(rows, row) != "gradient":
+        return {}
+    of_step = _of_step(rows, row)
+    together = _batch(rows, row, of_step)
+    ordered = in_order_of_backward(rows, of_step.tolist(), together)
+    bad = [one for one in ordered if rows["nans"][one] > 0 or rows["infs"][one] > 0]
+    modules = [rows.keys[int(rows.tensor[one])][0] for one in ordered]
+    place = ordered.index(row)
+    own = modules[place]
+    return {
+        "backward_before": tuple(dict.fromkeys(module for module in modules[:place] if module != own)),
+        "gradients": (len(bad), len(ordered)),
+        "place_known": own in places(rows, of_step.tolist(), together),
+        "alone": any(module != own for module in modules[place:])
+        and all(modules[ordered.index(one)] == own for one in bad),
+        "wholly": all(rows["nans"][one] == rows["elements"][one] for one in bad),
+    }
 
 
 def _kind(rows: Rows, row: int) -> str:
@@ -254,11 +344,16 @@ def _producer(rows: Rows, row: int, past: Places) -> tuple[str, tuple[Seen, ...]
         return (f"forward of {module}{recomputed}", read) if read else ("", ())
     if kind == "gradient":
         read = _own(rows, now, module, _OF_GRADIENT, role)
-        return (f"weight gradient GEMM of {module}", read) if read else ("", ())
+        return (f"weight gradient GEMM of {module}", read) if read and _of_a_gemm(role) else ("", ())
     if kind == "parameter":
         read = _own(rows, now, module, ("gradient",), role)
         return "optimizer step", read
     return "", ()
+
+
+def _of_a_gemm(role: str) -> bool:
+    """Whether the gradient is a GEMM's: of a weight, and not of a norm or a bias."""
+    return "weight" in role and "norm" not in role
 
 
 def _own(rows: Rows, among: Places, module: str, roles: tuple[str, ...], result: str) -> tuple[Seen, ...]:
@@ -281,9 +376,12 @@ def _belongs(role: str, result: str) -> bool:
 
 
 def _last_finite(rows: Rows, row: int, past: Places) -> Seen | None:
-    """The last observation before `row` that was finite; for a weight the last one of itself."""
+    """The last observation before `row` that was finite; for a weight the last one of itself, for a gradient the last one
+    of the step's forward and loss: gradients are read together, after all of backward."""
     good = past[non_finite(rows)[past] == 0]
     module, role = rows.keys[int(rows.tensor[row])]
+    if _kind(rows, row) == "gradient":
+        good = good[(rows["step"][good] == rows["step"][row]) & rows.isin("phase", FORWARD)[good]]
     if role.rpartition(".")[2] == "weight":
         part = role.rpartition(".")[0]
         parameters = {role, f"{part}_weight.parameter" if part else "weight.parameter"}
@@ -315,10 +413,38 @@ def _parameters(rows: Rows, row: int, past: Places, read: list[str]) -> tuple[tu
     return tuple(found)
 
 
-def _next(rows: Rows, row: int, later: Places) -> tuple[Seen, ...]:
-    """The tensors that went bad next, each once."""
+def _jumped(rows: Rows, row: int, past: Places) -> tuple[tuple[Seen, Seen], ...]:
+    """Parameters that jumped when they were last read before `row`, which was made in forward."""
+    if rows.text("phase", row) not in (FORWARD, RECOMPUTE):
+        return ()
+    role = np.array([held.endswith("parameter") for _, held in rows.keys], np.bool_)
+    parameters = past[role[rows.tensor[past]]]
+    steps = np.unique(rows["step"][parameters])[-2:].tolist()
+    if len(steps) < 2:
+        return ()
+    before, after = (
+        {int(rows.tensor[one]): int(one) for one in parameters[rows["step"][parameters] == step]} for step in steps
+    )
+    amax, own = rows["amax"], rows.keys[int(rows.tensor[row])][0]
+    grown = {
+        tensor: amax[now] / amax[before[tensor]]
+        for tensor, now in after.items()
+        if tensor in before and amax[now] >= _LARGE and 0 < amax[before[tensor]] <= amax[now] / _JUMP
+    }
+    ordered = sorted(grown, key=lambda tensor: (rows.keys[tensor][0] != own, -grown[tensor]))
+    return tuple((_seen(rows, before[tensor]), _seen(rows, after[tensor])) for tensor in ordered)
+
+
+def _next(rows: Rows, row: int, bad: Places) -> tuple[Seen, ...]:
+    """The tensors that went bad next, each once; of gradients that were read together those that backward made next."""
+    later = bad[bad > row].tolist()
+    if _kind(rows, row) == "gradient":
+        of_step = _of_step(rows, row)
+        ordered, among = in_order_of_backward(rows, of_step.tolist(), _batch(rows, row, of_step)), set(bad.tolist())
+        last = max(ordered)
+        later = [*(one for one in ordered if one in among), *(one for one in later if one > last)]
     named: dict[int, int] = {int(rows.tensor[row]): row}
-    for one in later.tolist():
+    for one in later:
         named.setdefault(int(rows.tensor[one]), one)
         if len(named) > _NAMED:
             break

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tetrace.fp8.observations import BACKWARD, OPTIMIZER
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     from tetrace.fp8.nonfinite import Origin, Seen
@@ -22,10 +23,19 @@ _LARGEST_SINGLE = float(np.finfo(np.float32).max)
 def advice(origin: Origin) -> str:
     """What to look at next."""
     kind = origin.tensor.role.rpartition(".")[2]
+    if origin.jumped:
+        return _of_a_jump(origin)
+    if kind == "gradient":
+        return _of_gradient(origin)
     if origin.overflowed_half:
         return f"fp16 ends at {_LARGEST_HALF:,.0f}: train in bf16, or scale this tensor down"
     if kind == "weight" and origin.before and origin.before.role.endswith(".parameter"):
         return f"it was finite after step {origin.before.step}: look at what wrote to it since (a load, a hook, a copy in place)"
+    if kind == "parameter" and origin.read:
+        return (
+            f"its gradient was finite (amax {origin.read[0].amax:.3g}), the optimizer's step did it: look at the learning "
+            "rate, and at what the optimizer divides by"
+        )
     if kind in ("weight", "parameter") or origin.tensor.phase == OPTIMIZER:
         return "look at the gradient and the learning rate of the step before; clip gradients, or skip steps that are not finite"
     if kind == "loss":
@@ -33,13 +43,66 @@ def advice(origin: Origin) -> str:
     if origin.tensor.phase == BACKWARD:
         return "look at what backward divides by (softmax, norm, sqrt), and at the loss scale with fp16"
     operation = origin.tensor.operation
-    if "Norm" in operation:
-        return f"look at what it read: {operation} divides by the root of a variance, and squares can overflow"
+    # What a norm with a linear in it quantizes is what its norm made.
+    if "Norm" in operation and not any(one.role.endswith("input") for one in origin.read):
+        return _of_norm(origin)
     if operation == "Embedding":
         return "Embedding copies rows of its weight: look at what wrote to it"
     if operation.endswith("Linear") or operation.startswith("Conv"):
         return _of_product(origin)
     return "look at what its operation divides by or exponentiates, and at its amax in the steps before"
+
+
+def _of_a_jump(origin: Origin) -> str:
+    """Parameters became huge, and finite, in the optimizer's step before a forward that then went wrong."""
+    before, after = origin.jumped[0]
+    steps = f"step {after.step}" if after.step - before.step == 1 else f"steps {before.step + 1} to {after.step}"
+    more = len(origin.jumped) - 1
+    others = f", and {plural(more, 'more parameter')} jumped too" if more else ""
+    return (
+        f"the optimizer did it in {steps}: {after.name} went from amax {before.amax:.3g} to {after.amax:.3g}{others}, with "
+        "no NaN seen: look at the learning rate of that step, and at the size of its gradients"
+    )
+
+
+def _of_gradient(origin: Origin) -> str:
+    """Backward made it: the optimizer comes after."""
+    where = (
+        "look at what writes to it (a hook, an operation in place), and at its own operation"
+        if origin.alone
+        else "look at what backward divides by (softmax, norm, sqrt)"
+    )
+    return (
+        f"{where}; clipping cannot help a gradient that is not finite itself, skipping the step does: GradScaler does so on "
+        "purpose, and lowers its loss scale"
+    )
+
+
+def _of_norm(origin: Origin) -> str:
+    """Only squares of huge values overflow, and an epsilon keeps it from a division by zero."""
+    does = f"{origin.tensor.operation} divides by the root of a variance"
+    _, read = _operands(origin)
+    if read is None:
+        return f"{does}: look for what is not finite, or so large that its square overflows, in its input"
+    if read.amax**2 * read.tensor_elements > _LARGEST.get(origin.dtype, _LARGEST_SINGLE):
+        return (
+            f"{does}, and squares of what it read can overflow: {read.name} (amax {read.amax:.3g}): look at how it grew"
+        )
+    causes = _causes(origin) or "look at what else writes to its output"
+    return (
+        f"{does}, and squares of what was seen before it ({read.name}, amax {read.amax:.3g}) cannot overflow: {causes}"
+    )
+
+
+def _causes(origin: Origin) -> str:
+    """What can be where all that was seen of operands is small: another one, or one that changed since."""
+    held = [(before or after, before) for before, after in origin.parameters]
+    unseen = [one.name.removesuffix(".parameter") for one, _ in held if one]
+    since = [before.step for _, before in held if before]
+    causes = [f"{' or '.join(unseen)} was written to{f' since step {min(since)}' if since else ''}"] if unseen else []
+    if origin.before:
+        causes.append(f"its input is another tensor than {origin.before.name}")
+    return ", or ".join(causes)
 
 
 def _of_product(origin: Origin) -> str:
@@ -67,11 +130,7 @@ def _of_product(origin: Origin) -> str:
     if partly:
         again = f"record it again with all rows: --fp8-modules '{re.escape(origin.tensor.module)}' without --fp8-rows"
         return f"{does}, and only some rows of {' and '.join(partly)} were looked at: {again}"
-    since = [before.step for _, before in held if before]
-    causes = [f"{' or '.join(unseen)} was written to{f' since step {min(since)}' if since else ''}"] if unseen else []
-    if origin.before:
-        causes.append(f"its input is another tensor than {origin.before.name}")
-    why = ", or ".join(causes) or "look at what else writes to its output"
+    why = _causes(origin) or "look at what else writes to its output"
     return f"{does}, and what was seen of its operands is too small to overflow: {why}"
 
 

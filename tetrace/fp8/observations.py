@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ INPUT, QUANTIZED, CHECK, RECOMPUTED = "input", "quantized", "check", "recomputed
 WHOLE = (INPUT, RECOMPUTED)
 FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
 DELAYED, CURRENT, BLOCK, MXFP8 = "delayed", "current", "block", "mxfp8"
+# As tetrace/instrument/fp8_inspection.py says it.
+_SWITCHED_OFF = re.compile(r"FP8 inspection switched itself off in step (-?\d+)")
 _OF_PARAMETERS = ("gradient", "parameter")
 # Roles of tensors that flow backward: HYBRID gives them E5M2.
 GRADIENTS = ("grad_output", "grad_input", "dqkv", "do", "dp", "gradient")
@@ -103,6 +106,12 @@ def tensors(trace: Trace) -> Rows:
     }
     rows = Rows(columns, rows.words, rows.keys, rows.tensor)
     return rows.take(np.lexsort((rows["order"], rows["process"])))
+
+
+def switched_off(trace: Trace) -> int | None:
+    """The step in which inspection switched itself off, by the recording's notices: the first of all processes."""
+    found = (_SWITCHED_OFF.search(notice) for notice in trace.metadata.notices)
+    return min((int(one[1]) for one in found if one), default=None)
 
 
 def whole_steps(rows: Rows) -> int:
