@@ -11,8 +11,9 @@ import pytest
 from tests.fp8.made import Made
 from tetrace.errors import InputError
 from tetrace.fp8.health import check_health
-from tetrace.fp8.nonfinite import Origin, find_nonfinite
+from tetrace.fp8.nonfinite import find_nonfinite
 from tetrace.fp8.nonfinite_advice import advice
+from tetrace.fp8.origins import Origin
 from tetrace.trace.trace import Metadata, Trace
 
 ROOT = Path(__file__).parents[2]

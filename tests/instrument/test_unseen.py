@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tetrace
+from tetrace import _C
 from tetrace.instrument.fp8_plain import Observer
 
 
@@ -114,8 +115,20 @@ def test_tensors_of_other_forms_are_passed_by_and_counted(form, words):
             model(torch.ones(3, 2))
     assert watch.table()["module"].tolist() == ["first", "first"]
     # Jagged ones are of a class of their own, and no output that is looked at.
-    said = [f"FP8 inspection passed by 2 tensors that are {one}" for one in words]
+    said = [f"FP8 inspection passed by tensors that are {one}: 2" for one in words]
     assert list(watch.trace().metadata.notices) == said
+
+
+def test_notes_of_a_watch_are_its_own(monkeypatch):
+    """While it runs rows are under way, and once it has ended another one counts."""
+    model = Odd(sparse)
+    with tetrace.watch(model) as watch:
+        model(torch.ones(3, 2))
+        assert watch.trace().metadata.notices == ()
+    with tetrace.watch(net()):
+        monkeypatch.setattr(_C, "watch_counts", dict)
+        assert watch.trace().metadata.notices == ("FP8 inspection passed by tensors that are sparse_coo: 1",)
+        monkeypatch.undo()
 
 
 def test_functions_of_functions_are_passed_by():

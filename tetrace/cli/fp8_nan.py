@@ -14,7 +14,7 @@ from tetrace.cli.pages import Output, output_options
 from tetrace.units import plural
 
 if TYPE_CHECKING:
-    from tetrace.fp8.nonfinite import NonFinite, Origin, Seen
+    from tetrace.fp8.origins import NonFinite, Origin, Seen
     from tetrace.report.grid import Grid
     from tetrace.report.page import Page
     from tetrace.trace.trace import Trace
@@ -38,7 +38,7 @@ def nan(run: Path, output: Output) -> None:
 
 def page(run: Path, trace: Trace, found: NonFinite, top: int) -> Page:
     """The story of the first origin, and a table of the others."""
-    from tetrace.fp8.nonfinite import COLUMNS, rows_of
+    from tetrace.fp8.origins import COLUMNS, rows_of
     from tetrace.report.page import Page
 
     looked = f"{found.observations:,} observations", found.seen
@@ -84,7 +84,7 @@ def _verdict(found: NonFinite) -> str:
         if found.switched_off is None:
             return f"All finite: {none}."
         return f"Finite as far as inspection went: it switched itself off in step {found.switched_off}; {none}."
-    from tetrace.fp8.nonfinite import counts
+    from tetrace.fp8.origins import counts
 
     origin = found.origins[0]
     seen = origin.tensor
@@ -180,7 +180,7 @@ def _in_between(seen: Seen) -> str:
 
 
 def _state(seen: Seen) -> str:
-    from tetrace.fp8.nonfinite import counts, looked_at
+    from tetrace.fp8.origins import counts, looked_at
 
     if not seen.finite:
         return counts(seen)

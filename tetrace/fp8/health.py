@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tetrace.fp8 import lost_gradients, nonfinite, nonfinite_advice, scale_health
+from tetrace.fp8 import lost_gradients, nonfinite, nonfinite_advice, origins, scale_health
 from tetrace.fp8.advice import clipped_words, whatif_words
 from tetrace.fp8.flags import LEVELS, Problem, Recorded, flags, share_words
 from tetrace.fp8.observations import (
@@ -168,7 +168,7 @@ def _non_finite(recorded: Recorded) -> Iterator[Problem]:
             steps=origin.last_step - seen.step + 1,
             number=float(seen.nans + seen.infs),
             unit="elements",
-            evidence=f"{nonfinite.counts(seen)}, {made}{others}",
+            evidence=f"{origins.counts(seen)}, {made}{others}",
             advice="`tetrace fp8 nan RUN` has the whole story; " + nonfinite_advice.advice(origin),
         )
 

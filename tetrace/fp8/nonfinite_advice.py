@@ -12,7 +12,7 @@ from tetrace.fp8.observations import BACKWARD, OPTIMIZER
 from tetrace.units import plural
 
 if TYPE_CHECKING:
-    from tetrace.fp8.nonfinite import Origin, Seen
+    from tetrace.fp8.origins import Origin, Seen
 
 # The largest finite number of a type; fp32's for all others, as bf16 ends near it.
 _LARGEST_HALF = 65504.0

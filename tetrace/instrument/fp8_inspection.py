@@ -7,7 +7,6 @@ all, with one warning.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import threading
@@ -53,7 +52,7 @@ _WORDS = {
     "full": "FP8 inspection had no room for {:,} tensors: more were launched than the device got through",
 }
 
-_ODD = "FP8 inspection passed by {:,} tensors that are {}"
+_ODD = "FP8 inspection passed by tensors that are {}: {:,}"
 _SOME_ROWS = (
     "FP8 inspection looked at one row in {:,} of tensors of a million elements and more that have one scale: counts are of "
     "these rows, and what is not finite in the others is {}"
@@ -107,6 +106,7 @@ class Inspection:
         self._blocks = Blocks(lambda blocks: files.rows(recorded.chunk(b"", b"", blocks)))
         self._owner, self._failed = os.getpid(), False
         self.failure = ""  # in words, once it switched itself off
+        self._notes: list[str] = []  # once it has ended
         self._opened: set[int] = set()
         self._opening = threading.Lock()
         self._odd: Counter[str] = Counter()  # tensors that were passed by, by their form
@@ -156,9 +156,9 @@ class Inspection:
         _C.watch_switch(False)
         while undo:
             undo.pop()()
-        if self._failed and not _C.watch_has_failed():
-            # What was seen before is good. Why it ended was said.
-            with contextlib.suppress(Exception):
+        if self._failed and os.getpid() == self._owner and not _C.watch_has_failed():
+            # What was seen before is good.
+            with process.guarded("keeping what FP8 inspection saw before it switched itself off"):
                 self._finish()
         else:
             self._guarded(self._finish)()
@@ -176,14 +176,15 @@ class Inspection:
         self.scales.turn(_PATIENCE_S)
         self._blocks.turn()
         self._blocks.take(wait=True)
-        for text in self.notes():
+        self._notes = self.notes()
+        for text in self._notes:
             process.notice(text)
 
     def notes(self) -> list[str]:
         """What a reader of the rows must know, a sentence each."""
         counts = _C.watch_counts()
         said = [words.format(counts[name]) for name, words in _WORDS.items() if counts[name]]
-        said += [_ODD.format(number, form) for form, number in sorted(self._odd.items())]
+        said += [_ODD.format(form, number) for form, number in sorted(self._odd.items())]
         missing = counts["observed"] - counts["taken"]
         return [*said, *([f"the last {missing:,} rows of FP8 inspection did not come"] if missing else [])]
 
@@ -222,8 +223,8 @@ class Inspection:
 
     @property
     def said(self) -> list[str]:
-        """That it switched itself off, and its notes."""
-        return [*([self.failure] if self.failure else []), *self.notes()]
+        """That it switched itself off, and its notes once it has ended: until then rows are under way."""
+        return [*([self.failure] if self.failure else []), *self._notes]
 
     def _write(self, rows: bytes, bins: bytes) -> None:
         if rows:

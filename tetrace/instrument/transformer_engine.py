@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -42,12 +42,12 @@ _undo: list[Callable[[], None]] = []
 _missing: list[str] = []
 
 
-def install(only: Collection[str] | None = None) -> Callable[[], None]:
-    """Instruments the Transformer Engine that is imported, or of its parts `only` these; returns the function that takes
-    everything out again."""
+def install(only_for_fp8: bool = False) -> Callable[[], None]:
+    """Instruments the Transformer Engine that is imported, or of it only what shows FP8 inspection its tensors; returns the
+    function that takes everything out again."""
     _missing.clear()
     before = len(_undo)
-    found = [_part(what, part) for what, part in _PARTS if only is None or what in only]
+    found = [_part(what, part) for what, part, is_for_fp8 in _PARTS if is_for_fp8 or not only_for_fp8]
     _report(any(found))
 
     def restore() -> None:
@@ -213,15 +213,14 @@ def _operator(name: str, module: str, function: str) -> Iterator[tuple[Any, Any]
             yield from ((plain, cell) for cell in cells[:1])
 
 
-_PARTS: tuple[tuple[str, Callable[[], bool]], ...] = (
-    ("quantize calls", _install_quantization),
-    ("transposes", _install_transposes),
-    ("quantizers", _install_quantizers),
-    ("GEMMs", _install_gemms),
-    ("recipes", _install_recipes),
-    ("attention", _install_attention),
-    ("te.ops", _install_operations),
-    ("compiled modules", _install_compiled),
+# The last says whether it shows FP8 inspection its tensors, or the modules that they are of.
+_PARTS: tuple[tuple[str, Callable[[], bool], bool], ...] = (
+    ("quantize calls", _install_quantization, True),
+    ("transposes", _install_transposes, False),
+    ("quantizers", _install_quantizers, True),
+    ("GEMMs", _install_gemms, False),
+    ("recipes", _install_recipes, False),
+    ("attention", _install_attention, True),
+    ("te.ops", _install_operations, True),
+    ("compiled modules", _install_compiled, True),
 )
-# What shows FP8 inspection its tensors, and the modules that they are of.
-FOR_FP8 = ("quantize calls", "quantizers", "attention", "te.ops", "compiled modules")

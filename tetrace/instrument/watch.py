@@ -90,7 +90,7 @@ class Watch:
         self._undo: list[Callable[[], None]] = []
         self._inspection: Inspection | None = None
         self._trace: Any = None
-        self._traced = -1
+        self._traced: tuple[int, list[str]] = (-1, [])
 
     def __repr__(self) -> str:
         seen = 0 if self._inspection is None else self._inspection.rows
@@ -155,15 +155,16 @@ class Watch:
         def install() -> None:
             # Ranges of the other parts are nobody's where nothing is recorded, and take the host's time all the same.
             if not transformer_engine.is_installed():
-                self._undo.append(transformer_engine.install(transformer_engine.FOR_FP8))
+                self._undo.append(transformer_engine.install(only_for_fp8=True))
 
         self._undo.append(imports.after_import("transformer_engine.pytorch", install))
 
     def trace(self) -> Any:
         """What was seen so far, as a trace with the FP8 tables: for `tetrace.fp8` and everything else that takes one."""
-        seen = -1 if self._inspection is None else self._inspection.rows
+        inspection = self._inspection
+        seen: tuple[int, list[str]] = (-1, []) if inspection is None else (inspection.rows, inspection.said)
         if self._trace is None or seen != self._traced:
-            self._write_sites(self._folder, [] if self._inspection is None else self._inspection.said)
+            self._write_sites(self._folder, seen[1])
             if self._read is None:
                 raise UsageError("this watch cannot read what it wrote; make it with tetrace.watch")
             self._trace, self._traced = self._read(self._folder.parent), seen

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tetrace.fp8.flags import share_words
-from tetrace.fp8.nonfinite import counts
+from tetrace.fp8.origins import counts
 from tetrace.report.grid import Column, Grid
 from tetrace.study.results import MEASURED
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty

@@ -15,7 +15,7 @@ from tetrace.study.results import FAILED, Configuration
 if TYPE_CHECKING:
     from tetrace.fp8.flags import Problem
     from tetrace.fp8.lost_gradients import LostGradients
-    from tetrace.fp8.nonfinite import Origin
+    from tetrace.fp8.origins import Origin
     from tetrace.fp8.shape_rules import Rule
     from tetrace.fp8.shapes import ShapeRow
     from tetrace.study.material import Material
