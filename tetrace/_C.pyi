@@ -487,6 +487,13 @@ def watch_output(site: int, result: object) -> None:
 def watch_check(sites: list[int], tensors: list[Any]) -> None:
     """Checks tensors, those of one number type in one launch; `sites` are those of their rows."""
 
+def watch_parameters(sites: list[int], parameters: list[Any], of_gradients: bool) -> list[int]:
+    """Checks parameters or their gradients as far as Python is not needed; returns the places of the others. Negative
+    sites are passed by."""
+
+def watch_reader(address: int) -> None:
+    """Has tensors read by a function of the observer (observer.address); by 0 through their methods."""
+
 def watch_order() -> int:
     """The number of one more observation, made elsewhere."""
 

@@ -49,6 +49,7 @@ void prepare(const py::object& slow, const py::object& ask, const py::object& ch
 void end() {
   close_devices();
   set_slow(nullptr);
+  set_reader(nullptr);
   set_checks(nullptr, nullptr);
   forget_watched();
   forget_outputs();
@@ -147,6 +148,13 @@ py::dict count() {
 
 void check(const py::list& sites, const py::list& tensors) { check_tensors(sites.ptr(), tensors.ptr()); }
 
+std::vector<Py_ssize_t> check_all(const py::list& sites, const py::list& parameters, bool of_gradients) {
+  return check_parameters(sites.ptr(), parameters.ptr(), of_gradients);
+}
+
+// `address` is that of a function of tetrace/instrument/csrc/observer.cpp; 0: none.
+void read_by(std::uintptr_t address) { set_reader(reinterpret_cast<Reader>(address)); }
+
 }  // namespace
 
 void bind(py::module_& module) {
@@ -166,6 +174,8 @@ void bind(py::module_& module) {
              "histogram"_a = true);
   module.def("watch_order", [] { return take_orders(1); });
   module.def("watch_check", &check, "sites"_a, "tensors"_a);
+  module.def("watch_parameters", &check_all, "sites"_a, "parameters"_a, "of_gradients"_a);
+  module.def("watch_reader", &read_by, "address"_a);
   module.def("watch_turn", [] { return to_python(turn()); });
   module.def("watch_take", [] { return to_python(take()); });
   module.def("watch_counts", &count);

@@ -1,5 +1,6 @@
 #include "watch/checks.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
@@ -75,21 +76,53 @@ PyObject* tensor_in(PyObject* result, int depth = 0) {
 }
 
 // False where it has to be looked at in Python.
-bool fill(PyObject* tensor, std::int32_t site, fp8::Tensor* filled, fp8::Dtype* dtype) {
-  if (!find_dtype(tensor, dtype) || !is_dense_on(tensor, current_device()) || !count_elements(tensor, &filled->columns) ||
-      !find_address(tensor, &filled->data)) {
-    return false;
-  }
-  filled->rows = 1;
-  filled->row_stride = filled->columns;
-  filled->site = site;
-  return true;
+bool can_observe(const Facts& facts) { return facts.dtype >= 0 && facts.is_dense_on(current_device()); }
+
+fp8::Tensor filled(const Facts& facts, std::int32_t site) {
+  fp8::Tensor tensor;
+  tensor.data = facts.data;
+  tensor.rows = 1;
+  tensor.columns = tensor.row_stride = facts.elements;
+  tensor.site = site;
+  return tensor;
 }
 
-bool send_all(const std::vector<fp8::Tensor>& tensors, fp8::Dtype dtype) {
-  fp8::Call call;
-  call.dtype = dtype;
-  return tensors.empty() || send(tensors.data(), tensors.size(), call) != elsewhere;
+// Tensors of one number type each, and their places in a list.
+class Launches {
+ public:
+  void add(const Facts& facts, std::int32_t site, Py_ssize_t place) {
+    Launch& one = launches_[static_cast<std::size_t>(facts.dtype)];
+    one.tensors.push_back(filled(facts, site));
+    one.places.push_back(place);
+  }
+
+  // Calls `left(place)` for those that could not be sent.
+  template <class Left>
+  void send_all(const Left& left) const {
+    for (std::size_t kind = 0; kind < kinds; ++kind) {
+      const Launch& one = launches_[kind];
+      fp8::Call call;
+      call.dtype = static_cast<fp8::Dtype>(kind);
+      if (one.tensors.empty() || send(one.tensors.data(), one.tensors.size(), call) != elsewhere) continue;
+      for (const Py_ssize_t place : one.places) left(place);
+    }
+  }
+
+ private:
+  struct Launch {
+    std::vector<fp8::Tensor> tensors;
+    std::vector<Py_ssize_t> places;
+  };
+  static constexpr std::size_t kinds = 3;
+  std::array<Launch, kinds> launches_;
+};
+
+std::int32_t site_at(PyObject* sites, Py_ssize_t place) {
+  return static_cast<std::int32_t>(PyLong_AsLong(PyList_GET_ITEM(sites, place)));
+}
+
+Py_ssize_t common_length(PyObject* one, PyObject* other) {
+  return std::min(PyList_GET_SIZE(one), PyList_GET_SIZE(other));
 }
 
 bool is_alive(PyObject* reference) {
@@ -103,11 +136,8 @@ bool is_same(const Last& now, const Last& before) {
          is_alive(before.tensor);
 }
 
-bool is_passed_on(PyObject* tensor) {
-  Last now;
-  now.depth = ranges::depth();
-  if (!find_address(tensor, &now.data) || !count_elements(tensor, &now.elements)) return false;
-  if (!find_version(tensor, &now.version)) now.version = -1;
+bool is_passed_on(PyObject* tensor, const Facts& facts) {
+  Last now{facts.data, facts.elements, ranges::depth(), facts.version, nullptr};
   const bool same = now.depth < last.depth && is_same(now, last);
   now.tensor = PyWeakref_NewRef(tensor, nullptr);
   if (now.tensor == nullptr) PyErr_Clear();
@@ -127,38 +157,54 @@ void forget_outputs() { rows_of_outputs().clear(); }
 void check_output(std::int32_t module_site, PyObject* result) {
   if (!is_watching.load(std::memory_order_relaxed) || module_site < 0) return;
   PyObject* tensor = tensor_in(result);
-  if (tensor == nullptr || is_passed_on(tensor)) return;
+  if (tensor == nullptr) return;
+  Facts facts;
+  const bool told = read_facts(tensor, &facts);
+  if (told && is_passed_on(tensor, facts)) return;
   const std::int32_t site = rows_of(module_site);
   if (site < 0) return;
-  fp8::Tensor filled;
-  fp8::Call call;
-  if (!fill(tensor, site, &filled, &call.dtype) || send(&filled, 1, call) == elsewhere) let_python_check(site, tensor);
+  if (told && can_observe(facts)) {
+    const fp8::Tensor one = filled(facts, site);
+    fp8::Call call;
+    call.dtype = static_cast<fp8::Dtype>(facts.dtype);
+    if (send(&one, 1, call) != elsewhere) return;
+  }
+  let_python_check(site, tensor);
 }
 
 void check_tensors(PyObject* sites, PyObject* tensors) {
   if (!is_watching.load(std::memory_order_relaxed)) return;
-  constexpr std::size_t kinds = 3;
-  std::array<std::vector<fp8::Tensor>, kinds> found;
-  std::array<std::vector<Py_ssize_t>, kinds> places;
-  for (Py_ssize_t place = 0; place < PyList_GET_SIZE(tensors) && place < PyList_GET_SIZE(sites); ++place) {
-    PyObject* tensor = PyList_GET_ITEM(tensors, place);
-    const auto site = static_cast<std::int32_t>(PyLong_AsLong(PyList_GET_ITEM(sites, place)));
-    fp8::Tensor filled;
-    fp8::Dtype dtype;
-    if (!fill(tensor, site, &filled, &dtype)) {
-      let_python_check(site, tensor);
-      continue;
-    }
-    found[static_cast<std::size_t>(dtype)].push_back(filled);
-    places[static_cast<std::size_t>(dtype)].push_back(place);
-  }
-  for (std::size_t kind = 0; kind < kinds; ++kind) {
-    if (send_all(found[kind], static_cast<fp8::Dtype>(kind))) continue;
-    for (const Py_ssize_t place : places[kind]) {
-      const auto site = static_cast<std::int32_t>(PyLong_AsLong(PyList_GET_ITEM(sites, place)));
-      let_python_check(site, PyList_GET_ITEM(tensors, place));
+  Launches launches;
+  const auto let_python = [&](Py_ssize_t place) { let_python_check(site_at(sites, place), PyList_GET_ITEM(tensors, place)); };
+  for (Py_ssize_t place = 0; place < common_length(sites, tensors); ++place) {
+    Facts facts;
+    if (read_facts(PyList_GET_ITEM(tensors, place), &facts) && can_observe(facts)) {
+      launches.add(facts, site_at(sites, place), place);
+    } else {
+      let_python(place);
     }
   }
+  launches.send_all(let_python);
+}
+
+std::vector<Py_ssize_t> check_parameters(PyObject* sites, PyObject* parameters, bool of_gradients) {
+  std::vector<Py_ssize_t> left;
+  if (!is_watching.load(std::memory_order_relaxed)) return left;
+  Launches launches;
+  for (Py_ssize_t place = 0; place < common_length(sites, parameters); ++place) {
+    const std::int32_t site = site_at(sites, place);
+    if (site < 0) continue;
+    PyObject* one = PyList_GET_ITEM(parameters, place);
+    Facts facts;
+    const bool told = of_gradients ? read_gradient(one, &facts) : is_plain(one) && read_facts(one, &facts);
+    if (told && can_observe(facts)) {
+      launches.add(facts, site, place);
+    } else {
+      left.push_back(place);
+    }
+  }
+  launches.send_all([&](Py_ssize_t place) { left.push_back(place); });
+  return left;
 }
 
 }  // namespace tetrace::watch

@@ -4,6 +4,7 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace tetrace::watch {
 
@@ -17,5 +18,9 @@ void check_output(std::int32_t module_site, PyObject* result);
 
 // Lists of equal length: sites of the rows, and tensors. One launch for all of a number type.
 void check_tensors(PyObject* sites, PyObject* tensors);
+
+// The same of parameters, or of their gradients, as far as that can be done without Python: the places of the others, which
+// may have no gradient, are returned. Negative sites are passed by.
+std::vector<Py_ssize_t> check_parameters(PyObject* sites, PyObject* parameters, bool of_gradients);
 
 }  // namespace tetrace::watch

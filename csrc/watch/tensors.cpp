@@ -12,6 +12,7 @@ namespace {
 PyObject* tensor_class = nullptr;
 PyObject* parameter_class = nullptr;
 std::vector<std::pair<PyObject*, fp8::Dtype>> dtypes;
+Reader reader = nullptr;
 
 struct Words {
   PyObject* numel = interned("numel");
@@ -34,6 +35,43 @@ bool to_integer(PyObject* number, std::int64_t* found) {
   if (!PyErr_Occurred()) return true;
   PyErr_Clear();
   return false;
+}
+
+bool call_for_integer(PyObject* tensor, PyObject* method, std::int64_t* found) {
+  return to_integer(PyObject_CallMethodNoArgs(tensor, method), found);
+}
+
+std::int32_t find_dtype(PyObject* tensor) {
+  const Held dtype(PyObject_GetAttr(tensor, words().dtype));
+  for (const auto& [object, known] : dtypes) {
+    if (object == dtype.get()) return static_cast<std::int32_t>(known);
+  }
+  return -1;
+}
+
+std::int32_t find_device(PyObject* tensor) {
+  const Held on_device(PyObject_GetAttr(tensor, words().is_cuda));
+  std::int64_t number = -1;
+  if (on_device.get() == Py_True && !call_for_integer(tensor, words().get_device, &number)) return -1;
+  return static_cast<std::int32_t>(number);
+}
+
+bool is_contiguous(PyObject* tensor) {
+  const Held dense(PyObject_CallMethodNoArgs(tensor, words().is_contiguous));
+  return dense.get() == Py_True;
+}
+
+bool ask_for_facts(PyObject* tensor, Facts* facts) {
+  std::int64_t address = 0;
+  if (!call_for_integer(tensor, words().data_ptr, &address) || !call_for_integer(tensor, words().numel, &facts->elements)) {
+    return false;
+  }
+  facts->data = reinterpret_cast<const void*>(address);
+  if (!to_integer(PyObject_GetAttr(tensor, words().version), &facts->version)) facts->version = -1;
+  facts->dtype = find_dtype(tensor);
+  facts->device = find_device(tensor);
+  facts->is_dense = facts->device >= 0 && is_contiguous(tensor) ? 1 : 0;
+  return true;
 }
 
 }  // namespace
@@ -61,39 +99,14 @@ bool is_plain(PyObject* object) {
   return type == tensor_class || type == parameter_class;
 }
 
-bool find_dtype(PyObject* tensor, fp8::Dtype* found) {
-  const Held dtype(PyObject_GetAttr(tensor, words().dtype));
-  for (const auto& [object, known] : dtypes) {
-    if (object == dtype.get()) {
-      *found = known;
-      return true;
-    }
-  }
-  return false;
+void set_reader(Reader given) { reader = given; }
+
+bool read_facts(PyObject* tensor, Facts* facts) {
+  return (reader != nullptr && is_plain(tensor) && reader(tensor, 0, facts) != 0) || ask_for_facts(tensor, facts);
 }
 
-bool find_address(PyObject* tensor, const void** found) {
-  std::int64_t address = 0;
-  if (!to_integer(PyObject_CallMethodNoArgs(tensor, words().data_ptr), &address)) return false;
-  *found = reinterpret_cast<const void*>(address);
-  return true;
-}
-
-bool count_elements(PyObject* tensor, std::int64_t* found) {
-  return to_integer(PyObject_CallMethodNoArgs(tensor, words().numel), found);
-}
-
-bool find_version(PyObject* tensor, std::int64_t* found) {
-  return to_integer(PyObject_GetAttr(tensor, words().version), found);
-}
-
-bool is_dense_on(PyObject* tensor, int device) {
-  const Held on_device(PyObject_GetAttr(tensor, words().is_cuda));
-  if (on_device.get() != Py_True) return false;
-  std::int64_t own = -1;
-  if (!to_integer(PyObject_CallMethodNoArgs(tensor, words().get_device), &own) || own != device) return false;
-  const Held dense(PyObject_CallMethodNoArgs(tensor, words().is_contiguous));
-  return dense.get() == Py_True;
+bool read_gradient(PyObject* parameter, Facts* facts) {
+  return reader != nullptr && is_plain(parameter) && reader(parameter, 1, facts) != 0;
 }
 
 Held attribute(PyObject* object, PyObject* name) { return Held(PyObject_GetAttr(object, name)); }

@@ -1,5 +1,6 @@
-// Tensors of torch, read through their methods: tetrace._C is built without torch's headers. The interpreter's lock is
-// held. Where a tensor does not answer, the functions return false, and no error is left set.
+// Tensors of torch, read by a function that was built with torch's headers (tetrace/instrument/csrc/observer.cpp), else
+// through their methods: tetrace._C is built without. The interpreter's lock is held. Where a tensor does not answer, the
+// functions return false, and no error is left set.
 #pragma once
 
 #include <Python.h>
@@ -32,13 +33,26 @@ void set_types(PyObject* tensor, PyObject* parameter, PyObject* dtypes);
 
 // Of exactly torch's class, or a parameter: subclasses may stand for anything.
 bool is_plain(PyObject* object);
-bool find_dtype(PyObject* tensor, fp8::Dtype* found);
-bool find_address(PyObject* tensor, const void** found);
-bool count_elements(PyObject* tensor, std::int64_t* found);
-// How often it was written to in place; views count with what they are views of.
-bool find_version(PyObject* tensor, std::int64_t* found);
-// On this device, and its elements follow each other.
-bool is_dense_on(PyObject* tensor, int device);
+
+// What an observation needs to know of a tensor. The layout of observer.cpp.
+struct Facts {
+  const void* data = nullptr;
+  std::int64_t elements = 0;
+  std::int64_t version = -1;  // how often it was written to in place, views with what they are views of; -1: not told
+  std::int32_t dtype = -1;    // an fp8::Dtype; -1: none of them
+  std::int32_t device = -1;   // -1: not a GPU
+  std::int32_t is_dense = 0;  // on a GPU, with its elements one after the other
+
+  bool is_dense_on(int number) const { return is_dense != 0 && device == number; }
+};
+
+// Facts of a plain tensor, or of its gradient; 0 where torch's methods must be asked. Null: there is none.
+using Reader = int (*)(void* tensor, int of_gradient, Facts* facts);
+void set_reader(Reader reader);
+
+bool read_facts(PyObject* tensor, Facts* facts);
+// By the reader alone: false where there is none, or no gradient.
+bool read_gradient(PyObject* parameter, Facts* facts);
 
 // The attribute `name` (interned) of an object.
 Held attribute(PyObject* object, PyObject* name);

@@ -26,10 +26,10 @@ PyObject* part_of(PyObject* result, Py_ssize_t place) {
 }
 
 bool fill(const Watched& known, PyObject* observed, PyObject* scaled, fp8::Tensor* tensor) {
-  std::int64_t elements = 0;
-  if (!is_dense_on(observed, current_device()) || !count_elements(observed, &elements) || !find_address(observed, &tensor->data)) {
-    return false;
-  }
+  Facts facts;
+  if (!read_facts(observed, &facts) || !facts.is_dense_on(current_device())) return false;
+  const std::int64_t elements = facts.elements;
+  tensor->data = facts.data;
   tensor->site = known.site;
   const bool in_rows = known.width > 0 && elements % known.width == 0;
   tensor->columns = known.columns > 0 ? known.columns : in_rows ? known.width : elements;
@@ -40,7 +40,10 @@ bool fill(const Watched& known, PyObject* observed, PyObject* scaled, fp8::Tenso
   *tensor = fp8::sample_of(*tensor, known.call.layout, rows_apart.load(std::memory_order_relaxed));
   if (known.scale_of == ScaleOf::nothing) return true;
   const Held scale = attribute(scaled, known.scale);
-  return scale && find_address(scale.get(), &tensor->scale);
+  Facts of_scale;
+  if (!scale || !read_facts(scale.get(), &of_scale)) return false;
+  tensor->scale = of_scale.data;
+  return true;
 }
 
 // Attributes may run Python, and another thread learn the call anew meanwhile.

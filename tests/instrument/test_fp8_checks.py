@@ -19,7 +19,12 @@ class Checked:
         self.sites = []
         monkeypatch.setattr(fp8_checks, "_site", self._site)
         monkeypatch.setattr(fp8_checks.modules, "all_modules", lambda: list(model.named_modules()))
-        watched = SimpleNamespace(watch_is_on=lambda: True, watch_check=self._take)
+        watched = SimpleNamespace(
+            watch_is_on=lambda: True,
+            watch_check=self._take,
+            # All are left to Python, as without a GPU.
+            watch_parameters=lambda sites, _parameters, _: [place for place, site in enumerate(sites) if site >= 0],
+        )
         monkeypatch.setattr(fp8_checks, "_C", watched)
         self.checks = fp8_checks.Checks(lambda module: module != "unwanted", lambda function: function)
 

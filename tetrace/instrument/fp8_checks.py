@@ -27,6 +27,8 @@ class Checks:
         self._names: dict[int, tuple[weakref.ref[Any], str, str]] = {}
         # By what is checked and the parameter's id; another parameter may get the same one later.
         self._sites: dict[str, dict[int, tuple[weakref.ref[Any], int]]] = {"gradient": {}, "parameter": {}}
+        # Of the optimizer that stepped last, by what is checked: its parameters, and their sites.
+        self._listed: dict[str, tuple[list[weakref.ref[Any]], list[int]]] = {}
         self.site_of_output = guarded(self._site_of_output)
         self._before, self._after = guarded(self._gradients), guarded(self._parameters)
         self._roots = guarded(self._losses)
@@ -73,9 +75,7 @@ class Checks:
     @dynamo.quiet
     def _gradients(self, optimizer: Any) -> None:
         if _C.watch_is_on():
-            self._check(
-                "gradient", optimizer, lambda one: one.grad if one.grad is not None else getattr(one, "main_grad", None)
-            )
+            self._check("gradient", optimizer, _gradient)
 
     @unseen
     @dynamo.quiet
@@ -84,28 +84,36 @@ class Checks:
             self._check("parameter", optimizer, lambda one: one)
 
     def _check(self, role: str, optimizer: Any, read: Callable[[Any], Any]) -> None:
-        sites, tensors = [], []
-        known = self._sites[role]
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                found = known.get(id(parameter))
-                if found is None or found[0]() is not parameter:
-                    found = known[id(parameter)] = weakref.ref(parameter), self._site_of(role, parameter)
-                if found[1] < 0:
-                    continue
-                tensor = read(parameter)
-                if type(tensor) not in _PLAIN:
-                    tensor = getattr(tensor, "_local_tensor", None)
-                # Of what has no known number type csrc/watch and Inspection see nothing.
-                if type(tensor) in _PLAIN and tensor.layout is torch.strided:
-                    sites.append(found[1])
-                    tensors.append(tensor)
-        _C.watch_check(sites, tensors)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        sites = self._sites_of(role, parameters)
+        left = _C.watch_parameters(sites, parameters, role == "gradient")
+        if not left:
+            return
+        found = [(sites[place], read(parameters[place])) for place in left]
+        found = [(site, one if type(one) in _PLAIN else getattr(one, "_local_tensor", None)) for site, one in found]
+        # Of what has no known number type csrc/watch and Inspection see nothing.
+        found = [(site, one) for site, one in found if type(one) in _PLAIN and one.layout is torch.strided]
+        _C.watch_check([site for site, _ in found], [one for _, one in found])
+
+    def _sites_of(self, role: str, parameters: list[Any]) -> list[int]:
+        """The sites of the rows of all of them."""
+        references, sites = self._listed.get(role, ([], []))
+        if len(references) != len(parameters) or any(
+            reference() is not one for reference, one in zip(references, parameters, strict=True)
+        ):
+            sites = [self._site_of(role, one) for one in parameters]
+            self._listed[role] = list(map(weakref.ref, parameters)), sites
+        return sites
 
     def _site_of(self, role: str, parameter: Any) -> int:
         """The site of the rows of a parameter; negative where it is not to be checked."""
+        known = self._sites[role].get(id(parameter))
+        if known is not None and known[0]() is parameter:
+            return known[1]
         _, module, name = self._name(parameter)
-        return _site(role, module, "optimizer", name) if self._wants(module) else -1
+        site = _site(role, module, "optimizer", name) if self._wants(module) else -1
+        self._sites[role][id(parameter)] = weakref.ref(parameter), site
+        return site
 
     def _name(self, parameter: Any) -> tuple[weakref.ref[Any], str, str]:
         """(reference, module, name) of a parameter; of one in no known module a name of its own."""
@@ -122,6 +130,10 @@ class Checks:
             found = weakref.ref(parameter), "", f"parameter {len(self._names)}"
             self._names[id(parameter)] = found
         return found
+
+
+def _gradient(parameter: Any) -> Any:
+    return parameter.grad if parameter.grad is not None else getattr(parameter, "main_grad", None)
 
 
 def _site(role: str, module: str, phase: str, operation: str) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tetrace import _C
-from tetrace.errors import UsageError
+from tetrace.errors import TetraceError, UsageError
 from tetrace.fp8 import recorded
 from tetrace.fp8.rows import ROW
 from tetrace.instrument import (
@@ -30,6 +30,7 @@ from tetrace.instrument import (
     imports,
     module_times,
     modules,
+    observer,
     process,
     ranges,
     steps,
@@ -128,6 +129,7 @@ class Inspection:
         check, ask = self._guarded(self._check), self._checks.site_of_output
         types = torch.Tensor, torch.nn.Parameter
         _C.watch_begin(self._calls.slow, ask, check, *types, dtypes, self._settings.histogram, self._settings.rows)
+        _C.watch_reader(_reader())
         driver = module_times.of_torch()
         _C.timing_streams(driver.get_device, driver.get_stream, driver.source())
         undo = [self._calls.install(), engine.patch(self._before_backward)]
@@ -347,6 +349,14 @@ class Inspection:
 
 def _stride(operand: Operand) -> int:
     return operand.scale.stride if operand.scale is not None else 0
+
+
+def _reader() -> int:
+    """The address of what reads tensors without their methods; 0 where the observer cannot, or is not there."""
+    try:
+        return observer.address(observer.load(), "tetrace_observer_tensor")
+    except (TetraceError, AttributeError):
+        return 0
 
 
 def _is_capturing() -> bool:

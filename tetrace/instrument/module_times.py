@@ -6,7 +6,6 @@ and never waits for it. This file says which ranges, in which steps, and takes t
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import io
 import threading
@@ -73,7 +72,7 @@ def _source() -> int:
     try:
         library = observer.load()
         if library.tetrace_observer_finds_streams():
-            return ctypes.cast(library.tetrace_observer_stream, ctypes.c_void_p).value or 0
+            return observer.address(library, "tetrace_observer_stream")
     except (TetraceError, AttributeError):
         pass
     return 0

@@ -1,4 +1,4 @@
-"""Builds and loads the observer of autograd's nodes (csrc/observer.cpp), once for each torch that is installed.
+"""Builds and loads the observer of autograd's nodes and of tensors (csrc/observer.cpp), once for each torch that is installed.
 
 `build` runs a C++ compiler for some seconds, so it is called before the script starts, never inside it; it imports no
 torch. `load` takes what was built for the torch of this process.
@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -69,6 +70,12 @@ def load() -> Any:
     return library
 
 
+def address(library: Any, name: str) -> int:
+    """Where a function of the observer is; 0 where it was built without."""
+    function = getattr(library, name, None)
+    return 0 if function is None else ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
 def functions(capsule: object) -> int:
     """The address in the capsule of `tetrace._C.autograd_capsule()`."""
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
@@ -113,6 +120,14 @@ def _compiler() -> str:
     return found
 
 
+def _reading_tensors() -> list[tuple[str, ...]]:
+    """Options that have the observer read tensors; none where Python's headers are not there."""
+    folders = dict.fromkeys(sysconfig.get_path(name) for name in ("include", "platinclude"))
+    if not any((Path(folder) / "Python.h").exists() for folder in folders):
+        return []
+    return [("-DTETRACE_READS_TENSORS", *(f"-I{folder}" for folder in folders))]
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock between processes, which ends with this process whatever happens to it."""
@@ -126,8 +141,10 @@ def _compile(compiler: str, torch: Path, target: Path) -> None:
     partial = target.with_suffix(f".{os.getpid()}.partial")
     command = [compiler, "-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", f"-I{torch / 'include'}"]
     command += [f"-D_GLIBCXX_USE_CXX11_ABI={_abi(torch)}", str(SOURCE), f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
-    for standard in _STANDARDS:
-        done = subprocess.run([*command, f"-std={standard}", "-o", str(partial)], capture_output=True, text=True)
+    # Many machines have no headers of Python: the observer can do without, and tensors are then read by their methods.
+    for reading, standard in itertools.product((*_reading_tensors(), ()), _STANDARDS):
+        options = [*reading, f"-std={standard}", "-o", str(partial)]
+        done = subprocess.run([*command, *options], capture_output=True, text=True)
         if done.returncode == 0:
             partial.replace(target)
             return

@@ -1,6 +1,10 @@
 // Tells tetrace which node of autograd's graph runs (a RecordFunction callback for backward nodes alone, without their
-// inputs) and on which stream of CUDA a thread launches. Built against the torch at hand (tetrace/instrument/observer.py);
-// tetrace._C knows no torch.
+// inputs), on which stream of CUDA a thread launches and, where Python's headers are, what and where a tensor is. Built
+// against the torch at hand (tetrace/instrument/observer.py); tetrace._C knows no torch.
+#if defined(TETRACE_READS_TENSORS)
+#include <torch/csrc/autograd/python_variable.h>
+#endif
+
 #include <ATen/SequenceNumber.h>
 #include <ATen/record_function.h>
 #include <c10/core/Stream.h>
@@ -74,9 +78,60 @@ bool find_streams() {
   return current_stream != nullptr && handle_of != nullptr;
 }
 
+#if defined(TETRACE_READS_TENSORS)
+// The layout of csrc/watch/tensors.h.
+struct Facts {
+  const void* data;
+  std::int64_t elements;
+  std::int64_t version;
+  std::int32_t dtype;
+  std::int32_t device;
+  std::int32_t is_dense;
+};
+
+// As fp8::Dtype (csrc/fp8/inspector.h) numbers them; -1: none of them.
+std::int32_t dtype_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kBFloat16: return 0;
+    case at::kHalf: return 1;
+    case at::kFloat: return 2;
+    default: return -1;
+  }
+}
+
+// False of what stands for other tensors (of functorch, sparse, nested, conjugated, on other devices): its methods know more.
+bool read(const at::Tensor& tensor, Facts* facts) {
+  if (!tensor.defined() || !tensor.has_storage()) return false;
+  const c10::DispatchKeySet kind = tensor.key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView - c10::autocast_dispatch_keyset;
+  const bool on_gpu = kind == c10::DispatchKeySet(c10::DispatchKey::CUDA);
+  if (!on_gpu && kind != c10::DispatchKeySet(c10::DispatchKey::CPU)) return false;
+  facts->data = tensor.const_data_ptr();
+  facts->elements = tensor.numel();
+  if (facts->data == nullptr && facts->elements != 0) return false;
+  facts->version = tensor.is_inference() ? -1 : static_cast<std::int64_t>(tensor._version());
+  facts->dtype = dtype_of(tensor);
+  facts->device = on_gpu ? static_cast<std::int32_t>(tensor.get_device()) : -1;
+  facts->is_dense = on_gpu && tensor.is_contiguous() ? 1 : 0;
+  return true;
+}
+#endif
+
 }  // namespace
 
 extern "C" {
+
+#if defined(TETRACE_READS_TENSORS)
+// Facts of a torch.Tensor or Parameter, no subclass of them, or of its gradient; 0 where its methods must be asked. The
+// interpreter's lock is held.
+__attribute__((visibility("default"))) int tetrace_observer_tensor(void* object, int of_gradient, Facts* facts) {
+  try {
+    const at::Tensor& tensor = THPVariable_Unpack(static_cast<PyObject*>(object));
+    return read(of_gradient != 0 ? tensor.grad() : tensor, facts) ? 1 : 0;
+  } catch (...) {
+    return 0;
+  }
+}
+#endif
 
 // Begins to observe; nothing when it does already.
 __attribute__((visibility("default"))) void tetrace_observer_start(const void* given) {
