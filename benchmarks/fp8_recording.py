@@ -6,7 +6,9 @@ In one process, blocks of steps in turn: plain, and each way to use `tetrace.wat
 checks, and with some of the rows of large tensors only.
 Beside it, where nvdlfw_inspect is installed, Transformer Engine's own LogFp8TensorStats at freq=1 in a process of its own
 against a plain one, by their medians. Other ratios are medians over blocks, each against the plain block just before it; the
-smallest and the largest are beside. `big` is bound by the host on most machines, `block` by the GPU.
+smallest and the largest are beside. Every block follows steps that are not counted: after a pause, in which watches begin and
+end, a GPU at its power cap runs faster for a while.
+`big` is bound by the host on most machines, `block` by the GPU.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 
 # layers, hidden, ffn, heads, batch, sequence
 SIZES = {"big": (4, 1024, 4096, 16, 8, 512), "block": (2, 4096, 16384, 32, 32, 256)}
+SETTLING = {"big": 4, "block": 12}
 WAYS = {
     "tensors and checks": {"histogram": False},
     "with histograms": {"histogram": True},
@@ -114,7 +117,7 @@ def run(worker: str, size: str, blocks: int, steps: int, seconds: float | None =
 
 
 def watched(size: str, blocks: Iterable[int], steps: int) -> dict:
-    """Blocks in turn, each way after a plain one; two steps after each change are not counted."""
+    """Blocks in turn, each way after a plain one; `SETTLING` steps after each change are not counted."""
     import tetrace
 
     model, reset, step = training_step(*SIZES[size])
@@ -127,13 +130,15 @@ def watched(size: str, blocks: Iterable[int], steps: int) -> dict:
         for what, options in WAYS.items():
             reset()
             repeated.add(tuple(float(step()) for _ in range(2)))
+            timed(step, SETTLING[size])
             before = timed(step, steps)
             reset()
             with tetrace.watch(model, **options) as watch:
                 losses[what] = [float(step()) for _ in range(2)]
+                timed(step, SETTLING[size])
                 times[what].append((before, timed(step, steps)))
             if what not in rows:
-                rows[what] = len(watch.table()) / (steps + 2)
+                rows[what] = len(watch.table()) / (2 + SETTLING[size] + steps)
     return {**times, "losses": {"plain": sorted(repeated), **losses}, "rows": rows}
 
 

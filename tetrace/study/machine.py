@@ -48,9 +48,14 @@ class Machine:
             "gpus": self.gpus,
             "driver": self.driver,
             "cpu": processor(),
-            "cores": os.cpu_count(),
+            "cores": _cores(),
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         }
+
+
+def _cores() -> int | None:
+    """Those that this process may use: in a container, or under taskset, fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def find(device: str, environ: Mapping[str, str]) -> Machine | None:
