@@ -6,8 +6,8 @@ In one process, blocks of steps in turn: plain, and each way to use `tetrace.wat
 checks, and with some of the rows of large tensors only.
 Beside it, where nvdlfw_inspect is installed, Transformer Engine's own LogFp8TensorStats at freq=1 in a process of its own
 against a plain one, by their medians. Other ratios are medians over blocks, each against the plain block just before it; the
-smallest and the largest are beside. Every block follows steps that are not counted: after a pause, in which watches begin and
-end, a GPU at its power cap runs faster for a while.
+smallest and the largest are beside. Every block follows a pause, in which watches begin and end, of the same length for all, and
+steps that are not counted: a GPU at its power cap runs faster for a while after a pause, and longer after a longer one.
 `big` is bound by the host on most machines, `block` by the GPU.
 """
 
@@ -27,6 +27,7 @@ from pathlib import Path
 # layers, hidden, ffn, heads, batch, sequence
 SIZES = {"big": (4, 1024, 4096, 16, 8, 512), "block": (2, 4096, 16384, 32, 32, 256)}
 SETTLING = {"big": 4, "block": 12}
+PAUSE_S = 0.3
 WAYS = {
     "tensors and checks": {"histogram": False},
     "with histograms": {"histogram": True},
@@ -122,6 +123,7 @@ def watched(size: str, blocks: Iterable[int], steps: int) -> dict:
 
     model, reset, step = training_step(*SIZES[size])
     timed(step, 5)
+    since = time.monotonic()
     times: dict = {what: [] for what in WAYS}
     losses: dict = {}
     repeated: set = set()
@@ -129,17 +131,28 @@ def watched(size: str, blocks: Iterable[int], steps: int) -> dict:
     for _ in blocks:
         for what, options in WAYS.items():
             reset()
+            pause(since)
             repeated.add(tuple(float(step()) for _ in range(2)))
             timed(step, SETTLING[size])
-            before = timed(step, steps)
+            before, since = timed(step, steps), time.monotonic()
             reset()
             with tetrace.watch(model, **options) as watch:
+                pause(since)
                 losses[what] = [float(step()) for _ in range(2)]
                 timed(step, SETTLING[size])
                 times[what].append((before, timed(step, steps)))
+                since = time.monotonic()
             if what not in rows:
                 rows[what] = len(watch.table()) / (2 + SETTLING[size] + steps)
     return {**times, "losses": {"plain": sorted(repeated), **losses}, "rows": rows}
+
+
+def pause(since: float) -> None:
+    """Waits until `PAUSE_S` after the last block; what runs meanwhile is over soon."""
+    import torch
+
+    torch.cuda.synchronize()
+    time.sleep(max(0.0, since + PAUSE_S - time.monotonic()))
 
 
 def logged(size: str, blocks: Iterable[int], steps: int) -> dict:
