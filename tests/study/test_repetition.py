@@ -11,8 +11,8 @@ import pytest
 from tests.study.made import Made, study
 from tetrace.errors import UsageError
 from tetrace.study import resolve
-from tetrace.study.earlier_start import earlier_start
 from tetrace.study.material import Material
+from tetrace.study.other_start import other_start
 from tetrace.study.repetition import repetition_section, repetition_words
 from tetrace.study.report import first_screen, write
 from tetrace.study.spec import read
@@ -185,7 +185,7 @@ def test_it_is_in_the_report(tmp_path: Path) -> None:
     assert "Against another run of it" not in first_screen(here.folder, here.study)
 
 
-def test_an_earlier_start_beside_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_start_beside_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest of those that have its name and a date, and can be read; none of them is a result of the study by itself."""
     monkeypatch.chdir(tmp_path)
     here, there = made(tmp_path / "1/three", a=10.0, b=8.0), made(tmp_path / "2/three", EARLY, a=10.1, b=8.1)
@@ -195,10 +195,10 @@ def test_an_earlier_start_beside_it_is_found(tmp_path: Path, monkeypatch: pytest
         shutil.copytree(here.folder, results / name)
     shutil.copytree(there.folder, results / "h200-2026-11-20")
     (results / "h200-2026-11-21/study.json").write_text("{")
-    assert earlier_start(results / "h200", of.name) == results / "h200-2026-11-20"
-    assert earlier_start(Path("profiles/three/results/h200"), of.name) == results / "h200-2026-11-20"
+    assert other_start(results / "h200", of.name) == results / "h200-2026-11-20"
+    assert other_start(Path("profiles/three/results/h200"), of.name) == results / "h200-2026-11-20"
     for name in ("h200-quick", "h200-2026-11-20", "b300-2026-11-30"):
-        assert earlier_start(results / name, of.name) is None
+        assert other_start(results / name, of.name) is None
     stored = resolve.stored(resolve.find("three"))
     assert sorted(folder.name for folder in stored.folders) == ["b300-2026-11-30", "h200", "h200-quick"]
     assert ["h200-2026-11-21/study.json" in line for line in stored.unreadable] == [True]
@@ -206,12 +206,15 @@ def test_an_earlier_start_beside_it_is_found(tmp_path: Path, monkeypatch: pytest
     assert "in h200-2026-11-20. It was timed in" in (results / "h200/REPORT.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "date"), [("fusion", "2026-11-22"), ("gated", "2026-11-21")])
-def test_studies_that_tetrace_brings_have_an_earlier_start(name: str, date: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "date"),
+    [("fusion", "2026-11-22"), ("gated", "2026-11-21"), ("hybrid", "2026-11-21"), ("attention", "2026-11-22")],
+)
+def test_studies_that_tetrace_brings_have_another_start(name: str, date: str) -> None:
     place = resolve.find(name)
     today = place.results / "h200"
     assert [folder.name for folder in resolve.stored(place).folders] == ["h200"]
-    folder = earlier_start(today, name)
+    folder = other_start(today, name)
     assert folder is not None
     runs = [Material(today, read(place.folder), False), Material(folder, read(place.folder), False, as_planned=False)]
     section = repetition_section(*runs)

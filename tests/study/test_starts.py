@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.study import made
+from tetrace.study import resolve
 from tetrace.study.figures import value
 from tetrace.study.material import Material
 from tetrace.study.measured import measured_section
+from tetrace.study.recorded import recorded_section
 from tetrace.study.results import Round, read
+from tetrace.study.spec import read as read_study
 from tetrace.study.starts import moment_of, starts_of
+from tetrace.study.why import how_it_adds_up
 
 TOML = "[measure]\n[[matrix]]\nname = 'main'\naxes.margin = [0, 1]\n"
 STORED = Path(__file__).parent.parent.parent / "profiles"
@@ -77,3 +83,39 @@ def test_stored_peaks_are_of_the_start_that_was_timed(name):
     starts = starts_of(rounds)
     assert len(starts) == 1
     assert starts[0].had(moment_of(results.peaks["measured_at"]))
+
+
+@pytest.mark.parametrize(
+    ("ended", "elsewhere"),
+    [
+        ("2026-11-21T08:40:00+00:00", True),  # before the start that rounds were timed in
+        ("2026-11-21T10:30:00+00:00", False),
+        ("2026-11-22T09:59:00+00:00", True),  # in a later start, which others were timed in
+        (None, False),  # not known
+    ],
+)
+def test_a_recording_of_another_start_is_told(tmp_path: Path, ended: str | None, elsewhere: bool) -> None:
+    study = made.study(tmp_path / "study", 'device = "cuda"\n' + TOML)
+    recording = tmp_path / "recorded.tetrace"
+    shutil.copytree(made.RECORDINGS / "bf16.tetrace", recording)
+    metadata = json.loads((recording / "metadata.json").read_text(encoding="utf-8"))
+    moment = moment_of(ended)
+    metadata["facts"]["ended"] = {"ended_ns": int(moment.timestamp() * 1e9)} if moment else {}
+    (recording / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    of = made.Made(study).measured("0", total=[2.0], recording=recording)
+    of.measured("1", total=[1.0], fields={"rounds": read_rounds(LATER)})
+    material = Material(of.write(tmp_path / "results"), study)
+    assert material.recorded_elsewhere("0") == (moment if elsewhere else None)
+    assert material.recorded_elsewhere("1") is None
+    assert ("another start (2026-11-2" in str(recorded_section(material).grids)) is elsewhere
+
+
+def test_two_recordings_of_a_study_that_tetrace_brings_are_of_another_start() -> None:
+    place = resolve.find("hybrid")
+    material = Material(STORED / "hybrid" / "results" / "h200", read_study(place.folder))
+    others = [one.name for one in material.recorded() if material.recorded_elsewhere(one.name)]
+    assert others == ["avoid:hybrid_current", "avoid:torch"]
+    explained = material.explanation("avoid:torch", "delayed-hybrid_compiled")
+    assert not isinstance(explained, str)
+    said = "avoid:torch was recorded in another start of the machine than it was timed in."
+    assert said in how_it_adds_up(material, explained)

@@ -80,8 +80,8 @@ _NOTHING_MEASURED = 1
     "--against",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="Compare with the results in FOLDER, of another run of the study: is the ranking the same?  [default: those of an "
-    "earlier start of the machine beside them]",
+    help="Compare with the results in FOLDER, of another run of the study: is the ranking the same?  [default: those of "
+    "another start of the machine beside them]",
 )
 @click.option("--new", metavar="NAME", help="Start a study of your own in ./profiles/NAME.")
 @click.option("--wide", is_flag=True, help="Names and claims uncut, lines as long as they get.")

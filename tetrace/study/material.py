@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Mapping
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from tetrace.study.comparable import differences, not_as_planned
 from tetrace.study.explanation import Explanation, explain
 from tetrace.study.results import MEASURED, WAITING, Configuration, Results, read
 from tetrace.study.spec import Planned, Study
-from tetrace.study.starts import Start, moment_of, starts_of
+from tetrace.study.starts import Start, moment_of, start_at, starts_of
 from tetrace.study.statistics import Estimate, estimate, ratio
 
 if TYPE_CHECKING:
@@ -253,12 +254,30 @@ class Material:
         recipe = found.options.get("recipe", "none") if found else "none"
         return str(recipe or "none").lower() not in _PLAIN_RECIPES
 
+    def recorded_elsewhere(self, name: str) -> datetime | None:
+        """When a configuration was recorded, where that was for certain in another start of the machine than its rounds were
+        timed in; else None."""
+        found, trace = self.configuration(name), self.trace(name)
+        if found is None or isinstance(trace, str) or not starts_of(found.rounds):
+            return None
+        ended_ns = (trace.metadata.facts.get("ended") or {}).get("ended_ns")
+        if not ended_ns:
+            return None
+        ended = datetime.fromtimestamp(ended_ns / 1e9, timezone.utc)
+        start = start_at(self._starts, ended)
+        is_own = start is not None and any(start.is_that_of(one) for one in starts_of(found.rounds))
+        return None if is_own else ended
+
+    @cached_property
+    def _starts(self) -> list[Start]:
+        """All starts of the machine that rounds are known of."""
+        return starts_of(each for one in self.results.configurations for each in one.rounds)
+
     @cached_property
     def peaks_start(self) -> Start | None:
         """The start of the machine that the peaks were measured in; None where no round of it is known."""
         measured = moment_of((self.results.peaks or {}).get("measured_at"))
-        every = [each for one in self.results.configurations for each in one.rounds]
-        return next((one for one in starts_of(every) if measured and one.had(measured)), None)
+        return next((one for one in self._starts if measured and one.had(measured)), None)
 
     def has_peaks_of_its_own(self, name: str) -> bool:
         """Whether the peaks are those of the start that all rounds of a configuration were timed in."""

@@ -38,12 +38,18 @@ def recorded_section(material: Material) -> Section:
             for line in run.attribution.trace.metadata.notices:
                 notices.setdefault(line, []).append(one.name)
     shown, lines = without_empty(heads, rows)
-    note = (
-        f"slowed: the recorded step takes more than {SLOWED} times the timed one, since the recorder or somebody else slowed "
-        "its host. What it waits as recorded is not what a step of a run waits; what the GPU works is."
-    )
-    is_any_slowed = any(slowed(material, one.name) for one in members)
-    grids = [Grid("Recordings: an average steady step", shown, lines, note=note if is_any_slowed else "")]
+    notes = []
+    if any(slowed(material, one.name) for one in members):
+        notes.append(
+            f"slowed: the recorded step takes more than {SLOWED} times the timed one, since the recorder or somebody else "
+            "slowed its host. What it waits as recorded is not what a step of a run waits; what the GPU works is."
+        )
+    if any(material.recorded_elsewhere(one.name) for one in members):
+        notes.append(
+            "another start: recorded at that time (UTC), in another start of the machine than its rounds were timed in, whose "
+            "host may have been faster or slower."
+        )
+    grids = [Grid("Recordings: an average steady step", shown, lines, note=" ".join(notes))]
     if refusals:
         by_reason: dict[tuple[str, str], list[str]] = {}
         for name, backend, reason in refusals:
@@ -89,8 +95,14 @@ def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
         *(NOTHING if one is None else number(one.value, unit) for one, unit in figures),
         NOTHING if idle is None else number(100 * idle, PERCENT),
         str(backend.word) if backend.known else "",
-        f"slowed {times:.2f}×" if times else "",
+        ", ".join((*([f"slowed {times:.2f}×"] if times else []), *_elsewhere_words(material, name))),
     )
+
+
+def _elsewhere_words(material: Material, name: str) -> Iterator[str]:
+    elsewhere = material.recorded_elsewhere(name)
+    if elsewhere is not None:
+        yield f"another start ({elsewhere:%Y-%m-%d %H:%M})"
 
 
 def refused_backends(run: Any) -> Iterator[tuple[str, str]]:

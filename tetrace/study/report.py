@@ -15,7 +15,6 @@ from tetrace.study import screen
 from tetrace.study.beside_note import notes_section, quoted_words
 from tetrace.study.claims import FAILS, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
-from tetrace.study.earlier_start import earlier_start
 from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
 from tetrace.study.fastest import fastest_words, idle_words
 from tetrace.study.kernel_times import beside_words
@@ -29,6 +28,7 @@ from tetrace.study.numerics import (
     numbers_words,
     shapes_section,
 )
+from tetrace.study.other_start import other_start
 from tetrace.study.recorded import recorded_section
 from tetrace.study.repetition import repetition_section
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
@@ -176,7 +176,7 @@ class Report:
 
 def write(folder: Path, study: Study, against: Path | None = None) -> None:
     """Write REPORT.md, report.html, report.json (the first screen) and tables into `folder`, from the results there.
-    `against` is a folder of results of the same study, which they are compared with: without it, those of an earlier start of
+    `against` is a folder of results of the same study, which they are compared with: without it, those of another start of
     the machine that lie beside them.
 
     Raises `InputError` where there are no results, `UsageError` where they are of another study, or the folder cannot be
@@ -186,7 +186,7 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
     from tetrace.study.markdown import document
     from tetrace.study.page import html_page
 
-    against = against or earlier_start(folder, study.name)
+    against = against or other_start(folder, study.name)
     other = Material(against, study, recordings=False, as_planned=False) if against else None
     report = Report(Material(folder, study), other)
     for one in (report.material, other):

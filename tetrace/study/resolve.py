@@ -11,7 +11,7 @@ from typing import Any
 
 from tetrace.errors import TetraceError, UsageError
 from tetrace.study import results
-from tetrace.study.earlier_start import is_earlier_start
+from tetrace.study.other_start import is_other_start
 from tetrace.study.spec import SPEC_FILE, Study
 from tetrace.study.steps import STEPS_FILE
 
@@ -60,7 +60,7 @@ def names() -> list[str]:
 @dataclass(frozen=True)
 class Stored:
     """`folders` with results: the newest first, those of the whole study before those of `--quick` and `--option`.
-    Those of an earlier start of the machine are not among them. `unreadable`: what is wrong with those that cannot be read,
+    Those of another start of the machine are not among them. `unreadable`: what is wrong with those that cannot be read,
     each with its file and the way out."""
 
     folders: tuple[Path, ...]
@@ -78,7 +78,7 @@ def stored(place: Place, quick: bool = False, changed: Mapping[str, Any] | None 
             except TetraceError as error:
                 unreadable.append(str(error))
                 continue
-            if is_earlier_start(file.parent):
+            if is_other_start(file.parent):
                 continue
             if (quick or changed) and (said.quick, dict(said.options_changed)) != (quick, dict(changed or {})):
                 continue

@@ -58,5 +58,10 @@ def starts_of(rounds: Iterable[Round]) -> list[Start]:
     return found
 
 
+def start_at(starts: Iterable[Start], moment: datetime) -> Start | None:
+    """The start of those known, first ones first, that was the last to begin by then; None where all began later."""
+    return next((one for one in reversed(list(starts)) if one.began - _SAME <= moment), None)
+
+
 def _at(one: Round) -> datetime | None:
     return moment_of(one.at) if one.began_ns else None

@@ -148,8 +148,18 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
         *(_clock_words(material, found, side) for side in (0, 1) if found.charged.by_clock_ns[side]),
         *(_residue_words(material, found, side) for side in (0, 1) if residue[side]),
         f"The recorded steps take {_words(found.step_ns[0])} and {_words(found.step_ns[1])} ms.",
+        *_elsewhere_words(material, found),
     ]
     return signs(" ".join(said))
+
+
+def _elsewhere_words(material: Material, found: Explanation) -> Iterator[str]:
+    """Whose recording is of another start of the machine than its timed steps."""
+    others = [name for name in found.names if material.recorded_elsewhere(name) is not None]
+    if len(others) == 1:
+        yield f"{others[0]} was recorded in another start of the machine than it was timed in."
+    elif others:
+        yield "Both were recorded in another start of the machine than they were timed in."
 
 
 def _factor_words(found: Explanation) -> Iterator[str]:

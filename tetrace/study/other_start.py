@@ -1,6 +1,6 @@
-"""Where results of an earlier start of a machine lie.
+"""Where results of another start of a machine lie.
 
-Results of `results/h200` that were timed in an earlier start lie beside it, in `results/h200-2026-11-21`: the same name with
+Results of `results/h200` that were timed in another start lie beside it, in `results/h200-2026-11-21`: the same name with
 a date appended. They are what a report compares with; they are no results of the study by themselves.
 """
 
@@ -16,9 +16,9 @@ from tetrace.study.results import RESULTS_FILE, read
 _DATED = re.compile(r"(?P<name>.+)-\d{4}-\d{2}-\d{2}")
 
 
-def earlier_start(folder: Path, study: str) -> Path | None:
-    """The folder with the results of the latest earlier start of those in `folder`; None where there is none that can be
-    read."""
+def other_start(folder: Path, study: str) -> Path | None:
+    """The folder with the results of another start than those in `folder`, the latest by its name; None where there is none
+    that can be read."""
     for file in sorted(folder.resolve().parent.glob(f"*/{RESULTS_FILE}"), reverse=True):
         dated = _DATED.fullmatch(file.parent.name)
         if dated is None or dated["name"] != folder.resolve().name:
@@ -28,7 +28,7 @@ def earlier_start(folder: Path, study: str) -> Path | None:
     return None
 
 
-def is_earlier_start(folder: Path) -> bool:
-    """Whether a folder holds results of an earlier start of others beside it."""
+def is_other_start(folder: Path) -> bool:
+    """Whether a folder holds results of another start than others beside it."""
     dated = _DATED.fullmatch(folder.name)
     return dated is not None and (folder.with_name(dated["name"]) / RESULTS_FILE).is_file()
