@@ -85,6 +85,14 @@ def test_a_study_that_was_stopped_says_what_is_left(tmp_path):
     assert "> **Note:** not ended: 1 of 2 recordings is not made yet; the same command goes on" in text
 
 
+def test_a_study_that_was_stopped_once_all_was_done_lacks_nothing(tmp_path):
+    of = study(tmp_path, TOML)
+    made = Made(of, ended=None).measured("none", total=[1.0], fields={"recording": "none.tetrace"})
+    folder = made.measured("delayed", total=[1.0], fields={"recording": "delayed.tetrace"}).write(tmp_path / "results")
+    write(folder, of)
+    assert "not ended:" not in (folder / "REPORT.md").read_text(encoding="utf-8")
+
+
 def test_nothing_measured_is_a_report_too(tmp_path):
     of = study(tmp_path, TOML)
     folder = Made(of, ended=None).state("none", results.WAITING, key="k").write(tmp_path / "results")

@@ -270,7 +270,7 @@ def _facts(one: Configuration) -> tuple[str, ...]:
 
 
 def _left_words(material: Material) -> str:
-    """What a study that was stopped has not done yet."""
+    """What a study that was stopped has not done yet; empty where it has done all."""
     ones = material.configurations
     left = sum(one.state not in (MEASURED, FAILED, TIMED_OUT) for one in ones)
     if left:
@@ -278,7 +278,7 @@ def _left_words(material: Material) -> str:
     recorded = {planned.name for planned in material.study.configurations if planned.recording}
     wanted = [one for one in ones if one.name in recorded and one.state == MEASURED]
     missing = sum(one.recording is None and one.recording_error is None for one in wanted)
-    return f"{missing} of {len(wanted)} recordings {_are(missing)} not made yet"
+    return f"{missing} of {len(wanted)} recordings {_are(missing)} not made yet" if missing else ""
 
 
 def _are(many: int) -> str:
@@ -289,8 +289,8 @@ def notices(material: Material) -> list[str]:
     """What to know before any number."""
     results = material.results
     said = []
-    if results.ended is None:
-        said.append(f"not ended: {_left_words(material)}; the same command goes on")
+    if results.ended is None and (left := _left_words(material)):
+        said.append(f"not ended: {left}; the same command goes on")
     if results.quick:
         said.append("a quick run: fewer rounds, so wider intervals, and not every configuration")
     if material.left_out:
