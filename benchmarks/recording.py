@@ -1,14 +1,14 @@
 """What recording costs: ratios of step times, interleaved, on a GPU with Transformer Engine and Nsight Systems.
 
-    python benchmarks/recording.py [--sets 2] [--size small --size large] [--only events ...]
+    python benchmarks/recording.py [--sets 2] [--seconds 200] [--size small --size large] [--only events ...]
 
 Each row compares two ways of running benchmarks/training.py in this one run of the benchmark: blocks of steps with and
 without something in one process, each compared with the one before it; and whole processes, one of each way, all alive,
 of which one trains at a time, a block in turn: each block is compared with that of the other way in the same turn, so
-that drift of the machine hits both. Ratios are medians over these pairs, with their quartiles beside; --sets 0 leaves
-the processes out. `activities` is the collector of `tetrace record --collector cupti` without any range, `cupti` the
-same with those of modules, of Transformer Engine's calls, and its own of NVTX; `events` measures every module in every
-step, `sampled` in each tenth, which is the default.
+that drift of the machine hits both. Ratios are medians over these pairs, with their quartiles beside. Rows of processes
+are printed after each set of them, of all sets so far; --sets 0 leaves them out. `activities` is the collector of
+`tetrace record --collector cupti` without any range, `cupti` the same with those of modules, of Transformer Engine's
+calls, and its own of NVTX; `events` measures every module in every step, `sampled` in each tenth, which is the default.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ BLOCKS = {"small": ("--blocks", "24", "--steps", "10"), "large": ("--blocks", "8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=2, help="processes of each way, one set after the other")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="no turn of processes begins later than this"
+    )
     parser.add_argument("--size", action="append", choices=tuple(BLOCKS), help="default: both")
     parser.add_argument("--only", action="append", choices=tuple(WAYS), help="these ways, against plain; default: all")
     args = parser.parse_args()
@@ -88,11 +92,9 @@ def main() -> None:
         times: Times = {}
         try:
             with tempfile.TemporaryDirectory() as folder:
-                measure(times, size, args.sets, list(ways), folder)
+                measure(times, size, args.sets, list(ways), folder, time.monotonic() + args.seconds)
         except KeyboardInterrupt:
-            report(size, times, between=PROCESSES)
             raise SystemExit("stopped: what was measured so far") from None
-        report(size, times, between=PROCESSES)
 
 
 def report(size: str, times: Times, between: Sequence[Row]) -> None:
@@ -114,8 +116,8 @@ def row(size: str, what: str, above: list[float], below: list[float], aim: float
     return f"| {size} | {what} | {ms} | {statistics.median(ratios):.3f} | {ends} | {most} |\n"
 
 
-def measure(times: Times, size: str, sets: int, ways: list[str], folder: str) -> None:
-    """Fills in milliseconds of a step by way of running, a value a block."""
+def measure(times: Times, size: str, sets: int, ways: list[str], folder: str, until: float) -> None:
+    """Fills in milliseconds of a step by way of running, a value a block, and reports them."""
     for way in SWITCHED:
         if way in ways:
             environ = {**loading_collector(way, folder), **variables(way)}
@@ -128,9 +130,18 @@ def measure(times: Times, size: str, sets: int, ways: list[str], folder: str) ->
             alive = {way: stack.enter_context(Process(way, size, folder)) for way in ways}
             for process in alive.values():
                 process.begin()
-            for _ in range(int(BLOCKS[size][1])):
-                for way, process in alive.items():
-                    times.setdefault(way, []).append(process.turn())
+            try:
+                for _ in range(int(BLOCKS[size][1])):
+                    if time.monotonic() > until:
+                        break
+                    turn = {way: process.turn() for way, process in alive.items()}
+                    for way, ms in turn.items():
+                        times.setdefault(way, []).append(ms)
+            finally:
+                # Before they end: saving what they recorded may take longer than somebody who stops this waits.
+                report(size, times, between=PROCESSES)
+        if time.monotonic() > until:
+            break
 
 
 class Process:

@@ -155,20 +155,18 @@ __device__ void run(const Batch<most>& batch) {
   const u32 end = most == 1 || number + 1 == batch.count ? gridDim.x : batch.tasks[number + 1].first_block;
   const u32 first = blockIdx.x - task.first_block, step = end - task.first_block;
   Reader<Unit::vector_elements, has_blocks> reader(task);
-  // From the end: what was written or read just before is in the second-level cache as far as that holds it, its end.
-  const u32 last = reader.tiles() - 1;
   Tile<loads_per_thread> tile;
-  if (first < reader.tiles()) reader.load(last - first, tile);  // under way while the scale is read
+  if (first < reader.tiles()) reader.load(first, tile);  // under way while the scale is read
   Unit unit;
   unit.start(batch, task);
   u32 added = 0;
   for (u32 at = first; at < reader.tiles(); at += step) {
-    if (at != first) reader.load(last - at, tile);
+    if (at != first) reader.load(at, tile);
     for (u32 turn = 0;; ++turn) {
       unit.add_tile(tile);
       if (++added % Unit::tiles_before_gather == 0) unit.gather();
-      if (turn >= reader.edges(last - at)) break;
-      reader.load_edge(last - at, turn, tile);
+      if (turn >= reader.edges(at)) break;
+      reader.load_edge(at, turn, tile);
     }
   }
   unit.finish(task, batch.counters + task.slot, batch.histograms + u64{2048} * task.bins, first == 0);
