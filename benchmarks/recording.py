@@ -79,7 +79,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=2, help="processes of each way, one set after the other")
     parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="no turn of processes begins later than this"
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help="no turn of processes begins later than this after the first",
     )
     parser.add_argument("--size", action="append", choices=tuple(BLOCKS), help="default: both")
     parser.add_argument("--only", action="append", choices=tuple(WAYS), help="these ways, against plain; default: all")
@@ -92,7 +95,7 @@ def main() -> None:
         times: Times = {}
         try:
             with tempfile.TemporaryDirectory() as folder:
-                measure(times, size, args.sets, list(ways), folder, time.monotonic() + args.seconds)
+                measure(times, size, args.sets, list(ways), folder, args.seconds)
         except KeyboardInterrupt:
             raise SystemExit("stopped: what was measured so far") from None
 
@@ -116,7 +119,7 @@ def row(size: str, what: str, above: list[float], below: list[float], aim: float
     return f"| {size} | {what} | {ms} | {statistics.median(ratios):.3f} | {ends} | {most} |\n"
 
 
-def measure(times: Times, size: str, sets: int, ways: list[str], folder: str, until: float) -> None:
+def measure(times: Times, size: str, sets: int, ways: list[str], folder: str, seconds: float) -> None:
     """Fills in milliseconds of a step by way of running, a value a block, and reports them."""
     for way in SWITCHED:
         if way in ways:
@@ -125,6 +128,7 @@ def measure(times: Times, size: str, sets: int, ways: list[str], folder: str, un
             before = WAYS["nsys"](folder)[0] if way == "recorded" else [sys.executable]
             times |= {f"{way} {name}": values for name, values in switched(before, size, way, environ).items()}
             report(size, times, between=[one for one in IN_ONE_PROCESS if one[1] == f"{way} on"])
+    until = time.monotonic() + seconds
     for _ in range(sets):
         with contextlib.ExitStack() as stack:
             alive = {way: stack.enter_context(Process(way, size, folder)) for way in ways}

@@ -187,6 +187,7 @@ void check_tensors(PyObject* sites, PyObject* tensors) {
   launches.send_all(let_python);
 }
 
+// Gradients stay while they are launched for: the optimizer, which is about to read them, has the parameters.
 std::vector<Py_ssize_t> check_parameters(PyObject* sites, PyObject* parameters, bool of_gradients) {
   std::vector<Py_ssize_t> left;
   if (!is_watching.load(std::memory_order_relaxed)) return left;

@@ -68,9 +68,10 @@ bool ask_for_facts(PyObject* tensor, Facts* facts) {
   }
   facts->data = reinterpret_cast<const void*>(address);
   if (!to_integer(PyObject_GetAttr(tensor, words().version), &facts->version)) facts->version = -1;
-  facts->dtype = find_dtype(tensor);
   facts->device = find_device(tensor);
-  facts->is_dense = facts->device >= 0 && is_contiguous(tensor) ? 1 : 0;
+  if (facts->device < 0) return true;  // Python looks at it, and asks for the rest
+  facts->dtype = find_dtype(tensor);
+  facts->is_dense = is_contiguous(tensor) ? 1 : 0;
   return true;
 }
 

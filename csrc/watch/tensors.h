@@ -43,8 +43,10 @@ struct Facts {
   std::int32_t device = -1;   // -1: not a GPU
   std::int32_t is_dense = 0;  // on a GPU, with its elements one after the other
 
-  bool is_dense_on(int number) const { return is_dense != 0 && device == number; }
+  // What was freed, such as a parameter that is sharded away, has elements and no address.
+  bool is_dense_on(int number) const { return is_dense != 0 && device == number && (data != nullptr || elements == 0); }
 };
+static_assert(sizeof(Facts) == 40, "observer.cpp has the same");
 
 // Facts of a plain tensor, or of its gradient; 0 where torch's methods must be asked. Null: there is none.
 using Reader = int (*)(void* tensor, int of_gradient, Facts* facts);

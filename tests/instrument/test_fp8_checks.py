@@ -70,6 +70,17 @@ def test_main_gradients_and_local_shards_are_checked_and_sparse_gradients_are_no
     assert checked.seen[0][2] is model["up"].weight.main_grad._local_tensor
 
 
+def test_optimizers_that_take_turns_check_their_own(monkeypatch):
+    model = nn.ModuleDict({"up": nn.Linear(2, 3), "down": nn.Linear(3, 2)})
+    checked = Checked(monkeypatch, model)
+    up, down = ([f"{name}.weight", f"{name}.bias"] for name in ("up", "down"))
+    for _ in range(2):
+        assert [name for _, name in checked.step(*model["up"].parameters())] == up
+        assert [name for _, name in checked.step(*model["down"].parameters())] == down
+    assert [name for _, name in checked.step(*model.parameters())] == up + down
+    assert len(checked.sites) == 8  # asked for once
+
+
 def test_a_parameter_in_the_place_of_one_that_is_gone_has_its_own_name(monkeypatch):
     model = nn.ModuleDict({"up": nn.Linear(2, 3, bias=False)})
     checked = Checked(monkeypatch, model)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tetrace import _C
+from tetrace.errors import TetraceError
 from tetrace.instrument import observer
 
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
@@ -21,6 +23,16 @@ class Facts(ctypes.Structure):
         *(("data", ctypes.c_void_p), ("elements", ctypes.c_int64), ("version", ctypes.c_int64)),
         *(("dtype", ctypes.c_int32), ("device", ctypes.c_int32), ("is_dense", ctypes.c_int32)),
     )
+
+
+@pytest.fixture(autouse=True)
+def _reader() -> None:
+    try:
+        library = observer.load()
+    except TetraceError as error:
+        pytest.skip(str(error))
+    if not observer.address(library, "tetrace_observer_tensor"):
+        pytest.skip("the observer was built without Python's headers")
 
 
 def read(tensor: torch.Tensor, of_gradient: bool = False) -> Facts | None:
@@ -107,6 +119,20 @@ def test_it_reads_a_gradient() -> None:
     assert facts is not None
     assert parameter.grad is not None
     assert (facts.data, facts.elements, facts.dtype) == (parameter.grad.data_ptr(), 3, 2)
+
+
+def test_parameters_on_no_gpu_are_left_to_python() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    _C.watch_begin(None, None, None, torch.Tensor, torch.nn.Parameter, [], False)
+    _C.watch_reader(observer.address(observer.load(), "tetrace_observer_tensor"))
+    try:
+        assert _C.watch_parameters([5, -1, 7], parameters, of_gradients=False) == []  # not switched on
+        _C.watch_switch(True)
+        assert _C.watch_parameters([5, -1, 7], parameters, of_gradients=False) == [0, 2]
+        assert _C.watch_parameters([5, -1, 7], parameters, of_gradients=True) == [0, 2]
+    finally:
+        _C.watch_switch(False)
+        _C.watch_end()
 
 
 def test_it_is_built_without_reading_where_that_does_not_compile(

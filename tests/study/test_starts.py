@@ -86,15 +86,19 @@ def test_stored_peaks_are_of_the_start_that_was_timed(name):
 
 
 @pytest.mark.parametrize(
-    ("ended", "elsewhere"),
+    ("ended", "later", "elsewhere"),
     [
-        ("2026-11-21T08:40:00+00:00", True),  # before the start that rounds were timed in
-        ("2026-11-21T10:30:00+00:00", False),
-        ("2026-11-22T09:59:00+00:00", True),  # in a later start, which others were timed in
-        (None, False),  # not known
+        ("2026-11-21T08:40:00+00:00", {}, True),  # before the start that rounds were timed in
+        ("2026-11-21T10:30:00+00:00", {}, False),
+        ("2026-11-22T09:59:00+00:00", {}, True),  # in a later start, which others were timed in
+        # The host of the others was up for a day when they were timed.
+        ("2026-11-21T09:59:30+00:00", {"began_ns": 24 * made.ONE_HOUR_NS}, False),
+        (None, {}, False),  # not known
     ],
 )
-def test_a_recording_of_another_start_is_told(tmp_path: Path, ended: str | None, elsewhere: bool) -> None:
+def test_a_recording_of_another_start_is_told(
+    tmp_path: Path, ended: str | None, later: dict[str, object], elsewhere: bool
+) -> None:
     study = made.study(tmp_path / "study", 'device = "cuda"\n' + TOML)
     recording = tmp_path / "recorded.tetrace"
     shutil.copytree(made.RECORDINGS / "bf16.tetrace", recording)
@@ -103,7 +107,7 @@ def test_a_recording_of_another_start_is_told(tmp_path: Path, ended: str | None,
     metadata["facts"]["ended"] = {"ended_ns": int(moment.timestamp() * 1e9)} if moment else {}
     (recording / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
     of = made.Made(study).measured("0", total=[2.0], recording=recording)
-    of.measured("1", total=[1.0], fields={"rounds": read_rounds(LATER)})
+    of.measured("1", total=[1.0], fields={"rounds": read_rounds({**LATER, **later})})
     material = Material(of.write(tmp_path / "results"), study)
     assert material.recorded_elsewhere("0") == (moment if elsewhere else None)
     assert material.recorded_elsewhere("1") is None

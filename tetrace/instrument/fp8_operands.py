@@ -142,11 +142,18 @@ def signs(made: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def has_values(tensor: Any) -> bool:
-    """Whether there are values to look at: not in tensors of the meta device or of a trace, nor while one is made."""
+    """Whether there are values to look at: not in tensors of the meta device or of a trace, nor while one is made, nor in
+    those whose memory was freed, such as parameters that are sharded away."""
     if tensor.is_meta or (_modes() and _guards.active_fake_mode() is not None):
         return False
-    is_plain = type(tensor) in _PLAIN and not _is_functional(tensor)
-    return is_plain or not fake_tensor.is_fake(tensor)
+    if type(tensor) in _PLAIN and not _is_functional(tensor):
+        return not _is_freed(tensor)
+    return not fake_tensor.is_fake(tensor)
+
+
+def _is_freed(tensor: Any) -> bool:
+    is_dense = tensor.layout is torch.strided and not tensor.is_nested and not _is_of_functorch(tensor)
+    return is_dense and tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
 
 
 def odd_form(tensor: Any) -> str:

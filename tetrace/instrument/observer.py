@@ -1,7 +1,7 @@
 """Builds and loads the observer of autograd's nodes and of tensors (csrc/observer.cpp), once for each torch that is installed.
 
-`build` runs a C++ compiler for some seconds, so it is called before the script starts, never inside it; it imports no
-torch. `load` takes what was built for the torch of this process.
+`build` runs a C++ compiler, for five seconds up to half a minute (torch's headers of tensors are long), so it is called before
+the script starts, never inside it; it imports no torch. `load` takes what was built for the torch of this process.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ def _target(torch: Path) -> Path:
     version = found[1] if found else "unknown"
     source = hashlib.sha256(SOURCE.read_bytes() + str(torch.resolve()).encode()).hexdigest()[:12]
     name = f"torch-{version}-abi{_abi(torch)}-{sysconfig.get_platform()}-{sys.implementation.cache_tag}-{source}"
+    if not reads_tensors():
+        name += "-methods"  # built anew once Python's headers are there
     return _cache() / name / "observer.so"
 
 
@@ -120,12 +122,17 @@ def _compiler() -> str:
     return found
 
 
-def _reading_tensors() -> list[tuple[str, ...]]:
-    """Options that have the observer read tensors; none where Python's headers are not there."""
-    folders = dict.fromkeys(sysconfig.get_path(name) for name in ("include", "platinclude"))
-    if not any((Path(folder) / "Python.h").exists() for folder in folders):
-        return []
-    return [("-DTETRACE_READS_TENSORS", *(f"-I{folder}" for folder in folders))]
+def reads_tensors() -> bool:
+    """Whether Python's headers are there, so that an observer that is built now reads tensors."""
+    return any((Path(folder) / "Python.h").exists() for folder in _python_headers())
+
+
+def _python_headers() -> list[str]:
+    return list(dict.fromkeys(sysconfig.get_path(name) for name in ("include", "platinclude")))
+
+
+def _reading_options() -> tuple[str, ...]:
+    return ("-DTETRACE_READS_TENSORS", *(f"-I{folder}" for folder in _python_headers()))
 
 
 @contextlib.contextmanager
@@ -142,7 +149,7 @@ def _compile(compiler: str, torch: Path, target: Path) -> None:
     command = [compiler, "-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", f"-I{torch / 'include'}"]
     command += [f"-D_GLIBCXX_USE_CXX11_ABI={_abi(torch)}", str(SOURCE), f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
     # Many machines have no headers of Python: the observer can do without, and tensors are then read by their methods.
-    for reading, standard in itertools.product((*_reading_tensors(), ()), _STANDARDS):
+    for reading, standard in itertools.product((_reading_options(), ()) if reads_tensors() else ((),), _STANDARDS):
         options = [*reading, f"-std={standard}", "-o", str(partial)]
         done = subprocess.run([*command, *options], capture_output=True, text=True)
         if done.returncode == 0:

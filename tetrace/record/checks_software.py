@@ -136,7 +136,10 @@ def observer(around: Surroundings) -> Iterator[Finding]:
         said = f"{reason}: backward is recorded the slower way, by hooks"
         yield Finding("warn", "Autograd observer", said, way_out)
     else:
-        yield Finding("ok", "Autograd observer", "built for this torch")
+        slower = (
+            "; tensors of FP8 inspection are read through their methods, as there is no Python.h (Debian: python3-dev)"
+        )
+        yield Finding("ok", "Autograd observer", f"built for this torch{'' if around.reads_tensors else slower}")
 
 
 def _error(around: Surroundings, stage: str) -> str:

@@ -79,8 +79,8 @@ class Surroundings:
 
     `probe` is what a child process found that imported torch and Transformer Engine (`tetrace.record.probe`), empty where
     nobody asked. `observer` says why the autograd observer cannot be built, empty where it is, None where nobody tried;
-    `instrumentation` why ranges cannot be recorded. `left_out` is what this build lacks, each with its way out. `kernel`
-    are short files of the kernel, by name.
+    `reads_tensors`: it reads tensors, too. `instrumentation` says why ranges cannot be recorded. `left_out` is what this
+    build lacks, each with its way out. `kernel` are short files of the kernel, by name.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -89,6 +89,7 @@ class Surroundings:
     own: Own = field(default_factory=lambda: Own(error="the collector was not looked at"))
     probe: Mapping[str, Any] = field(default_factory=dict)
     observer: str | None = None
+    reads_tensors: bool = True
     places: tuple[Place, ...] = ()
     kernel: Mapping[str, str] = field(default_factory=dict)
     instrumentation: str = ""

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tetrace.errors import TetraceError
+from tetrace.instrument import observer
 from tetrace.record import build, calibration, nvidia, probe, trial
 from tetrace.record.finding import Place, Surroundings
 
@@ -38,6 +39,7 @@ def gather(folder: Path, quick: bool = False) -> Surroundings:
         own=own.result(),
         probe=probed.result() if probed else {},
         observer=built.result() if built else None,
+        reads_tensors=observer.reads_tensors(),
         places=places(folder),
         kernel={name: text for name, path in _KERNEL.items() if (text := _text(path))},
         instrumentation=_instrumentation(),
@@ -86,8 +88,6 @@ def file_system(path: Path, mounts: str) -> str:
 
 def _observer() -> str:
     """Why the autograd observer cannot be built; empty where it is."""
-    from tetrace.instrument import observer
-
     try:
         observer.build()
     except (TetraceError, OSError) as error:

@@ -54,7 +54,7 @@ class Machine:
 
 
 def _cores() -> int | None:
-    """Those that this process may use: in a container, or under taskset, fewer than the machine has."""
+    """Those that this process may use: under taskset, or in a cpuset, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

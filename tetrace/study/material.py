@@ -14,7 +14,7 @@ from tetrace.study.comparable import differences, not_as_planned
 from tetrace.study.explanation import Explanation, explain
 from tetrace.study.results import MEASURED, WAITING, Configuration, Results, read
 from tetrace.study.spec import Planned, Study
-from tetrace.study.starts import Start, moment_of, start_at, starts_of
+from tetrace.study.starts import Start, is_outside, moment_of, starts_of
 from tetrace.study.statistics import Estimate, estimate, ratio
 
 if TYPE_CHECKING:
@@ -258,15 +258,14 @@ class Material:
         """When a configuration was recorded, where that was for certain in another start of the machine than its rounds were
         timed in; else None."""
         found, trace = self.configuration(name), self.trace(name)
-        if found is None or isinstance(trace, str) or not starts_of(found.rounds):
+        own = starts_of(found.rounds) if found is not None else []
+        if isinstance(trace, str) or not own:
             return None
         ended_ns = (trace.metadata.facts.get("ended") or {}).get("ended_ns")
         if not ended_ns:
             return None
         ended = datetime.fromtimestamp(ended_ns / 1e9, timezone.utc)
-        start = start_at(self._starts, ended)
-        is_own = start is not None and any(start.is_that_of(one) for one in starts_of(found.rounds))
-        return None if is_own else ended
+        return ended if is_outside(ended, own, self._starts) else None
 
     @cached_property
     def _starts(self) -> list[Start]:

@@ -95,11 +95,11 @@ def _recorded_row(material: Material, name: str) -> tuple[str, ...]:
         *(NOTHING if one is None else number(one.value, unit) for one, unit in figures),
         NOTHING if idle is None else number(100 * idle, PERCENT),
         str(backend.word) if backend.known else "",
-        ", ".join((*([f"slowed {times:.2f}×"] if times else []), *_elsewhere_words(material, name))),
+        ", ".join((*([f"slowed {times:.2f}×"] if times else []), *_start_words(material, name))),
     )
 
 
-def _elsewhere_words(material: Material, name: str) -> Iterator[str]:
+def _start_words(material: Material, name: str) -> Iterator[str]:
     elsewhere = material.recorded_elsewhere(name)
     if elsewhere is not None:
         yield f"another start ({elsewhere:%Y-%m-%d %H:%M})"

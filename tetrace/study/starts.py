@@ -58,9 +58,13 @@ def starts_of(rounds: Iterable[Round]) -> list[Start]:
     return found
 
 
-def start_at(starts: Iterable[Start], moment: datetime) -> Start | None:
-    """The start of those known, first ones first, that was the last to begin by then; None where all began later."""
-    return next((one for one in reversed(list(starts)) if one.began - _SAME <= moment), None)
+def is_outside(moment: datetime, own: Iterable[Start], known: Iterable[Start]) -> bool:
+    """Whether a moment was in none of the starts `own` for certain: before them, or since one of those known began that began
+    after the last round of each. Hosts may have been up for long before anybody timed on them, so starts may overlap."""
+    own = list(own)
+    before = all(moment < one.began - _SAME for one in own)
+    later = [one.began for one in known if all(each.last < one.began - _SAME for each in own)]
+    return before or any(began - _SAME <= moment for began in later)
 
 
 def _at(one: Round) -> datetime | None:

@@ -130,7 +130,9 @@ def environment_section(material: Material) -> Section:
     """Machine, versions, date, and the command that does it again."""
     results = material.results
     facts = {
-        "date": f"{results.started} to {results.ended}" if results.ended else f"{results.started}, not ended",
+        "date": f"{results.started} to {results.ended}"
+        if results.ended
+        else f"{results.started}, stopped before its end",
         **{key: str(said) for key, said in results.machine.items() if said not in (None, "")},
         **{key: str(said) for key, said in results.versions.items() if said},
     }
@@ -277,7 +279,11 @@ def _left_words(material: Material) -> str:
         return f"{left} of {len(ones)} configurations {_are(left)} not done yet"
     recorded = {planned.name for planned in material.study.configurations if planned.recording}
     wanted = [one for one in ones if one.name in recorded and one.state == MEASURED]
-    missing = sum(one.recording is None and one.recording_error is None for one in wanted)
+    # Those of another start were kept from an earlier run, which did not stop.
+    missing = sum(
+        one.recording_error is None and (one.recording is None or material.recorded_elsewhere(one.name) is not None)
+        for one in wanted
+    )
     return f"{missing} of {len(wanted)} recordings {_are(missing)} not made yet" if missing else ""
 
 

@@ -88,6 +88,7 @@ struct Facts {
   std::int32_t device;
   std::int32_t is_dense;
 };
+static_assert(sizeof(Facts) == 40, "csrc/watch/tensors.h has the same");
 
 // As fp8::Dtype (csrc/fp8/inspector.h) numbers them; -1: none of them.
 std::int32_t dtype_of(const at::Tensor& tensor) {
