@@ -11,7 +11,7 @@ import torch
 
 from tetrace import _C
 from tetrace.errors import TetraceError
-from tetrace.instrument import observer
+from tetrace.instrument import fp8_operands, observer
 
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 
@@ -97,6 +97,12 @@ def freed() -> torch.Tensor:
 )
 def test_it_leaves_what_stands_for_other_values_to_the_methods(make: Callable[[], torch.Tensor]) -> None:
     assert read(make()) is None
+
+
+def test_a_tensor_whose_memory_was_freed_has_no_values() -> None:
+    assert not fp8_operands.has_values(freed())
+    assert fp8_operands.has_values(torch.ones(0, 3))
+    assert fp8_operands.has_values(torch.ones(3))
 
 
 def test_it_leaves_tensors_of_functions_that_are_transformed_to_the_methods() -> None:
