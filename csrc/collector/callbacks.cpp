@@ -1,5 +1,7 @@
 #include "collector/callbacks.h"
 
+#include <dlfcn.h>
+
 #include <atomic>
 #include <cstring>
 
@@ -56,10 +58,29 @@ void on_graph_node(void* user, std::uint32_t callback, const void* data) {
 // driver's, and the outer one counts. Of the window, because who stops in between keeps the return from coming here.
 thread_local std::uint32_t window_of_wait = 0;
 
+using IsCapturing = int (*)(void* stream, int* status);  // cuStreamIsCapturing
+
+// The driver is loaded where CUPTI calls; null where it cannot say.
+IsCapturing find_is_capturing() {
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  return driver == nullptr ? nullptr : reinterpret_cast<IsCapturing>(dlsym(driver, "cuStreamIsCapturing"));
+}
+
+bool is_of_thread(const cupti::ApiData& call) { return call.name != nullptr && std::strstr(call.name, "_ptsz") != nullptr; }
+
+// What a captured stream is told becomes an edge of a graph: nothing waits now. A stream may join a capture by this very
+// wait, so one asks once it has returned. Asking of the legacy stream may be refused, and ends no capture.
+bool is_captured(const cupti::ApiData& call, void* stream) {
+  static const IsCapturing is_capturing = find_is_capturing();
+  if (stream == nullptr && is_of_thread(call)) stream = reinterpret_cast<void*>(cupti::stream_of_thread);
+  int status = 0;
+  return is_capturing != nullptr && is_capturing(stream, &status) == 0 && status != 0;
+}
+
 // False where CUPTI does not know it. A stream need not be of the context that is current; the handles of default streams,
 // which are small numbers, mean those of the current one.
 bool find_stream(const CuptiApi& api, const cupti::ApiData& call, void* stream, SyncRow& row) {
-  const bool of_thread = call.name != nullptr && std::strstr(call.name, "_ptsz") != nullptr;
+  const bool of_thread = is_of_thread(call);
   row.context = call.context_number;
   if (api.cuptiGetStreamIdEx(call.context, stream, of_thread, &row.stream) == cupti::success) return true;
   row.context = 0;
@@ -69,14 +90,16 @@ bool find_stream(const CuptiApi& api, const cupti::ApiData& call, void* stream, 
 
 void on_stream_wait(void* user, std::uint32_t domain, const void* data) {
   const auto& call = *static_cast<const cupti::ApiData*>(data);
-  const bool enters = call.site == cupti::on_enter;
+  const bool is_runtime = domain == cupti::runtime_domain;
   const std::uint32_t now = window;
-  const bool is_inner = domain == cupti::driver_domain && window_of_wait == now;
-  if (domain == cupti::runtime_domain) window_of_wait = enters ? now : 0;
-  if (!enters || is_inner || call.parameters == nullptr || now == 0) return;
+  const bool is_inside_runtime = window_of_wait == now;
+  if (is_runtime) window_of_wait = call.site == cupti::on_enter ? now : 0;
+  if (call.site == cupti::on_enter || is_runtime != is_inside_runtime || call.parameters == nullptr || now == 0) return;
+  if (call.return_value != nullptr && *static_cast<const int*>(call.return_value) != 0) return;  // it was refused
   SyncRow row{};
   row.start = row.end = now_ns();
   void* stream = static_cast<const cupti::StreamWait*>(call.parameters)->stream;
+  if (is_captured(call, stream)) return;
   if (!find_stream(*static_cast<const CuptiApi*>(user), call, stream, row)) return hand_over_unknown_stream();
   row.correlation = call.correlation;
   row.event = cupti::no_event;

@@ -179,7 +179,8 @@ struct StreamWait {
 };
 
 // CU_STREAM_LEGACY is 1 and CU_STREAM_PER_THREAD 2; 0 is either.
-constexpr std::uintptr_t last_default_stream = 2;
+constexpr std::uintptr_t stream_of_thread = 2;
+constexpr std::uintptr_t last_default_stream = stream_of_thread;
 
 constexpr std::uint32_t stream_waits = 2;  // SyncRecord::type
 constexpr std::uint32_t no_event = 0xffffffff;

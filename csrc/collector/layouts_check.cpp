@@ -157,11 +157,14 @@ SAME_PLACE(GraphData, original_node, CUpti_GraphData, originalNode);
 SAME_PLACE(ApiData, site, CUpti_CallbackData, callbackSite);
 SAME_PLACE(ApiData, name, CUpti_CallbackData, functionName);
 SAME_PLACE(ApiData, parameters, CUpti_CallbackData, functionParams);
+SAME_PLACE(ApiData, return_value, CUpti_CallbackData, functionReturnValue);
 SAME_PLACE(ApiData, context, CUpti_CallbackData, context);
 SAME_PLACE(ApiData, context_number, CUpti_CallbackData, contextUid);
 SAME_PLACE(ApiData, correlation, CUpti_CallbackData, correlationId);
 // Its structure of parameters is its parameters; the header with all of these does not compile by itself.
 static_assert(std::is_same_v<decltype(&cuStreamWaitEvent), CUresult (*)(CUstream, CUevent, unsigned int)>);
+static_assert(std::is_same_v<decltype(&cuStreamIsCapturing), CUresult (*)(CUstream, CUstreamCaptureStatus*)>);
+static_assert(sizeof(CUresult) == sizeof(int) && sizeof(CUstreamCaptureStatus) == sizeof(int) && CU_STREAM_CAPTURE_STATUS_NONE == 0);
 
 #if CUPTI_API_VERSION >= 130000
 SAME_PLACE(SubscriberParameters, bytes, CUpti_SubscriberParams, structSize);

@@ -232,8 +232,8 @@ EXPORT void stand_in_capture(std::uint32_t count) {
   }
 }
 
-// Streams from 100 on are of a context that is not current, those from 200 on unknown.
-constexpr std::uintptr_t streams_of_others = 100, unknown_streams = 200;
+// Streams from 100 on are of a context that is not current, those from 200 on unknown; to wait is refused from 300 on.
+constexpr std::uintptr_t streams_of_others = 100, unknown_streams = 200, refused_streams = 300;
 
 void tell_to_wait(std::uint32_t count, std::uintptr_t stream, bool from_runtime, bool returns) {
   StandIn& all = stand_in();
@@ -242,9 +242,10 @@ void tell_to_wait(std::uint32_t count, std::uintptr_t stream, bool from_runtime,
   void* const context = reinterpret_cast<void*>(3);
   for (std::uint32_t done = 0; done < count; ++done) {
     const StreamWait wait{reinterpret_cast<void*>(stream), nullptr, 0};
+    int result = stream < refused_streams ? 0 : 400;  // CUDA_ERROR_INVALID_HANDLE
     const auto tell = [&](const auto& call, std::uint32_t site) {
       const char* name = call == runtime ? "cudaStreamWaitEvent" : "cuStreamWaitEvent";
-      const ApiData data{site, name, &wait, nullptr, nullptr, context, 1, nullptr, done + 1};
+      const ApiData data{site, name, &wait, &result, nullptr, context, 1, nullptr, done + 1};
       if (all.calls_back(call)) callback(user, call.first, call.second, &data);
     };
     if (from_runtime) tell(runtime, on_enter);

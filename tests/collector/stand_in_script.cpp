@@ -133,6 +133,8 @@ int main(int count, char** arguments) {
   if (count < 3) return 64;
   cupti = dlopen(arguments[1], RTLD_NOW);
   collector = dlopen(arguments[2], RTLD_NOW);
+  const char* cuda = std::getenv("STAND_IN_CUDA");
+  if (cuda != nullptr && *cuda != 0 && dlopen(cuda, RTLD_NOW) == nullptr) return std::puts(dlerror()), 65;
   if (cupti == nullptr || collector == nullptr) return std::puts(dlerror()), 65;
   for (int at = 3; at < count; ++at) {
     const std::string word = arguments[at];

@@ -26,11 +26,11 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def script(build: Callable[..., Path], tmp_path: Path) -> Script:
     """Runs a process that does these actions one by one, recorded into `tmp_path`."""
-    place = build("stand_in_script", "stand_in_cupti", "stand_in_cupti_12_0")
+    place = build("stand_in_script", "stand_in_cuda", "stand_in_cupti", "stand_in_cupti_12_0")
 
     def run(actions: str, cupti: str = "stand-in", **environment: str) -> subprocess.CompletedProcess[str]:
         command = [place / "stand_in_script", place / f"libcupti.so.{cupti}", LIBRARY, *actions.split()]
-        variables = {"TETRACE_RECORDING": str(tmp_path), **environment}
+        variables = {"TETRACE_RECORDING": str(tmp_path), "STAND_IN_CUDA": place / "libcuda.so.stand-in", **environment}
         return subprocess.run(
             command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
         )
@@ -129,7 +129,18 @@ def test_streams_that_are_told_to_wait(
 def test_a_wait_that_the_window_ends_in_hides_none_of_the_next(script: Script, tmp_path: Path) -> None:
     window = json.dumps({"start": "window"})
     assert plain(script("init start begin-wait stop start driver-wait=3", TETRACE_COLLECTOR=window))
-    assert len(frames(tmp_path).rows["sync"]) == 4
+    assert len(frames(tmp_path).rows["sync"]) == 3
+
+
+@pytest.mark.parametrize(("driver", "streams"), [({}, [9, 1]), ({"STAND_IN_CUDA": ""}, [9, 59, 1])], ids=["asked", "none"])
+def test_a_stream_that_is_captured_does_not_wait(
+    script: Script, tmp_path: Path, driver: dict[str, str], streams: list[int]
+) -> None:
+    """Nor does one whose wait was refused. Of the legacy stream, 1, the driver may not be able to say."""
+    assert plain(script("init wait-on=9 wait-on=59 wait-on=1 wait-on=309", **driver))
+    found = frames(tmp_path)
+    assert [row["stream"] for row in found.rows["sync"]] == streams
+    assert found.events() == [(ON, "", 0), (FLUSHED, "", 0)]
 
 
 def test_a_stream_of_a_context_that_is_not_current(script: Script, tmp_path: Path) -> None:

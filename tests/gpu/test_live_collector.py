@@ -285,6 +285,36 @@ def steps_with_activities(trace: Trace) -> set[int]:
     return {int(about.steps.number[step]) for step in about.step.tolist() if step >= 0}
 
 
+def test_a_stream_that_is_captured_does_not_wait(tmp_path: Path) -> None:
+    """Both streams are told to wait in a capture, the side stream joins it by that; later the same runs without a graph."""
+    body = """
+        side, x = torch.cuda.Stream(), torch.ones(1 << 20, device="cuda")
+
+        def work():
+            main = torch.cuda.current_stream()
+            side.wait_stream(main)
+            with torch.cuda.stream(side):
+                doubled = x * 2
+            main.wait_stream(side)
+            return doubled + 1
+
+        train(3)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = work()
+        for _ in range(4):
+            graph.replay()
+        torch.cuda.synchronize()
+        assert captured.mean().item() == 3
+        for _ in range(5):
+            assert work().mean().item() == 3
+    """
+    trace, _ = trained(tmp_path, body)
+    kinds = trace.words("synchronizations", "kind")
+    assert Counter(kinds[kind] for kind in trace.column("synchronizations", "kind")) == {"stream_wait": 10}
+    assert trace.rows("graph_nodes")
+
+
 @pytest.mark.parametrize(
     ("ending", "code", "last"),
     [

@@ -131,7 +131,8 @@ TABLES: tuple[Table, ...] = (
     Table(
         "synchronizations",
         "Synchronization records: host waits, and streams that wait for events of other streams. Of the collector of its own "
-        "only the latter, unless another tool keeps CUPTI's callbacks; what the host waits for is among the calls.",
+        "only the latter, unless another tool keeps CUPTI's callbacks, and none of streams that are captured; what the host "
+        "waits for is among the calls.",
         (
             PROCESS,
             _START,
