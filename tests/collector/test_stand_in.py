@@ -132,7 +132,9 @@ def test_a_wait_that_the_window_ends_in_hides_none_of_the_next(script: Script, t
     assert len(frames(tmp_path).rows["sync"]) == 3
 
 
-@pytest.mark.parametrize(("driver", "streams"), [({}, [9, 1]), ({"STAND_IN_CUDA": ""}, [9, 59, 1])], ids=["asked", "none"])
+@pytest.mark.parametrize(
+    ("driver", "streams"), [({}, [9, 1]), ({"STAND_IN_CUDA": ""}, [9, 59, 1])], ids=["asked", "none"]
+)
 def test_a_stream_that_is_captured_does_not_wait(
     script: Script, tmp_path: Path, driver: dict[str, str], streams: list[int]
 ) -> None:
