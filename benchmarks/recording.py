@@ -7,8 +7,8 @@ without something in one process, each compared with the one before it; and whol
 of which one trains at a time, a block in turn: each block is compared with that of the other way in the same turn, so
 that drift of the machine hits both. Ratios are medians over these pairs, with their quartiles beside. Rows of processes
 are printed after each set of them, of all sets so far; --sets 0 leaves them out. `activities` is the collector of
-`tetrace record --collector cupti` without any range, `cupti` the same with those of modules, of Transformer Engine's
-calls, and its own of NVTX; `events` measures every module in every step, `sampled` in each tenth, which is the default.
+`tetrace record --collector cupti` without any range, `cupti` the same with those of modules and of Transformer Engine's
+`nvte_*` calls; `events` measures every module in every step, `sampled` in each tenth, which is the default.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ PROCESSES: tuple[Row, ...] = (
     ("record --collector events --every 1 / plain", "events", "plain", 1.03),
     ("record --collector events / plain", "sampled", "plain", 1.03),
     ("record --collector cupti --ranges off / plain", "activities", "plain", 1.08),
-    ("cupti loaded, window closed / plain", "activities off", "plain", None),
     ("record --collector cupti / plain", "cupti", "plain", 1.12),
     ("nsys alone / plain", "nsys", "plain", None),
     ("record --collector nsys / nsys alone", "recorded", "nsys", 1.08),
@@ -123,7 +122,7 @@ def measure(times: Times, size: str, sets: int, ways: list[str], folder: str, se
     """Fills in milliseconds of a step by way of running, a value a block, and reports them."""
     for way in SWITCHED:
         if way in ways:
-            environ = {**loading_collector(way, folder), **variables(way)}
+            environ = {**os.environ, **loading_collector(way, folder)}
             # Under nsys the whole time: what is switched is the rest of `tetrace record`.
             before = WAYS["nsys"](folder)[0] if way == "recorded" else [sys.executable]
             times |= {f"{way} {name}": values for name, values in switched(before, size, way, environ).items()}
@@ -161,9 +160,7 @@ class Process:
         self._server.settimeout(_PATIENCE_S)
         self._command = [*before, str(SCRIPT), "--size", size, *BLOCKS[size], "--turns", str(path), *after]
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=self._said, env={**os.environ, **variables(way)}
-        )
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=self._said)
         self._lines: Any = None
 
     def __enter__(self) -> Process:
@@ -201,11 +198,6 @@ class Process:
         self._said.close()
 
 
-def variables(way: str) -> dict[str, str]:
-    """Transformer Engine's own ranges, which go to the collector too."""
-    return {"NVTE_NVTX_ENABLED": "1"} if way == "cupti" else {}
-
-
 def loading_collector(way: str, folder: str) -> dict[str, str]:
     """What has the driver load the collector into a process that switches it on and off itself."""
     if way not in ("activities", "cupti"):
@@ -220,7 +212,7 @@ def loading_collector(way: str, folder: str) -> dict[str, str]:
 
 def switched(before: list[str], size: str, way: str, environ: dict[str, str]) -> Times:
     arguments = [*before, str(SCRIPT), "--size", size, *BLOCKS[size], "--switch", way]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env={**os.environ, **environ})
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environ)
     # nsys writes its own lines around the script's.
     line = next((line[line.index("{") :] for line in done.stdout.splitlines() if '": [' in line), "")
     if not line:

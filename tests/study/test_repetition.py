@@ -208,7 +208,13 @@ def test_another_start_beside_it_is_found(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("name", "date"),
-    [("fusion", "2026-11-22"), ("gated", "2026-11-21"), ("hybrid", "2026-11-21"), ("attention", "2026-11-22")],
+    [
+        ("fusion", "2026-11-22"),
+        ("gated", "2026-11-21"),
+        ("hybrid", "2026-11-21"),
+        ("attention", "2026-11-22"),
+        ("stability", "2026-11-23"),
+    ],
 )
 def test_studies_that_tetrace_brings_have_another_start(name: str, date: str) -> None:
     place = resolve.find(name)
