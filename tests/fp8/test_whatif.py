@@ -69,6 +69,43 @@ class TestDelayedHistory:
         (row,) = what_if(run.trace(), recipe="delayed", history=1, algorithm=algorithm).rows
         assert (row.steps, row.history, row.saturated_upper, row.flushed_upper) == (2, 1, 0, 0)
 
+    @pytest.mark.parametrize("scaling", ["delayed", "current"])
+    def test_each_micro_batch_is_an_update(self, scaling: str) -> None:
+        """Transformer Engine updates scales at the end of each outermost autocast: the second is cast by the first."""
+        run = Made()
+        for step in range(3):
+            for amax in (1.0, 100.0):
+                run.tensor(step, NAME, [amax, 0.5], scale=448.0, scaling=scaling)
+                run.tensor(step, "a.grad_output", [1.0], scaling="current", phase="backward")
+                if scaling == "delayed":
+                    run.update(step, NAME, 448.0, 448 / 100, amax=amax, history_max=100.0)
+        found = what_if(run.trace(), recipe="delayed", history=1).rows
+        row = next(row for row in found if row.name == NAME)
+        # Of each pair the second is clipped; the first of all is left out.
+        assert row.saturated_lower == row.saturated_upper == 3 / 10
+        assert row.history == 1
+
+    def test_a_module_that_runs_twice_in_an_autocast_has_one_update(self) -> None:
+        run = Made()
+        for step in range(3):
+            run.tensor(step, NAME, [1.0], scaling="current").tensor(step, NAME, [100.0], scaling="current")
+        (row,) = what_if(run.trace(), recipe="delayed", history=1).rows
+        assert (row.steps, row.saturated_upper) == (2, 0)
+
+    @pytest.mark.parametrize("length", [1, 2, 4])
+    def test_an_inf_freezes_the_scale_while_it_is_in_the_history(self, length: int) -> None:
+        amaxes = [1.0, 1.0, 1.0, np.inf, 1.0, 10.0, 10.0, 10.0, 10.0, 10.0]
+        run, clipped, scale = Made(), 0, np.nan
+        for step, amax in enumerate(amaxes):
+            run.tensor(step, NAME, [amax, 0.5], scaling="current")
+            before = max(amaxes[max(step - length, 0) : step], default=np.inf)
+            scale = 448 / before if np.isfinite(before) else scale
+            clipped += bool(np.isfinite(amax) and amax * scale > 448)
+        (row,) = what_if(run.trace(), recipe="delayed", history=length).rows
+        assert (row.steps, row.elements) == (8, 16)
+        assert row.saturated_lower == row.saturated_upper == clipped / 16
+        assert clipped == {1: 1, 2: 1, 4: 3}[length]
+
     def test_most_recent(self) -> None:
         run = Made()
         for step, amax in enumerate([8.0, 1.0, 4.0]):
@@ -234,11 +271,28 @@ class TestAgainstWhatRan:
 
     def test_steps_whose_scale_is_not_known_are_told(self) -> None:
         """They are left out of what ran as well, so that the same tensor loses less there than with another question."""
-        trace = tetrace.load(DATA / "stability-e4m3.tetrace")
-        found, whole = what_if(trace, history=1), what_if(trace, margin=1)
-        assert (found.steps_left_out, found.tensors_left_out) == ((0, 1, 2), len(found.rows))
+        run = Made()
+        for step in range(4):
+            run.tensor(step, NAME, [1.0, 1e-9 if step == 0 else 1.0], scale=448.0, scaling="current")
+        found, whole = what_if(run.trace(), recipe="delayed", history=1), what_if(run.trace(), format="E5M2")
+        assert (found.steps_left_out, found.tensors_left_out) == ((0,), 1)
         assert (whole.steps_left_out, whole.tensors_left_out) == ((), 0)
-        assert found.flushed.ran < whole.flushed.ran
+        assert (found.flushed.ran, whole.flushed.ran) == (0, 1)
+
+    def test_steps_before_the_first_scale_have_one_of_1_with_any_history(self) -> None:
+        """Of a recording that begins with the run: what was lost there is lost still."""
+        trace = tetrace.load(DATA / "stability-e4m3.tetrace")
+        by_history, by_margin = what_if(trace, history=1), what_if(trace, margin=1)
+        assert (by_history.steps_left_out, by_history.flushed.ran) == ((), by_margin.flushed.ran)
+        assert sum(row.unset_steps for row in by_history.rows) == sum(row.unset_steps for row in by_margin.rows) > 0
+
+    def test_steps_that_are_not_finite_are_told(self) -> None:
+        run = Made()
+        for step in range(5):
+            run.tensor(step, NAME, [1.0, np.nan if step > 2 else 1.0], scaling="current")
+        run.tensor(4, "other.input", [1.0], scaling="current")
+        found = what_if(run.trace(), recipe="current")
+        assert (found.steps_left_out, found.steps_not_finite) == ((), (3, 4))
 
     def test_a_run_that_quantized_nothing(self) -> None:
         with pytest.raises(InputError, match="nothing was quantized to FP8, so there is no scale to change"):

@@ -75,6 +75,7 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
             "sampled": found.sampled,
             "steps_left_out": list(found.steps_left_out),
             "tensors_left_out": found.tensors_left_out,
+            "steps_not_finite": list(found.steps_not_finite),
             "clipped": vars(found.clipped),
             "flushed": vars(found.flushed),
             "snr": {"better": found.better, "worse": found.worse},
@@ -130,6 +131,10 @@ def _limits(found: WhatIf) -> list[str]:
         first, last, many = found.steps_left_out[0], found.steps_left_out[-1], len(found.steps_left_out)
         steps = f"step{'' if many == 1 else 's'} {words.steps(first, last, many)}"
         lines.append(f"{steps} of {of} left out, of what ran too: what scale there would have been was not recorded")
+    if found.steps_not_finite:
+        one, last, many = found.steps_not_finite[0], found.steps_not_finite[-1], len(found.steps_not_finite)
+        steps = f"step{'' if many == 1 else 's'} {words.steps(one, last, many)}"
+        lines.append(f"{steps} left out where a tensor held a NaN or an Inf, of what ran too: see `tetrace fp8 nan`")
     if found.sampled:
         lines.append("histograms are of a sample of each tensor's rows: bounds are estimates")
     return lines

@@ -1,6 +1,6 @@
 """The scale that another recipe would have given to each observed tensor, from the amaxes of a recording.
 
-Delayed scaling makes it from the steps before. Where delayed scaling ran and only its format or margin changes, the
+Delayed scaling makes it from the updates before. Where delayed scaling ran and only its format or margin changes, the
 history is that of the run itself: the scale follows from the one that was used, also in the first recorded step.
 """
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tetrace.fp8.observations import DELAYED, Rows, starts_of
+from tetrace.fp8.observations import DELAYED, RECOMPUTE, Rows, starts_of
 from tetrace.fp8.prediction import FORMATS, current_scale, delayed_scale
+from tetrace.fp8.update_turns import update_turns
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -58,19 +59,24 @@ def from_used(rows: Rows, kind: Places, ran: Places, margin_change: int) -> Sing
     return np.where(is_unset(rows), np.float32(1), np.minimum(moved, np.finfo(np.float32).max))
 
 
-def from_history(rows: Rows, every: Rows, kind: Places, settings: Settings) -> tuple[Singles, Places]:
-    """Delayed scaling with a history of recorded steps: scales, and how many entries each was made of.
+def from_history(
+    every: Rows, updates: Rows, places: Places, kind: Places, settings: Settings
+) -> tuple[Singles, Places]:
+    """Delayed scaling with a history of recorded steps, for the observations at `places`: scales, and how many entries
+    each was made of.
 
-    `every` are all observations of the tensors, whose amaxes fill the histories: that of a step is the largest of its
-    micro-batches and ranks. NaN where no step came before.
+    Each update of a step is an entry, the largest amax that ranks had in it. With an Inf among its entries the scale stays
+    what it was. NaN where nothing came before, but for a tensor that delayed scaling had not set yet: that is 1.
     """
-    length = settings.history or 1
-    tensor, step, amax = _amax_by_step(every)
+    length, turn = settings.history or 1, update_turns(every, updates)
+    entries = _Entries(every, turn)
     newest = settings.algorithm == "most_recent"
-    history, used = _history(tensor, amax, 1 if newest else length)
-    used = np.minimum(_place_in_group(tensor), length) if newest else used
-    place = _find(tensor, step, rows)
-    return delayed_scale(history[place], _LARGEST[kind], settings.margin or 0), used[place]
+    history, used = _history(entries.tensor, entries.amax, 1 if newest else length)
+    history = _as_before(entries.tensor, history)
+    used = np.minimum(_place_in_group(entries.tensor), length) if newest else used
+    at = entries.find(every.tensor[places], every["step"][places], turn[places])
+    scale = delayed_scale(history[at], _LARGEST[kind], settings.margin or 0)
+    return np.where(np.isnan(scale) & is_unset(every)[places], np.float32(1), scale), used[at]
 
 
 def is_unset(rows: Rows) -> npt.NDArray[np.bool_]:
@@ -85,22 +91,41 @@ def is_unset(rows: Rows) -> npt.NDArray[np.bool_]:
     return unset & rows.isin("scaling", DELAYED)
 
 
-def _amax_by_step(rows: Rows) -> tuple[Places, Places, Numbers]:
-    """Tensor, step and largest amax, sorted; one that was not measured or is 0 enters no history."""
-    good = np.flatnonzero(np.isfinite(rows["amax"]) & (rows["amax"] > 0))
-    good = good[np.lexsort((rows["step"][good], rows.tensor[good]))]
-    tensor, step, amax = rows.tensor[good], rows["step"][good].astype(np.int64), rows["amax"][good]
-    begins = starts_of(tensor, step)
-    largest = np.maximum.reduceat(amax, begins) if len(begins) else amax
-    return tensor[begins], step[begins], largest
+class _Entries:
+    """What histories are made of: tensor and largest amax of each update, in order.
+
+    An amax that was not measured or is 0 enters no history; NaN is passed over, as the casts do, and Inf is not."""
+
+    def __init__(self, every: Rows, turn: Places) -> None:
+        amax = np.where(every["infs"] > 0, np.inf, every["amax"])
+        good = np.flatnonzero((amax > 0) & ~every.isin("phase", RECOMPUTE))
+        self._steps = int(every["step"].max(initial=0)) + 1
+        self._turns = int(turn.max(initial=0)) + 1
+        key = self._key(every.tensor[good], every["step"][good], turn[good])
+        good, key = good[np.argsort(key, kind="stable")], np.sort(key)
+        begins = starts_of(key)
+        self._keys, self.tensor = key[begins], every.tensor[good][begins]
+        self.amax = np.maximum.reduceat(amax[good], begins) if len(begins) else amax[good]
+
+    def find(self, tensor: Places, step: Places, turn: Places) -> Places:
+        """The places of these updates, which must be there."""
+        return np.searchsorted(self._keys, self._key(tensor, step, turn))
+
+    def _key(self, tensor: Places, step: Places, turn: Places) -> Places:
+        return (tensor * self._steps + step) * self._turns + turn
+
+
+def _as_before(tensor: Places, history: Numbers) -> Numbers:
+    """Histories whose largest entry is Inf leave the scale as it was: that of the last one before which was finite."""
+    kept = np.where(np.isinf(history), -1, np.arange(len(history)))
+    kept = np.maximum.accumulate(kept) if len(kept) else kept
+    known = (kept >= 0) & (tensor[np.maximum(kept, 0)] == tensor)
+    return np.where(known, history[np.maximum(kept, 0)], np.nan)
 
 
 def _history(tensor: Places, amax: Numbers, length: int) -> tuple[Numbers, Places]:
-    """Largest amax of up to `length` steps before each, in the same tensor, and how many steps there were."""
-    history, used = np.full(len(amax), np.nan), np.zeros(len(amax), np.int64)
-    before = _place_in_group(tensor)
-    # By doubling: the maximum of a window is that of two overlapping ones of a power of two.
-    used = np.minimum(before, length)
+    """Largest amax of up to `length` entries before each, in the same tensor, and how many there were."""
+    used = np.minimum(_place_in_group(tensor), length)
     history = np.full(len(amax), np.nan)
     # By doubling: the maximum of a window is that of two overlapping ones of a power of two.
     width, windows = 1, amax
@@ -123,9 +148,3 @@ def _place_in_group(group: Places) -> Places:
     """How many entries of the same group come before each; groups are in one piece."""
     begins = starts_of(group)
     return np.arange(len(group)) - np.repeat(begins, np.diff(np.append(begins, len(group)))) if len(group) else group
-
-
-def _find(tensor: Places, step: Places, rows: Rows) -> Places:
-    """The place of each row's tensor and step in the sorted columns."""
-    most = int(max(step.max(initial=0), rows["step"].max(initial=0))) + 1
-    return np.searchsorted(tensor * most + step, rows.tensor * most + rows["step"])

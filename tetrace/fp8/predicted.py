@@ -62,7 +62,8 @@ class Case:
         has_histogram = np.zeros(len(every), np.bool_)
         has_histogram[self.of_row] = True
         is_input, again = every.isin("source", *WHOLE), every.isin("phase", RECOMPUTE)
-        good = is_input & ~again & has_histogram & (non_finite(every) == 0)
+        self.not_finite = is_input & ~again & (non_finite(every) > 0)
+        good = is_input & ~again & has_histogram & ~self.not_finite
         seen = np.unique(every.tensor[good])
         codes_only = np.setdiff1d(every.tensor[every.isin("source", "quantized")], every.tensor[is_input])
         self._without("seen only as FP8 codes", codes_only)
@@ -152,8 +153,8 @@ class Case:
             self.wanted_history = settings.history or (
                 1 if settings.algorithm == "most_recent" else wanted.history or 0
             )
-            every = self.every.take(~self.every.isin("phase", RECOMPUTE))
-            scale[others], used[others] = hypothetical.from_history(rows.take(others), every, kind[others], wanted)
+            places = self.rows[others]
+            scale[others], used[others] = hypothetical.from_history(self.every, updates, places, kind[others], wanted)
         return scale, used
 
     def _count_unset(self, rows: Rows, unset: Places, known: Places) -> None:

@@ -135,8 +135,8 @@ class WhatIf:
     """The answer: `rows`, the tensor that would lose most first, and what could not be answered, by reason and tensors.
 
     `wanted_history` is the length of the amax history that was asked for, 0 where none is needed. In `steps_left_out` some
-    tensors, `tensors_left_out` in all, have no scale with what is asked for: its amaxes were not recorded. What ran counts
-    without those steps too.
+    tensors, `tensors_left_out` in all, have no scale with what is asked for: its amaxes were not recorded. In
+    `steps_not_finite` some tensors that have a row held a NaN or an Inf. What ran counts without those steps too.
     """
 
     settings: Settings
@@ -146,6 +146,7 @@ class WhatIf:
     sampled: bool
     steps_left_out: tuple[int, ...] = ()
     tensors_left_out: int = 0
+    steps_not_finite: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.verdict
@@ -182,8 +183,10 @@ class WhatIf:
         )
         many = f"{len(self.rows):,} tensor{'' if len(self.rows) == 1 else 's'}"
         if all(row.as_ran for row in self.rows):
+            # Another history may have come to the same.
+            is_it = "gives the scales that ran" if self.settings.history or self.settings.algorithm else "is what ran"
             return (
-                f"{self.settings} is what ran, so nothing changes: of {many}, {clipped} in {self.clipped.least:,}, {flushed} "
+                f"{self.settings} {is_it}, so nothing changes: of {many}, {clipped} in {self.clipped.least:,}, {flushed} "
                 f"in {self.flushed.least:,}."
             )
         return (
@@ -254,8 +257,16 @@ def what_if(
     left = every.take(np.setdiff1d(case.rows, found.rows))
     left = left.take(np.flatnonzero(np.isin(left.tensor, every.tensor[found.rows])))
     steps, tensors_left = np.unique(left["step"]), len(np.unique(left.tensor))
+    spoilt = case.not_finite & np.isin(every.tensor, every.tensor[found.rows])
     return WhatIf(
-        settings, rows, case.unanswered, case.wanted_history, case.sampled, tuple(steps.tolist()), tensors_left
+        settings,
+        rows,
+        case.unanswered,
+        case.wanted_history,
+        case.sampled,
+        tuple(steps.tolist()),
+        tensors_left,
+        tuple(np.unique(every["step"][spoilt]).tolist()),
     )
 
 
