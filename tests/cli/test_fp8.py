@@ -105,8 +105,8 @@ def test_a_problem_of_many_tensors_says_how_many() -> None:
 def test_health_of_a_run_without_fp8(tmp_path: Path) -> None:
     store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
     text = said("health", tmp_path / "run.tetrace")
-    assert "run.tetrace · 1 tensors, 0 quantized to FP8 · 1 step" in text
-    assert "Nothing was quantized to FP8: 1 tensor in 1 step were looked at, all finite." in text
+    assert "run.tetrace · 1 tensor, 0 quantized to FP8 · 1 step" in text
+    assert "Nothing that was looked at was quantized to FP8: 1 tensor in 1 step, all finite." in text
     assert json.loads(printed("health", tmp_path / "run.tetrace", "--json"))["healthy"] is False
 
 
@@ -437,5 +437,6 @@ def test_a_gradient_whose_place_in_backward_is_not_known(tmp_path: Path) -> None
 def test_whatif_without_histograms(tmp_path: Path) -> None:
     store.write(Made().check(0, "a.output").trace(), tmp_path / "run.tetrace")
     assert (
-        "run.tetrace: nothing was quantized to FP8" in failure("fp8", "whatif", tmp_path / "run.tetrace", "margin=1")[1]
+        "run.tetrace: nothing that was looked at was quantized to FP8"
+        in failure("fp8", "whatif", tmp_path / "run.tetrace", "margin=1")[1]
     )

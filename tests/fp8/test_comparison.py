@@ -46,6 +46,21 @@ class TestComparison:
         ]
         assert (found.first.a.amax, found.first.b.amax, found.first.amax_ratio) == (2.0, 3.0, 1.5)
 
+    def test_of_gradients_the_one_that_backward_made_first(self) -> None:
+        """They are read in the order of parameters, before the optimizer's step."""
+
+        def run(off: float) -> Made:
+            made = Made()
+            for module in ("a", "b", "c"):
+                made.check(0, f"{module}.output", operation="Linear", amax=1.0)
+            for module in ("a", "b", "c"):
+                amax = 1.0 + off * (module != "c")
+                made.check(0, f"{module}.gradient", phase="optimizer", operation="weight", amax=amax)
+            return made
+
+        found = compare(run(0.0).trace(), run(1.0).trace())
+        assert [one.name for one in found.differences[:2]] == ["b.weight.gradient", "a.weight.gradient"]
+
     def test_amaxes_of_the_step_where_they_part_are_said_beside_those_of_all(self) -> None:
         """An amax that was larger in another step, on both sides."""
         a, b = (made.tensor(9, "1.input", [7.0]).trace() for made in (run(), run(parts_at=3)))

@@ -86,17 +86,17 @@ class TestWithoutFp8:
     def test_all_finite(self) -> None:
         health = check_health(self.run().trace())
         assert (health.healthy, health.quantized, health.problems) == (False, 0, ())
-        assert health.verdict == "Nothing was quantized to FP8: 2 tensors in 2 steps were looked at, all finite."
+        assert health.verdict == "Nothing that was looked at was quantized to FP8: 2 tensors in 2 steps, all finite."
 
     def test_not_finite(self) -> None:
         health = check_health(self.run(bad=1).trace())
         assert health.verdict.startswith(
-            "Nothing was quantized to FP8. 1 problem in 2 tensors in 2 steps. The worst: NaN"
+            "Nothing that was looked at was quantized to FP8. 1 problem in 2 tensors in 2 steps. The worst: NaN"
         )
 
     def test_a_recording_of_bf16(self) -> None:
         health = check_health(store.read(RECORDINGS / "custom-none-0.tetrace"))
-        assert health.verdict.startswith("Nothing was quantized to FP8: ")
+        assert health.verdict.startswith("Nothing that was looked at was quantized to FP8: ")
 
 
 def test_notes_are_counted_beside_problems() -> None:
@@ -316,8 +316,28 @@ class TestScales:
         run.updates[3]["scale"] = run.updates[3]["next_scale"] = run.updates[2]["next_scale"] = 112.0
         found = [one for one in problems(run) if one.kind == "ranks_disagree"]
         assert [(one.name, one.first_step, one.number) for one in found] == [(f"{NAME}.weight", 3, 2.0)]
+        assert "share their amaxes" in found[0].evidence
         run.site("autocast", recipe="DelayedScaling", reduce_amax=False)
         assert "ranks_disagree" not in [one.kind for one in problems(run)]
+
+    def test_ranks_whose_amaxes_differ_do_not_have_to_agree(self) -> None:
+        """Stages of a pipeline have modules of the same names."""
+        run = trained(amax=lambda step: 3.0, run=trained(), process=1)
+        health = check_health(run.trace())
+        assert [(one.kind, one.level) for one in health.problems] == [("ranks_disagree", "note")]
+        assert "no common amax_reduction_group" in health.problems[0].evidence
+        assert health.healthy
+
+    @pytest.mark.parametrize(
+        ("role", "says"), [("grad_output", "in BF16, or recipe=current"), ("input", "calibrating=True")]
+    )
+    def test_what_helps_before_the_first_scale(self, role: str, says: str) -> None:
+        (found,) = problems(Made().tensor(0, f"a.{role}", [1e4, 1.0], scale=1.0))
+        assert (found.kind, says in found.advice) == ("saturation", True)
+
+    def test_ties_are_in_the_order_in_which_they_ran(self) -> None:
+        run = Made().tensor(0, "z.input", [1e4], scale=2.0).tensor(0, "a.input", [1e4], scale=2.0)
+        assert [one.name for one in problems(run)] == ["z.input", "a.input"]
 
     def test_a_flag_that_its_quantizers_do_not_follow(self) -> None:
         def asked(flag: bool, made: bool) -> Made:

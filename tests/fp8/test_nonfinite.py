@@ -416,6 +416,21 @@ class TestParametersThatJumped:
             "with no NaN seen: look at the learning rate of that step, and at the size of its gradients"
         )
 
+    def test_what_grew_before_the_optimizer_is_named_first(self) -> None:
+        """A weight that was written to between two steps, of which the optimizer then took another one far."""
+        run = Made()
+        for step in range(3):
+            run.tensor(step, "a.weight", [1e6 if step == 1 else 0.5], scale=1.0)
+            run.check(step, "a.output", operation="Linear", nans=int(step == 2), amax=2.0)
+            for layer in "ab":
+                grown = 3e9 if step == 1 and layer == "b" else 0.5
+                run.check(step, f"{layer}.parameter", phase="optimizer", operation="weight", amax=grown)
+        (found,) = find_nonfinite(run.trace()).origins
+        assert advice(found).startswith(
+            "a.weight grew first: its amax went from 0.5 in step 0 to 1e+06 in step 1, before the optimizer's step, which then "
+            "took b.weight.parameter from 0.5 to 3e+09: look at what changed it"
+        )
+
     def test_its_own_first_then_those_that_grew_most(self) -> None:
         names = [now.name for _, now in self.run().jumped]
         assert names == ["n.weight.parameter", "m.weight.parameter", "e.weight.parameter"]

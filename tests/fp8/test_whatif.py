@@ -295,7 +295,9 @@ class TestAgainstWhatRan:
         assert (found.steps_left_out, found.steps_not_finite) == ((), (3, 4))
 
     def test_a_run_that_quantized_nothing(self) -> None:
-        with pytest.raises(InputError, match="nothing was quantized to FP8, so there is no scale to change"):
+        with pytest.raises(
+            InputError, match="nothing that was looked at was quantized to FP8, so there is no scale to change"
+        ):
             what_if(Made().check(0, "a.output").trace(), margin=1)
 
 

@@ -11,6 +11,7 @@ import click
 from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
 from tetrace.report.commands import with_path
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     from tetrace.fp8.flags import Problem
@@ -58,7 +59,9 @@ def page(run: Path, trace: Trace, found: Health, top: int, whole: bool = False) 
     rows = tuple(_line(problem, has_ranks, whole) for problem in shown)
     grid = Grid("Problems, worst first", columns, rows, note=words.note(len(found.problems) - len(shown)))
     return Page(
-        title=words.title(trace, f"{found.tensors:,} tensors, {found.quantized:,} quantized to FP8", found.seen),
+        title=words.title(
+            trace, f"{plural(found.tensors, 'tensor')}, {found.quantized:,} quantized to FP8", found.seen
+        ),
         verdict=found.verdict,
         grids=(grid,) if rows else (),
         advice=tuple(with_path(line, str(run)) for line in _advice(shown, whole)),

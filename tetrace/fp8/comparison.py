@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tetrace.fp8.backward_order import in_order_of_backward
 from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, starts_of, tensor_name, tensors
 from tetrace.fp8.whatif import decibels
 
@@ -114,6 +115,7 @@ def compare(a: Trace, b: Trace, *, tolerance: float = _DIFFERENCE) -> Comparison
     of_a, of_b = _by_name(rows_a, steps), _by_name(rows_b, steps)
     both = [key for key in of_a if key in of_b]
     found = [_difference(key, rows_a.take(of_a[key]), rows_b.take(of_b[key]), of_a[key], tolerance) for key in both]
+    found = _as_backward_made(found, rows_a)
     return Comparison(
         differences=tuple(sorted(found, key=_rank)),
         only_a=tuple(tensor_name(*key) for key in rows_a.keys if key not in rows_b.keys),
@@ -124,6 +126,20 @@ def compare(a: Trace, b: Trace, *, tolerance: float = _DIFFERENCE) -> Comparison
             tensor_name(*key) for key in both if _sampled_apart(rows_a.take(of_a[key]), rows_b.take(of_b[key]))
         ),
     )
+
+
+def _as_backward_made(found: list[Difference], rows: Rows) -> list[Difference]:
+    """Gradients are read together, before the optimizer's step: among themselves they come in the order of backward."""
+    gradient = np.array([role.rpartition(".")[2] == "gradient" for _, role in rows.keys], np.bool_)[rows.tensor]
+    places: dict[int, int] = {}
+    parted = {
+        (one.parts_at, int(rows["process"][one.place])) for one in found if one.parts_at >= 0 and gradient[one.place]
+    }
+    for step, process in parted:
+        of_step = np.flatnonzero((rows["step"] == step) & (rows["process"] == process))
+        together = of_step[gradient[of_step]].tolist()
+        places |= dict(zip(in_order_of_backward(rows, of_step.tolist(), together), together, strict=True))
+    return [dataclasses.replace(one, place=places.get(one.place, one.place)) for one in found]
 
 
 def _sampled_apart(a: Rows, b: Rows) -> bool:

@@ -107,11 +107,11 @@ class Flag:
 
 
 def flags(recorded: Recorded, rows: Rows, bad: Mask, number: Numbers) -> Iterator[Flag]:
-    """One flag for each tensor that has a bad row; its worst row is that of the largest `number`."""
+    """One flag for each tensor that has a bad row, in the order of their first ones; its worst row is that of the largest
+    `number`."""
     places = np.flatnonzero(bad)
     places = places[np.argsort(rows.tensor[places], kind="stable")]
-    for begin, end in groups(rows.tensor[places]):
-        mine = places[begin:end]
+    for mine in sorted((places[begin:end] for begin, end in groups(rows.tensor[places])), key=lambda own: int(own[0])):
         worst = int(mine[np.argmax(number[mine])])
         steps = np.unique(rows["step"][mine])
         module, role = rows.keys[int(rows.tensor[worst])]

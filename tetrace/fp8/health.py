@@ -93,13 +93,13 @@ class Health:
             looked += f" (inspection switched itself off in step {self.switched_off})"
         notes = len(self.problems) - self._serious
         if self._serious:
-            no_fp8 = "" if self.quantized else "Nothing was quantized to FP8. "
+            no_fp8 = "" if self.quantized else "Nothing that was looked at was quantized to FP8. "
             worst = self.problems[0]
             where = f"{worst.name} at step {worst.first_step}" if worst.module else "the recipe"
             many = plural(self._serious, "problem") + (f", {plural(notes, 'note')}" if notes else "")
             return f"{no_fp8}{many} in {looked}. The worst: {worst.title}, {where} ({worst.evidence})."
         if not self.quantized:
-            return f"Nothing was quantized to FP8: {looked} were looked at, all finite."
+            return f"Nothing that was looked at was quantized to FP8: {looked}, all finite."
         if notes:
             return f"Healthy: {looked}, with {plural(notes, 'note')}."
         return f"Healthy: nothing of what tetrace looks for in {looked}."
@@ -197,9 +197,7 @@ def _saturation(recorded: Recorded) -> Iterator[Problem]:
             title="Saturation",
             unit="of elements",
             evidence=f"{share_words(float(share[flag.row]))} of elements clipped to ±{largest[flag.row]:g}{times}",
-            advice="the scale is still 1: run the first steps with te.autocast(calibrating=True) or in BF16"
-            if unset
-            else clipped_words(recorded, flag.row, float(beyond[flag.row])),
+            advice=_unset_words(flag.role) if unset else clipped_words(recorded, flag.row, float(beyond[flag.row])),
         )
     at_end = rows.isin("source", QUANTIZED) & (share >= _CODES[2])
     for flag in flags(recorded, rows, at_end, share):
@@ -212,6 +210,13 @@ def _saturation(recorded: Recorded) -> Iterator[Problem]:
             advice=f"only its FP8 codes were seen; `tetrace fp8 tensor RUN {shlex.quote(tensor_name(flag.module, flag.role))}` "
             "has its amax and scale",
         )
+
+
+def _unset_words(role: str) -> str:
+    """What helps before the first scale. Calibrating runs no backward in FP8: it sets scales of inputs and weights alone."""
+    if is_gradient(role):
+        return "the scale is still 1, and calibrating sets none of a gradient: run the first steps in BF16, or recipe=current"
+    return "the scale is still 1: run the first steps with te.autocast(calibrating=True) or in BF16"
 
 
 def _underflow(recorded: Recorded) -> Iterator[Problem]:

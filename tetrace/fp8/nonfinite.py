@@ -112,7 +112,7 @@ def _origin(rows: Rows, names: dict[int, str], first: int, last: int) -> Origin:
         last_step=last,
         before_amax=_amax_before(rows, row, past),
         parameters=_parameters(rows, row, past, [one.role for one in read]),
-        jumped=_jumped(rows, row, past),
+        **_jumped(rows, row, past),
         **_of_backward(rows, row),
     )
 
@@ -263,15 +263,15 @@ def _parameters(rows: Rows, row: int, past: Places, read: list[str]) -> tuple[tu
     return tuple(found)
 
 
-def _jumped(rows: Rows, row: int, past: Places) -> tuple[tuple[Seen, Seen], ...]:
-    """Parameters that jumped when they were last read before `row`, which was made in forward."""
+def _jumped(rows: Rows, row: int, past: Places) -> dict[str, Any]:
+    """Parameters that jumped when they were last read before `row`, which was made in forward, and what grew before them."""
     if rows.text("phase", row) not in (FORWARD, RECOMPUTE):
-        return ()
+        return {}
     role = np.array([held.endswith("parameter") for _, held in rows.keys], np.bool_)
     parameters = past[role[rows.tensor[past]]]
     steps = np.unique(rows["step"][parameters])[-2:].tolist()
     if len(steps) < 2:
-        return ()
+        return {}
     before, after = (
         {int(rows.tensor[one]): int(one) for one in parameters[rows["step"][parameters] == step]} for step in steps
     )
@@ -282,7 +282,21 @@ def _jumped(rows: Rows, row: int, past: Places) -> tuple[tuple[Seen, Seen], ...]
         if tensor in before and amax[now] >= _LARGE and 0 < amax[before[tensor]] <= amax[now] / _JUMP
     }
     ordered = sorted(grown, key=lambda tensor: (rows.keys[tensor][0] != own, -grown[tensor]))
-    return tuple((_seen(rows, before[tensor]), _seen(rows, after[tensor])) for tensor in ordered)
+    if not ordered:
+        return {}
+    jumped = tuple((_seen(rows, before[tensor]), _seen(rows, after[tensor])) for tensor in ordered)
+    between = past[(past > max(before.values())) & (past < min(after.values()))]
+    return {"jumped": jumped, "grew_first": _grew_first(rows, past, between)}
+
+
+def _grew_first(rows: Rows, past: Places, between: Places) -> tuple[Seen, Seen] | None:
+    """The first of the rows `between` with a thousandfold of all that its tensor had before: that and its last one before."""
+    amax = rows["amax"]
+    for row in between[amax[between] >= _LARGE].tolist():
+        earlier = past[(past < row) & (rows.tensor[past] == rows.tensor[row]) & np.isfinite(amax[past])]
+        if len(earlier) and 0 < amax[earlier].max() <= amax[row] / _JUMP:
+            return _seen(rows, int(earlier[-1])), _seen(rows, row)
+    return None
 
 
 def _next(rows: Rows, row: int, bad: Places) -> tuple[Seen, ...]:

@@ -59,6 +59,13 @@ def _of_a_jump(origin: Origin) -> str:
     steps = f"step {after.step}" if after.step - before.step == 1 else f"steps {before.step + 1} to {after.step}"
     more = len(origin.jumped) - 1
     others = f", and {plural(more, 'more parameter')} jumped too" if more else ""
+    if origin.grew_first:
+        was, grew = origin.grew_first
+        return (
+            f"{grew.name} grew first: its amax went from {was.amax:.3g} in step {was.step} to {grew.amax:.3g} in step "
+            f"{grew.step}, before the optimizer's step, which then took {after.name} from {before.amax:.3g} to "
+            f"{after.amax:.3g}{others}: look at what changed it (data, a write to it from outside, a loss scale)"
+        )
     return (
         f"the optimizer did it in {steps}: {after.name} went from amax {before.amax:.3g} to {after.amax:.3g}{others}, with "
         "no NaN seen: look at the learning rate of that step, and at the size of its gradients"

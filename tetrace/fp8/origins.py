@@ -60,7 +60,8 @@ class Origin:
     `place_known` whether its place in backward is known, and not taken for the reverse order of parameters.
 
     `jumped` are parameters, before and after, that grew at least a thousandfold in the last optimizer's step before this
-    tensor was made in forward: those of its own module first, then those that grew most.
+    tensor was made in forward: those of its own module first, then those that grew most. `grew_first` is a tensor, before and
+    then, that had grown so before that step of the optimizer: the first of them, where there is one.
     `compiled` is the module that torch.compile took whole which holds this tensor's: nothing inside it was observed.
     """
 
@@ -82,6 +83,7 @@ class Origin:
     alone: bool = False
     place_known: bool = True
     jumped: tuple[tuple[Seen, Seen], ...] = ()
+    grew_first: tuple[Seen, Seen] | None = None
     compiled: str = ""
 
     @property

@@ -71,6 +71,12 @@ _RANKS = _Kind(
     unit="times",
     advice="pass the same amax_reduction_group on all ranks, and reduce_amax=True",
 )
+_APART = _RANKS._replace(
+    title="Ranks do not share amaxes",
+    advice="fine for stages of a pipeline and other models of one name; data-parallel ranks that should round alike need one "
+    "amax_reduction_group",
+    level="note",
+)
 _POWERS = _Kind(
     kind="power_of_two",
     title="Recipe and quantizer disagree on powers of two",
@@ -159,6 +165,7 @@ def _ranks(recorded: Recorded) -> Iterator[Problem]:
     rows = recorded.updates
     if len(recorded.ranks) < 2 or not len(rows) or _reduces(recorded) is False:
         return
+    # A reduced amax is the same to the bit: where amaxes differ too, these ranks do not share them, and may not have to.
     begins = starts_of(rows["process"], rows.tensor, rows["step"])
     turn = np.arange(len(rows)) - np.repeat(begins, np.diff(np.append(begins, len(rows))))
     order = np.lexsort((rows["process"], turn, rows["step"], rows.tensor))
@@ -168,11 +175,19 @@ def _ranks(recorded: Recorded) -> Iterator[Problem]:
     lengths = np.diff(np.append(together, len(order)))
     with np.errstate(divide="ignore", invalid="ignore"):
         apart = np.repeat(most / least, lengths)
+    amax = rows["amax"][order]
+    differ = (
+        np.fmin.reduceat(amax, together) != np.fmax.reduceat(amax, together) if len(amax) else np.zeros(0, np.bool_)
+    )
+    alone = np.bincount(rows.tensor[order], np.repeat(differ, lengths), len(rows.keys)) > 0
     bad, ratio = np.zeros(len(rows), np.bool_), np.zeros(len(rows))
     bad[order], ratio[order] = apart > 1, apart
     for flag in flags(recorded, rows, bad, ratio):
-        differ = f"differ by {flag.number:.3g} times between ranks that should share them"
-        yield _RANKS.problem(flag, f"scales of one update {differ}")
+        times = f"scales of one update differ by {flag.number:.3g} times between ranks"
+        if not alone[rows.tensor[flag.row]]:
+            yield _RANKS.problem(flag, f"{times} that share their amaxes")
+        else:
+            yield _APART.problem(flag, f"{times}, whose amaxes differ too: they are in no common amax_reduction_group")
 
 
 def _reduces(recorded: Recorded) -> bool | None:

@@ -63,6 +63,8 @@ def inspect(
 def _check_values(tensor: torch.Tensor) -> None:
     if tensor.dtype not in _DTYPES:
         raise UsageError(f"dtype {tensor.dtype} is not inspected; give bfloat16, float16, float32 or FP8")
+    if tensor.is_nested:
+        raise UsageError("a nested tensor is not inspected; give its parts, or the dense tensor of its values")
     if tensor.layout != torch.strided:
         raise UsageError(f"a tensor of layout {tensor.layout} is not inspected; give a dense one")
     if tensor.device.type not in ("cpu", "cuda"):

@@ -237,8 +237,8 @@ def what_if(
     every = tensors(trace)
     if not every.isin("source", *WHOLE, QUANTIZED).any():
         raise InputError(
-            f"{trace.metadata.source}: nothing was quantized to FP8, so there is no scale to change; record a run under "
-            "te.autocast with `tetrace record --fp8`"
+            f"{trace.metadata.source}: nothing that was looked at was quantized to FP8, so there is no scale to change; record "
+            "a run under te.autocast with `tetrace record --fp8`, and no --fp8-modules that leaves out what is quantized"
         )
     if not trace.has("fp8_histograms"):
         why = "it has no histograms of magnitudes: left out of this copy, or --no-fp8-histogram was given"

@@ -58,6 +58,7 @@ _SOME_ROWS = (
     "FP8 inspection looked at one row in {:,} of tensors of a million elements and more that have one scale: counts are of "
     "these rows, and what is not finite in the others is {}"
 )
+_SOME_MODULES = "FP8 inspection looked at modules alone in whose path {!r} is found (--fp8-modules)"
 
 _installed: Inspection | None = None
 _cuda: Any = torch.cuda
@@ -136,7 +137,10 @@ class Inspection:
         undo.append(imports.after_import("transformer_engine.pytorch", self._follow_scales(undo)))
         if self._settings.checks:
             undo.append(self._checks.install())
-        if self._settings.rows > 1:  # said at once: a process that is killed has no end
+        # Said at once: a process that is killed has no end.
+        if self._settings.modules:
+            process.notice(_SOME_MODULES.format(self._settings.modules))
+        if self._settings.rows > 1:
             seen = "seen first in what modules return" if self._settings.checks else "not seen"
             process.notice(_SOME_ROWS.format(self._settings.rows, seen))
         steps.before_step.append(self._step)
