@@ -2,11 +2,21 @@
 
 #include <cerrno>
 #include <cstring>
+#include <type_traits>
 
 #include "collector/options.h"
 #include "collector/window.h"
 
 namespace tetrace::collector {
+namespace {
+
+// Devices and names of calls come once, and all later rows need them: those that cannot be written wait.
+template <class Row>
+bool is_said_once(const std::vector<Row>&) {
+  return std::is_same_v<Row, DeviceRow> || std::is_same_v<Row, CallNameRow>;
+}
+
+}  // namespace
 
 void Batch::use(const CuptiApi* api, const CallNames* calls) {
   if (api != api_ && api != nullptr) spill_.set_cupti(api->version);
@@ -39,7 +49,9 @@ void Batch::add(const std::uint8_t* buffer, std::size_t used) {
   }
   const bool has_texts = write_texts();
   rows_.each([&](auto& rows) {
-    if (!has_texts || !write(rows)) lose(rows.size());
+    const bool written = has_texts && write(rows);
+    if (!written && is_said_once(rows)) return;
+    if (!written) lose(rows.size());
     rows.clear();
   });
 }

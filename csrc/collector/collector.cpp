@@ -1,6 +1,7 @@
 #include "collector/collector.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -77,7 +78,10 @@ void open_window(Collector& all) {
   if (window == 0) window = ++all.windows;
   if (!all.holds_cupti) return;
   const std::string refused = all.activities->enable(all.subscriber);
-  if (!refused.empty()) return fail(all, refused);
+  if (!refused.empty()) {
+    all.activities->disable(all.subscriber);  // what it took of them costs the script, and nobody is to have it
+    return fail(all, refused);
+  }
   all.state = State::recording;
   keep_asking(true);
   hand_over(Happened::recording_on);
@@ -103,6 +107,9 @@ bool take_buffers(Collector& all, std::string& reason) {
   return true;
 }
 
+// There CUPTI's own clock is CLOCK_MONOTONIC_RAW (cupti_activity.h of CUDA 13.0).
+bool is_wsl() { return access("/dev/dxg", F_OK) == 0; }
+
 std::uint64_t wall_clock() { return static_cast<std::uint64_t>(ranges::read_clock(CLOCK_REALTIME)); }
 
 // CUPTI's own clock is the wall clock; the PyTorch profiler leaves it another, and sets that anew for each profile.
@@ -117,7 +124,7 @@ bool take_cupti(Collector& all, std::string& reason) {
   all.subscriber = subscribe(all.api, reason);
   // Else nothing of CUPTI is touched that another tool holds: its buffers would come here.
   if (all.subscriber == nullptr && !all.was_given) return false;
-  if (all.was_given && !take_clock(all, reason)) return false;
+  if ((all.was_given || is_wsl()) && !take_clock(all, reason)) return false;
   return take_buffers(all, reason);
 }
 

@@ -53,7 +53,7 @@ bool Spill::write_header(int file) {
   start.header.cupti = cupti_;
   start.header.process = getpid();
   start.frame = {frame_magic, static_cast<std::uint16_t>(Kind::event), sizeof(EventRow), 1, sizeof(EventRow)};
-  start.loss.detail = no_text;
+  start.loss = loss_;
   if (!write_at(file, &start, sizeof start, 0)) return false;
   end_ = sizeof start;
   return true;
@@ -98,6 +98,7 @@ bool Spill::write(Kind kind, std::size_t row_bytes, std::size_t rows, const void
 }
 
 bool Spill::note_loss(const EventRow& loss) {
+  loss_ = loss;
   if (path_.empty()) return false;
   const File file(path_, O_WRONLY);
   return file >= 0 && write_at(file, &loss, sizeof loss, offsetof(Start, loss));

@@ -23,7 +23,7 @@ class Spill {
     return write(Row::kind, sizeof(Row), count, rows, count * sizeof(Row));
   }
 
-  // Into the place kept for it: the total of rows that are missing. It fits on a full disk.
+  // Into the place kept for it, now or when the file is made: the total of rows that are missing. It fits on a full disk.
   bool note_loss(const EventRow& loss);
 
   // What the file's header says of CUPTI.
@@ -39,6 +39,7 @@ class Spill {
   std::string folder_;
   std::string path_;
   std::uint32_t cupti_ = 0;
+  EventRow loss_{0, 0, no_text, 0};
   std::uint64_t end_ = 0;  // of the whole frames
   bool torn_ = false;      // a torn frame could not be cut off: readers stop there
 };

@@ -4,7 +4,7 @@
 // STAND_IN_HOLDER=NAME: somebody of that name has subscribed before. STAND_IN_HELD: the PyTorch profiler has, and set its
 // clock; it lends its records to others. STAND_IN_KEPT: it subscribes for good once the collector lets go.
 // STAND_IN_VERSION: what cuptiGetVersion says. STAND_IN_SLOW_MS: how long each record takes to be read, as on a slow disk.
-// Compiled with OLD, it has only what CUPTI 12.0 has.
+// STAND_IN_REFUSES: a kind of record that it does not enable. Compiled with OLD, it has only what CUPTI 12.0 has.
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -335,6 +335,8 @@ EXPORT Result cuptiActivityRegisterCallbacks(Request request, Complete complete)
 EXPORT Result cuptiActivityEnable(std::uint32_t kind) {
   StandIn& all = stand_in();
   const std::lock_guard<std::mutex> lock(all.mutex);
+  const char* refused = std::getenv("STAND_IN_REFUSES");
+  if (refused != nullptr && kind == static_cast<std::uint32_t>(std::atoi(refused))) return invalid_parameter;
   all.kinds.insert(kind);
   if (kind != 8) return success;
   auto* record = add<DeviceRecord>(all, 8);

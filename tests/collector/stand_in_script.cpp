@@ -73,7 +73,9 @@ void fork_child() {
 }
 
 void limit_files(unsigned kilobytes) {
-  const rlimit limit{kilobytes * rlim_t{1024}, kilobytes * rlim_t{1024}};
+  rlimit limit{};
+  getrlimit(RLIMIT_FSIZE, &limit);
+  limit.rlim_cur = kilobytes * rlim_t{1024};
   setrlimit(RLIMIT_FSIZE, &limit);
 }
 

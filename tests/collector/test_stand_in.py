@@ -183,6 +183,16 @@ def test_full_disk(script: Script, tmp_path: Path) -> None:
     assert (found.torn, lost) == (0, 2 * 10_110 - counts(found)["kernel"] - counts(found)["call"])
 
 
+def test_a_disk_that_is_full_before_the_first_frame(script: Script, tmp_path: Path) -> None:
+    """What was lost is told once there is room, and devices and names of calls are kept until then."""
+    assert script("init limit=0 launch=100 flush limit=1000 launch=10 flush").returncode == 0
+    found = frames(tmp_path)
+    assert counts(found) == {"kernel": 10, "call": 10, "device": 1, "call_name": 1}
+    assert found.names("call_name") == ["cudaLaunchKernel_v7000"]
+    [(_, why, lost)] = [event for event in found.events() if event[0] == FULL]
+    assert (why, lost) == ("File too large", 200)
+
+
 def test_folder_that_cannot_be_written(script: Script) -> None:
     done = script("init launch=100 flush launch=100", TETRACE_RECORDING="/proc/none")
     assert done.returncode == 0
@@ -194,6 +204,13 @@ def test_no_recording_asked_for(script: Script, tmp_path: Path) -> None:
     done = script("init start launch=10 stop yield resume flush state", TETRACE_RECORDING="")
     assert (done.returncode, done.stderr, json.loads(done.stdout)) == (0, "", {"state": "off"})
     assert not list(tmp_path.iterdir())
+
+
+def test_kernels_that_cannot_be_had_cost_no_calls(script: Script, tmp_path: Path) -> None:
+    done = script("init launch=50 stop launch=50 state", STAND_IN_REFUSES="10")
+    assert done.stderr.startswith("tetrace: the GPU is not recorded: CUPTI does not record kernels here")
+    assert json.loads(done.stdout)["state"] == "failed"
+    assert "call" not in counts(frames(tmp_path))
 
 
 def test_somebody_else_holds_cupti(script: Script, tmp_path: Path) -> None:
