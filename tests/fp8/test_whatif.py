@@ -308,6 +308,10 @@ class TestSettings:
         assert parse(["recipe=delayed,format=e4m3", "margin=1"]) == parse(["recipe=delayed", "format=E4M3,margin=1"])
         assert str(parse(["history=16,recipe=delayed"])) == "recipe=delayed,history=16"
 
+    def test_nothing_that_is_asked(self) -> None:
+        with pytest.raises(UsageError, match="nothing is asked for: give NAME=VALUE"):
+            parse(["", " , "])
+
     @pytest.mark.parametrize(
         ("words", "says"),
         [

@@ -145,6 +145,8 @@ def test_an_inf_is_first_seen_where_it_was_put(recipe: str, tmp_path: Path) -> N
     first = rows[(rows["nans"] > 0) | (rows["infs"] > 0)].iloc[0]
     assert first["step"] == 7
     assert first["module"].startswith("layers.2.self_attention")
+    named = tetrace.fp8.find_nonfinite(trace).origins[0].tensor
+    assert (named.step, named.module) == (7, first["module"])
 
 
 def test_a_scale_that_is_one_again_is_seen(tmp_path: Path) -> None:
@@ -153,7 +155,9 @@ def test_a_scale_that_is_one_again_is_seen(tmp_path: Path) -> None:
     own = scales[(scales["module"] == "layers.2.layernorm_mlp") & (scales["role"] == "fc1.weight")].set_index("step")
     assert own.loc[7, "scale"] == 1.0
     assert own.loc[6, "scale"] != 1.0
-    assert own.loc[6, "next_scale"] == own.loc[6, "next_scale"] != 1.0
+    assert own.loc[6, "next_scale"] != 1.0
+    changed = [one for one in tetrace.fp8.check_health(trace).problems if one.kind == "scale_changed"]
+    assert ("layers.2.layernorm_mlp.fc1.weight", 7) in [(one.name, one.first_step) for one in changed]
 
 
 def test_a_weight_that_is_much_larger_is_seen(tmp_path: Path) -> None:
@@ -166,6 +170,8 @@ def test_a_weight_that_is_much_larger_is_seen(tmp_path: Path) -> None:
     own = own.set_index("step")
     assert own.loc[5, "amax"] > 1e5 * own.loc[4, "amax"]
     assert own.loc[5, "saturated"] > 0.5 * own.loc[5, "elements"]
+    clipped = [one for one in tetrace.fp8.check_health(trace).problems if one.kind == "saturation"]
+    assert ("layers.2.layernorm_mlp.fc2.weight", 5) in [(one.name, one.first_step) for one in clipped]
 
 
 def test_blocks_and_every_second_step(tmp_path: Path) -> None:

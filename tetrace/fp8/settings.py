@@ -64,6 +64,8 @@ def parse(words: Sequence[str]) -> Settings:
         if name in found:
             raise UsageError(f"{word}: {name} is given twice")
         found[name] = _READ[name](name, value)
+    if not found:
+        raise UsageError(f"nothing is asked for: give NAME=VALUE with one of {', '.join(_READ)}; for example margin=1")
     return Settings(**found)
 
 
