@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from tests.study.explanations import explained
 from tests.study.made import Made, study
+from tetrace.study.explanation import NOT_SHOWN
 from tetrace.study.material import Material
-from tetrace.study.speedups import pairs, speedups, unexplained_words
+from tetrace.study.speedups import explained_words, pairs, speedups, unexplained_words
+from tetrace.study.why import why_section
 
 TOML = """
 title = "t"
@@ -69,3 +75,30 @@ def test_an_effect_without_a_recording_is_a_speedup_too(tmp_path):
         "fused-fp8 against unfused-fp8" in line and line.endswith(": timed only, as the study says.")
         for line in unexplained_words(found)
     )
+
+
+@pytest.mark.parametrize(
+    ("turned", "words", "said"),
+    [
+        ((), "with every speed-up explained", ""),
+        (
+            BASELINES[:1],
+            "with 4 of 5 speed-ups explained, 1 not shown by its recordings",
+            "1 of 5 tables is of a difference that the recordings do not show: ",
+        ),
+        (
+            BASELINES[:2],
+            "with 3 of 5 speed-ups explained, 2 not shown by their recordings",
+            "2 of 5 tables are of differences that the recordings do not show: ",
+        ),
+    ],
+)
+def test_what_the_recordings_do_not_show_is_counted_apart(tmp_path, turned, words, said):
+    found = material(tmp_path)
+    # Timed 1 ms longer, all of it waiting: the recordings of the first wait 2 ms less, those of the second 1 ms more.
+    shown = {True: explained((5, 4.9), (10, 8), (9, 10)), False: explained((5, 4.9), (4, 5), (9, 10))}
+    assert [shown[one].doubt for one in (True, False)] == [NOT_SHOWN, ""]
+    found.explanation = lambda of, against: replace(shown[(of, against) in turned], names=(against, of))
+    assert explained_words(found) == words
+    lines = [line for line in why_section(found).said if "recordings do not show" in line]
+    assert [line.startswith(said) for line in lines] == [True] * bool(turned)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.study.effects import axes
+from tetrace.study.explanation import NOT_SHOWN
 from tetrace.study.identical import deviation, twins
 from tetrace.study.section import cut, several
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from tetrace.study.material import Material
 
 
+# Of a speed-up that no recordings explain.
+NOT_RECORDED = "not recorded"
 _known: weakref.WeakKeyDictionary[Material, list[tuple[str, str]]] = weakref.WeakKeyDictionary()
 
 
@@ -111,25 +114,28 @@ def is_told(material: Material, of: str, against: str) -> bool:
 
 
 def explained_words(material: Material) -> str:
-    """`with every speed-up explained`, or how many of them; empty where there is no ratio. A table that does not explain the
-    timed difference explains no speed-up, and what timing does not tell apart is none."""
+    """`with every speed-up explained`, or how many of them, and how many their recordings do not show; empty where there is no
+    ratio. A table that does not explain the timed difference explains no speed-up, and what timing does not tell apart is none.
+    """
     missing = {(one.of, one.against): one.twins for one in unexplained(material)}
     every = speedups(material)
     told = [pair for pair in every if is_told(material, *pair)]
-    left, alike = sum(not _explains(material, missing.get(pair, pair)) for pair in told), len(every) - len(told)
+    doubts, alike = [_doubt(material, missing.get(pair, pair)) for pair in told], len(every) - len(told)
     if not told:
         return "with no ratio told from 1" if alike else ""
+    left, turned = sum(one != "" for one in doubts), doubts.count(NOT_SHOWN)
     words = f"with {f'{len(told) - left} of {len(told)} speed-ups' if left else 'every speed-up'} explained"
+    words += f", {turned} not shown by {'its' if turned == 1 else 'their'} recordings" if turned else ""
     return words + (f" ({alike} {'ratio is' if alike == 1 else 'ratios are'} not told from 1)" if alike else "")
 
 
-def _explains(material: Material, pair: tuple[str, str] | None) -> bool:
-    """Whether the recordings of a pair, in either order, explain its timed difference."""
+def _doubt(material: Material, pair: tuple[str, str] | None) -> str:
+    """Why the recordings of a pair, in either order, do not explain its timed difference; empty where they do."""
     if pair is None:
-        return False
+        return NOT_RECORDED
     # The other order is a comparison of its own, and takes as long.
     found = material.explanation(*(pair if pair in pairs(material) else pair[::-1]))
-    return not isinstance(found, str) and found.explains
+    return NOT_RECORDED if isinstance(found, str) else found.doubt
 
 
 def unexplained_words(material: Material) -> list[str]:
