@@ -19,6 +19,7 @@ import pytest
 
 from tests.study import small_study
 from tetrace.cli.main import main
+from tetrace.study import machine as machines
 from tetrace.study import shipped
 
 
@@ -162,6 +163,22 @@ def test_peaks_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         said = Words()
         _calibrate(machine, said)
         assert len(said.lines) == lines
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--report-only", "--output"), ("--output",), ("--report-only", "--against"), ("--against",)]
+)
+def test_a_folder_without_results_is_told_what_it_must_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Measuring again is no way out: nothing is measured here, or not into this folder."""
+    monkeypatch.setattr(machines, "find", lambda *_: None)
+    code, out, err = call(capsys, "attention", *arguments, str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err == (
+        f"tetrace: {tmp_path / 'study.json'}: cannot be read (No such file or directory); name a folder that holds study.json "
+        "and steps.csv, as a run of attention writes them\n"
+    )
 
 
 def test_results_that_tetrace_brings_are_not_written_over(

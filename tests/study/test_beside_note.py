@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.study.explanations import cause, explained
 from tests.study.made import Made, study
 from tests.study.stack import rounds, table
+from tetrace.breakdown.account import BUSY
+from tetrace.study.beside_note import notes_section
 from tetrace.study.material import Material
 from tetrace.study.report import Report, write
 
@@ -54,3 +57,24 @@ def test_a_ratio_and_a_claim_on_it_are_judged_alike(tmp_path, fast, within, agre
     assert table(text, "A note: times faster than Slow, noted and here")[1][5] == within
     assert f"A note: of 1 ratio (all pairs of rows) {agreement}." in text
     assert [one.verdict for one in Report(Material(folder, of)).judged] == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        # In ms, `fast` less `slow`: GEMMs of the forward take 1 less, copies of the backward 2 less.
+        ("total", "memory -2.000 ms (copy, backward); GEMMs -1.000 ms (nvjet, forward)"),
+        ("forward", "GEMMs -1.000 ms (nvjet, forward)"),
+    ],
+)
+def test_what_makes_a_difference_is_of_the_time_that_the_ratio_is_of(tmp_path, column, says):
+    of = study(tmp_path / "study", TOML.replace("total_ms", f"{column}_ms"))
+    made = Made(of)
+    for name, forward, backward in (("slow", 3.0, 4.0), ("fast", 2.0, 2.0)):
+        made.measured(name, forward=rounds(forward), backward=rounds(backward))
+    material = Material(made.write(tmp_path / "results"), of)
+    more = (cause(BUSY, "memory", "copy", 4, 2, phase="backward"),)
+    found = explained((3, 2), (0.5, 0.5), (7.5, 4.5), more=more)
+    material.explanation = lambda of, against: found
+    (row,) = notes_section(material).grids[1].rows
+    assert row[6] == says

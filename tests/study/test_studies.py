@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import json
 import math
 import re
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.study import te_on_cpu
-from tetrace.study import Workload, recordings, spec
+from tetrace.study import Workload, recordings, spec, surroundings
 from tetrace.study.spec import Planned, Study
 
 torch = pytest.importorskip("torch")
@@ -88,6 +89,22 @@ def test_how_many_recordings_each_study_makes() -> None:
     """Each costs seconds of a GPU: who adds some knows it."""
     found = {name: sum(planned.recording for planned in read(name).configurations) for name in NOTES}
     assert found == {"fusion": 26, "hybrid": 19, "attention": 33, "gated": 32, "stability": 27}
+
+
+def test_what_is_said_of_peaks_is_what_is_stored() -> None:
+    """A new calibration changes the sentence: in docs/study.md, and in every report."""
+    files = PROFILES.glob("*/results/*/study.json")
+    stored = [peaks for file in files if (peaks := json.loads(file.read_text(encoding="utf-8"))["peaks"])]
+    peaks = {(one["bf16_flops"], one["fp8_flops"]) for one in stored}
+    (bf16, fp8) = ([round(one / 1e12) for one in column] for column in zip(*peaks, strict=True))
+    said = (
+        f"Eight calibrations with an H200 reached {min(bf16)} to {max(bf16)} TFLOP/s in BF16 and {min(fp8):,} to {max(fp8):,} in "
+        "FP8"
+    )
+    assert len(peaks) == 8
+    page = (PROFILES.parent / "docs" / "study.md").read_text(encoding="utf-8")
+    assert said in " ".join(page.split())
+    assert said in surroundings.MEANINGS["Share of peak"]
 
 
 @pytest.mark.parametrize("name", NOTES)

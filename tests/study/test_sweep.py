@@ -9,6 +9,7 @@ import pytest
 
 from tests.study.made import Made, study
 from tetrace.study.claims import UNKNOWN, judge
+from tetrace.study.effects import axes
 from tetrace.study.material import Material
 from tetrace.study.report import Report
 from tetrace.study.screen import screen
@@ -91,7 +92,10 @@ def test_the_table_of_a_sweep(tmp_path):
 @pytest.mark.parametrize(("title", "name"), [('title = "Of 512"\n', "Of 512"), ("", "other, total_ms")])
 def test_sentences_of_two_sweeps_along_one_option_are_told_apart(tmp_path, title, name):
     """By their titles, or else by what is swept; also on the first screen."""
-    other = TOML.partition("[[matrix]]")[2].replace('"length"', '"other"').replace('title = "Length"\n', title)
+    # Another option: those of the same would be identical, and not told apart.
+    own = 'name = "other"\noptions.batch = 2'
+    other = TOML.partition("[[matrix]]")[2].replace('name = "length"', own).replace('"length"', '"other"')
+    other = other.replace('title = "Length"\n', title)
     of = study(tmp_path, TOML + "[[matrix]]" + other.partition("[[matrix]]")[2])
     made = Made(of)
     for matrix, factor in (("length", 1.0), ("other", 0.75)):
@@ -123,6 +127,37 @@ def test_places_in_doubt_decide_nothing(tmp_path):
     assert crossing_value(material, [found], "length", "unfused", "fused").reason == (
         "intervals do not tell unfused and fused apart anywhere"
     )
+
+
+@pytest.mark.parametrize(
+    ("alike", "verdicts", "between"),
+    [
+        (1.0, ["slower", "slower", "faster", "faster"], (512, 1024)),
+        # 7 / 8 and its inverse are no further from 1 than 1.15; 0.8 is.
+        (1.15, ["slower", "slower", "as fast", "faster"], (512, 2048)),
+        (1.7, ["as fast"] * 4, None),
+    ],
+)
+def test_a_place_is_told_beside_what_identical_configurations_differ_by(tmp_path, alike, verdicts, between):
+    """As effects are: a table of those and a sentence on a sweep never contradict each other."""
+    of = study(tmp_path, TOML + '[[matrix]]\nname = "again"\naxes.seq = [256]\naxes.attention = ["fused"]\n')
+    made = Made(of).measured("again:256-fused", total=[alike * drift for drift in DRIFT])
+    for group in ("fused", "flash"):
+        for seq, ms in zip((256, 512, 1024, 2048), TIMES[group], strict=True):
+            made.measured(f"length:{seq}-{group}", total=[ms * drift for drift in DRIFT])
+    material = Material(made.write(tmp_path / "results"), of)
+    found = sweep_of(material, of.sweeps[0])
+    points = next(line for line in found.lines if line.name == "flash").points
+    assert [point.verdict for point in points] == verdicts
+    told = {effect.of: effect.verdict for axis in axes(material) for effect in axis.effects if axis.name == "attention"}
+    assert [told[point.name].replace("not told apart", "as fast") for point in points] == verdicts
+    assert [one.between for one in found.crossings] == ([between] if between else [])
+    if not between:
+        assert crossing_words(found) == [
+            "Length: flash is as fast as fused at every measured seq (256 to 2,048), as far as intervals tell, wider by what "
+            "identical configurations differ by."
+        ]
+        assert not crossing_value(material, [found], "length", "flash", "fused").known
 
 
 def test_a_single_place_is_no_range(tmp_path):

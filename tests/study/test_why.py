@@ -9,10 +9,10 @@ import pytest
 from tests.study.explanations import GEMMS, HOST, PYTHON, cause, explained, ns, paced, table
 from tests.study.made import Made, study
 from tetrace.breakdown.account import BUSY, IDLE
-from tetrace.breakdown.changes import NOISE, TOO_FEW
+from tetrace.breakdown.changes import CHANGED, NOISE, TOO_FEW
 from tetrace.study.beside_note import quoted_words
 from tetrace.study.causes import OWN_KERNELS, any_layer
-from tetrace.study.explanation import NOT_TIMED, WAITING, Explanation, check, quotable
+from tetrace.study.explanation import NOT_SHOWN, NOT_TIMED, WAITING, Explanation, check, quotable
 from tetrace.study.material import Material
 from tetrace.study.why import causes_grid, explanation_grid, how_it_adds_up
 
@@ -86,6 +86,12 @@ def test_what_the_clock_makes_longer_may_be_charged_to_the_wrong_kernels(materia
             TOO_FEW,
             "does not explain the timed difference: too few steps were recorded",
         ),
+        # 1 ms longer as timed, all of it waiting, of which the recordings have 2 ms less; noise or not.
+        (explained((5, 4.9), (10, 8), (9, 10)), NOT_SHOWN, "not shown by the recordings"),
+        (explained((5, 4.9), (10, 8), (9, 10), verdict=NOISE), NOT_SHOWN, "not shown by the recordings"),
+        # Half of the timed difference is work, or the recordings wait longer too, if far more.
+        (explained((5, 6), (10, 8), (9, 11)), "", ""),
+        (explained((5, 4.9), (1, 30), (9, 10)), "", ""),
         (explained((5, 3), (1, 1), None), NOT_TIMED, "recorded difference, not timed without a recorder"),
     ],
 )
@@ -93,6 +99,15 @@ def test_a_table_explains_where_work_is_known_to_a_tenth_of_all_changes(material
     assert found.doubt == doubt
     assert found.explains is (not doubt)
     assert explanation_grid(material, found).title.partition("; ")[2] == title
+
+
+@pytest.mark.parametrize(("verdict", "noise"), [(NOISE, ", within the noise of the recordings"), (CHANGED, "")])
+def test_a_difference_that_the_recordings_do_not_show_is_said_to_be_none_of_theirs(material, verdict, noise):
+    said = how_it_adds_up(material, explained((5, 4.9), (10, 8), (9, 10), verdict=verdict))
+    assert said.startswith(
+        f"The recordings do not show this difference (recorded −2.10 ms against timed +1.00 ms{noise}): only rows of the GPU's "
+        "work are from them. A step takes 9.00 and 10.0 ms"
+    )
 
 
 def test_the_split_of_waiting_is_no_change():

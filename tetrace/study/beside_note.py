@@ -112,8 +112,10 @@ def _here(material: Material, row: NoteRow, name: str) -> Value:
 class _Ratio:
     """How many times faster a row is than the first, as noted and here."""
 
-    def __init__(self, row: NoteRow, reference: NoteRow, noted: float, here: Value, verdict: str) -> None:
+    def __init__(self, row: NoteRow, reference: NoteRow, noted: float, here: Value, verdict: str, phase: str) -> None:
         self.row, self.reference, self.noted, self.here, self.verdict = row, reference, noted, here, verdict
+        # Of the step that the ratio is of; empty: the whole of it.
+        self.phase = phase
 
     @property
     def off(self) -> float | None:
@@ -138,11 +140,12 @@ def _ratio(material: Material, row: NoteRow, reference: NoteRow, column: str) ->
     first, own = reference.values.get(column), row.values.get(column)
     if not isinstance(first, int | float) or not isinstance(own, int | float) or not own:
         return None
-    figure = "speedup" if column == "total_ms" else f"{column.removesuffix('_ms')}_speedup"
+    phase = "" if column == "total_ms" else column.removesuffix("_ms")
+    figure = f"{phase}_speedup" if phase else "speedup"
     noted, pair = first / own, (row.configuration, reference.configuration)
     within = Claim("", figure, *pair, between=(noted * (1 - AGREES), noted * (1 + AGREES)))
     here = value(material, figure, *pair)
-    return _Ratio(row, reference, noted, here, judge(material, within, here).verdict)
+    return _Ratio(row, reference, noted, here, judge(material, within, here).verdict, phase)
 
 
 def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> Grid:
@@ -171,11 +174,11 @@ def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> G
 
 
 def _kernels(material: Material, one: _Ratio) -> str:
-    """What makes the difference between both rows here."""
+    """What makes the difference between both rows here, of the phase that the ratio is of."""
     found = material.explanation(one.row.configuration, one.reference.configuration)
     if isinstance(found, str):
         return found
-    return quoted_words(found, _GROUPS_NAMED)
+    return quoted_words(found, _GROUPS_NAMED, one.phase)
 
 
 def quoted_words(found: Explanation, many: int, phase: str = "") -> str:

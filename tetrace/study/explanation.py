@@ -34,6 +34,7 @@ _TELLS = Fraction(1, 10)
 LEAST_FACTOR, MOST_FACTOR = Fraction(1, 2), Fraction(6, 5)
 WAITING = "waiting"
 NOT_TIMED = "not timed"
+NOT_SHOWN = "not shown"
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,32 @@ class Explanation:
 
         They do where both sides were timed, enough steps recorded, and the GPU's work is off by a tenth of all changes at
         most: the split of the difference into kinds of work and waiting is then known so well. Noise beyond that may make a
-        row, or turn its sign. The difference between host ranges is not asked for: it is shared out.
+        row, or turn its sign. The difference between host ranges is not asked for: it is shared out. And the recordings have
+        to show what is timed: see `is_turned`.
         """
         if self.timed_ns is None:
             return NOT_TIMED
         if self.off_by_ns is None:
             return TOO_FEW
-        return NOISE if self.off_by_ns > _TELLS * self.changes_ns else ""
+        if self.off_by_ns > _TELLS * self.changes_ns:
+            return NOISE
+        return NOT_SHOWN if self.is_turned else ""
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether more than half of the timed difference is waiting, and the recordings wait the other way round: then hosts
+        differed between both, and no row of waiting says why the timed step is longer or shorter."""
+        if self.timed_ns is None:
+            return False
+        waits = (cause for cause in self.recorded if cause.kind == IDLE and not cause.is_own)
+        recorded = sum((cause.recorded_ns[1] - cause.recorded_ns[0] for cause in waits), Fraction(0))
+        is_waiting = _difference(self.waiting_ns) / self.difference_ns > Fraction(1, 2) if self.difference_ns else False
+        return is_waiting and recorded * self.difference_ns < 0
+
+    @property
+    def recorded_difference_ns(self) -> Fraction:
+        """By how much an average recorded step takes longer in the second run."""
+        return _difference(self.step_ns)
 
     @property
     def explains(self) -> bool:

@@ -89,8 +89,10 @@ def stored(place: Place, quick: bool = False, changed: Mapping[str, Any] | None 
 
 
 def check(study: Study, folder: Path) -> None:
-    """Raises `InputError` or `UsageError` where the folder has no results of this study."""
-    results.read(folder, study.name)
+    """Raises `InputError` or `UsageError` where the folder has no results of this study: it is one to read, not to measure
+    into."""
+    holds = f"{results.RESULTS_FILE} and {STEPS_FILE}, as a run of {study.name} writes them"
+    results.read(folder, study.name, f"name a folder that holds {holds}")
 
 
 def check_report(study: Study, place: Place, folder: Path) -> None:

@@ -205,22 +205,22 @@ class Results:
         return pd.read_csv(self.folder / STEPS_FILE, dtype={"configuration": str}, **options)
 
 
-def read(folder: Path, study: str = "") -> Results:
-    """The results in `folder`. Raises `InputError` where there are none that this version reads, and `UsageError` where
-    they are of another study than `study`."""
+def read(folder: Path, study: str = "", way: str = "measure again with --fresh") -> Results:
+    """The results in `folder`. Raises `InputError`, with the `way` out, where there are none that this version reads, and
+    `UsageError` where they are of another study than `study`."""
     file = folder / RESULTS_FILE
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({_reason(error)}); measure again with --fresh") from error
+        raise InputError(f"{file}: cannot be read ({_reason(error)}); {way}") from error
     version = said.get("version") if isinstance(said, dict) else None
     if version != VERSION:
-        raise InputError(f"{file}: is of version {version}, this tetrace reads {VERSION}; measure again with --fresh")
+        raise InputError(f"{file}: is of version {version}, this tetrace reads {VERSION}; {way}")
     try:
         configurations = tuple(_configuration(each) for each in said.get("configurations", []))
         found = Results(**_known(Results, said) | {"configurations": configurations, "folder": folder})
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{file}: has not what results have ({error}); measure again with --fresh") from error
+        raise InputError(f"{file}: has not what results have ({error}); {way}") from error
     if study and found.study != study:
         raise UsageError(
             f"{folder}: holds results of the study {found.study}, not of {study}; name another, or move it away"

@@ -123,7 +123,8 @@ def _side_sentence(swept: Swept, line: Line) -> str:
     if len(untold) == len(known):
         return f"{line.name} and {swept.sweep.baseline} are not told apart at {places}: there are no intervals."
     if not words:
-        return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell."
+        same = ", wider by what identical configurations differ by" if any(point.is_widened for point in known) else ""
+        return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell{same}."
     doubt = ", or as fast," if any(point.verdict in (SAME, UNDECIDED) for point in known) else ""
     said = f"{line.name} is {words.pop()}{doubt} than {swept.sweep.baseline} at {places}"
     return f"{said}{_range_words(known, bool(doubt)) if swept.is_recorded else ''}."

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tetrace.study.effects import axes
+from tetrace.study.explanation import NOT_SHOWN
 from tetrace.study.identical import deviation, twins
 from tetrace.study.section import cut, several
 
@@ -13,21 +16,46 @@ if TYPE_CHECKING:
     from tetrace.study.material import Material
 
 
+# Of a speed-up that no recordings explain.
+NOT_RECORDED = "not recorded"
+_known: weakref.WeakKeyDictionary[Material, list[tuple[str, str]]] = weakref.WeakKeyDictionary()
+
+
 def pairs(material: Material) -> list[tuple[str, str]]:
     """Configurations that were measured and are recorded, each with what a speed-up of it is against: its baseline, what a
-    claim compares it with, and the first row of a note's table."""
+    claim compares it with, the first row of a note's table, and what an effect of an option is told against."""
+    if material not in _known:
+        _known[material] = _pairs(material)
+    return _known[material]
+
+
+def _pairs(material: Material) -> list[tuple[str, str]]:
     own = [one.name for one in material.recorded()]
     asked = [(name, material.baseline(name)) for name in own]
     claims = [claim for claim in material.study.claims if claim.figure.endswith("speedup")]
     asked += [(claim.of, claim.against or material.baseline(claim.of)) for claim in claims]
     for note in material.study.notes:
         asked += [(row.configuration, note.rows[0].configuration) for row in note.rows[1:]]
-    known = set(own)
-    found: list[tuple[str, str]] = []
-    for of, against in asked:
-        if of in known and against in known and of != against and (against, of) not in found:
-            found.append((of, against))
-    return list(dict.fromkeys(found))
+    known, same = set(own), twins(material)
+    found: dict[tuple[str, str], None] = {}
+
+    def add(pair: tuple[str, str]) -> None:
+        if known.issuperset(pair) and pair[0] != pair[1] and pair[::-1] not in found:
+            found[pair] = None
+
+    for pair in asked:
+        add(pair)
+    for of, against in _effects(material):
+        # One table for what runs the same under other names.
+        alike = ((a, b) for a in same[of] for b in same[against])
+        if is_told(material, of, against) and not any(pair in found or pair[::-1] in found for pair in alike):
+            add((of, against))
+    return list(found)
+
+
+def _effects(material: Material) -> list[tuple[str, str]]:
+    """What the values of options are compared by, beside one another."""
+    return [(one.of, one.base) for axis in axes(material) for one in axis.effects]
 
 
 @dataclass(frozen=True)
@@ -42,9 +70,10 @@ class Unexplained:
 
 
 def speedups(material: Material) -> list[tuple[str, str]]:
-    """Every speed-up that the report says: of each configuration over its baseline, and what claims and notes compare."""
+    """Every speed-up that the report says: of each configuration over its baseline, of each value of an option over its
+    first, and what claims and notes compare."""
     asked = [(one.name, material.baseline(one.name)) for one in material.configurations]
-    asked += pairs(material)
+    asked += pairs(material) + _effects(material)
     asked += [
         (claim.of, claim.against or material.baseline(claim.of))
         for claim in material.study.claims
@@ -66,7 +95,8 @@ def unexplained(material: Material) -> list[Unexplained]:
     for of, against in speedups(material):
         if {(of, against), (against, of)} & explained:
             continue
-        said = material.explanation(of, against)
+        # Nobody asks for what timing does not tell apart.
+        said = material.explanation(of, against) if is_told(material, of, against) else ""
         candidates = ((a, b) for a in same[of] for b in same[against])
         alike = next((pair for pair in candidates if {pair, pair[::-1]} & explained), None)
         found.append(Unexplained(of, against, said if isinstance(said, str) else "", alike))
@@ -84,25 +114,28 @@ def is_told(material: Material, of: str, against: str) -> bool:
 
 
 def explained_words(material: Material) -> str:
-    """`with every speed-up explained`, or how many of them; empty where there is no ratio. A table that does not explain the
-    timed difference explains no speed-up, and what timing does not tell apart is none."""
+    """`with every speed-up explained`, or how many of them, and how many their recordings do not show; empty where there is no
+    ratio. A table that does not explain the timed difference explains no speed-up, and what timing does not tell apart is none.
+    """
     missing = {(one.of, one.against): one.twins for one in unexplained(material)}
     every = speedups(material)
     told = [pair for pair in every if is_told(material, *pair)]
-    left, alike = sum(not _explains(material, missing.get(pair, pair)) for pair in told), len(every) - len(told)
+    doubts, alike = [_doubt(material, missing.get(pair, pair)) for pair in told], len(every) - len(told)
     if not told:
         return "with no ratio told from 1" if alike else ""
+    left, turned = sum(one != "" for one in doubts), doubts.count(NOT_SHOWN)
     words = f"with {f'{len(told) - left} of {len(told)} speed-ups' if left else 'every speed-up'} explained"
+    words += f", {turned} not shown by {'its' if turned == 1 else 'their'} recordings" if turned else ""
     return words + (f" ({alike} {'ratio is' if alike == 1 else 'ratios are'} not told from 1)" if alike else "")
 
 
-def _explains(material: Material, pair: tuple[str, str] | None) -> bool:
-    """Whether the recordings of a pair, in either order, explain its timed difference."""
+def _doubt(material: Material, pair: tuple[str, str] | None) -> str:
+    """Why the recordings of a pair, in either order, do not explain its timed difference; empty where they do."""
     if pair is None:
-        return False
+        return NOT_RECORDED
     # The other order is a comparison of its own, and takes as long.
     found = material.explanation(*(pair if pair in pairs(material) else pair[::-1]))
-    return not isinstance(found, str) and found.explains
+    return NOT_RECORDED if isinstance(found, str) else found.doubt
 
 
 def unexplained_words(material: Material) -> list[str]:

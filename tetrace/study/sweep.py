@@ -30,24 +30,36 @@ _TOLD = (FASTER, SLOWER)
 @dataclass(frozen=True)
 class Point:
     """A configuration at a place `x` of the sweep, with its figure, and its speed-up over the baseline's there (of a
-    figure that is no time: the ratio of both). None where one of both was not measured."""
+    figure that is no time: the ratio of both). None where one of both was not measured. `apart_by`: by how much identical
+    configurations differ, as a logarithm."""
 
     x: float
     name: str
     found: Value
     ratio: Estimate | None
+    apart_by: float = 0.0
 
     @property
     def verdict(self) -> str:
-        """faster, slower, as fast (the interval holds 1), undecided (there is none), or empty where it is not known."""
+        """faster, slower, as fast (the interval holds 1, widened by what identical configurations differ by), undecided
+        (there is none), or empty where it is not known."""
         one = self.ratio
         if one is None:
             return ""
         if one.low is None or one.high is None:
             return UNDECIDED
-        if one.low <= 1 <= one.high:
+        by = math.exp(self.apart_by)
+        if one.low / by <= 1 <= one.high * by:
             return SAME
         return FASTER if one.value > 1 else SLOWER
+
+    @property
+    def is_widened(self) -> bool:
+        """Whether only identical configurations keep its interval from telling both apart."""
+        one = self.ratio
+        if one is None or one.low is None or one.high is None:
+            return False
+        return self.verdict == SAME and not one.low <= 1 <= one.high
 
 
 @dataclass(frozen=True)
@@ -111,16 +123,23 @@ def sweep_of(material: Material, sweep: Sweep) -> Swept:
             base = _own_baseline(material, one, x, sweep)
         found = value(material, sweep.figure, one.name)
         ratio = _ratio(material, sweep, one, base, found) if base is not None and base.name != one.name else None
-        lines.setdefault((group, others), []).append(Point(x, one.name, found, ratio))
+        apart_by = _apart_by(material, sweep, (one.name, base.name)) if base is not None and ratio is not None else 0.0
+        lines.setdefault((group, others), []).append(Point(x, one.name, found, ratio, apart_by))
     made = tuple(
         Line(group, dict(others), tuple(sorted(points, key=lambda point: point.x)))
         for (group, others), points in lines.items()
         if any(point.found.known or point.found.failed for point in points)
     )
     crossed = tuple(one for line in made for one in crossings(line))
-    recorded = is_recorded(material, sweep.figure)
-    apart_by = deviation(material) if sweep.figure.endswith("_ms") and not recorded else 0.0
-    return Swept(sweep, made, crossed, apart_by, recorded)
+    return Swept(sweep, made, crossed, _apart_by(material, sweep), is_recorded(material, sweep.figure))
+
+
+def _apart_by(material: Material, sweep: Sweep, of: tuple[str, ...] = ()) -> float:
+    """The |log ratio| that identical configurations differ by, those like `of` as effects have it; 0 where the figure is no
+    timed one."""
+    if not sweep.figure.endswith("_ms") or is_recorded(material, sweep.figure):
+        return 0.0
+    return deviation(material, sweep.figure.removesuffix("_ms"), of)
 
 
 def _own_baseline(material: Material, one: Configuration, x: float, sweep: Sweep) -> Configuration | None:

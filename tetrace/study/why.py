@@ -10,7 +10,7 @@ from tetrace.breakdown.account import IDLE
 from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.report.grid import Column, Grid
 from tetrace.study.causes import Cause, Group
-from tetrace.study.explanation import LEAST_FACTOR, MOST_FACTOR, NOT_TIMED, Explanation
+from tetrace.study.explanation import LEAST_FACTOR, MOST_FACTOR, NOT_SHOWN, NOT_TIMED, Explanation
 from tetrace.study.section import Section, cut, several, signs, times
 from tetrace.study.speedups import is_told, pairs, speedups, unexplained_words
 from tetrace.units import three_digits
@@ -49,10 +49,16 @@ def why_section(material: Material) -> Section:
         grids.append(explanation_grid(material, one))
         more.append(causes_grid(one))
     told = [one for one in shown if is_told(material, *reversed(one.names))]
-    if left := sum(not one.explains for one in told):
+    if left := sum(one.doubt not in ("", NOT_SHOWN) for one in told):
         said.append(
             f"{left} of {len(shown)} tables {'does' if left == 1 else 'do'} not explain the timed difference: too few steps "
             "were recorded, or work of the GPU may be off by more than a tenth of all that changed."
+        )
+    if turned := sum(one.doubt == NOT_SHOWN for one in told):
+        are = "is of a difference" if turned == 1 else "are of differences"
+        said.append(
+            f"{turned} of {len(shown)} tables {are} that the recordings do not show: most of what was timed is waiting, "
+            "and the recorded steps wait the other way round."
         )
     if alike := len(shown) - len(told):
         said.append(
@@ -90,6 +96,8 @@ def _does_not_explain(found: Explanation, told: bool) -> str:
         return "; recorded difference, not timed without a recorder"
     if not told:
         return "; not told apart"
+    if found.doubt == NOT_SHOWN:
+        return "; not shown by the recordings"
     why = {
         TOO_FEW: "too few steps were recorded",
         NOISE: f"work of the GPU may be off by {_words(found.off_by_ns or 0)} of {_words(found.changes_ns)} ms that changed",
@@ -142,6 +150,7 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
         parts.append(f"{_plus(residue[1] - residue[0])} what the recordings do not have")
     few = " Too few steps were recorded to tell it from noise." if found.doubt == TOO_FEW else ""
     said = [
+        *_not_shown_words(found),
         f"A step takes {_words(a)} and {_words(b)} ms, {_plus(b - a)} ms: {', '.join(parts)}.{few}",
         *_factor_words(found),
         *_turned_words(found),
@@ -151,6 +160,16 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
         *_elsewhere_words(material, found),
     ]
     return signs(" ".join(said))
+
+
+def _not_shown_words(found: Explanation) -> Iterator[str]:
+    """That the recordings differ otherwise than the timed steps, and what of the rows is from them all the same."""
+    if found.doubt == NOT_SHOWN:
+        noise = ", within the noise of the recordings" if found.verdict == NOISE else ""
+        yield (
+            f"The recordings do not show this difference (recorded {_plus(found.recorded_difference_ns)} ms against timed "
+            f"{_plus(found.difference_ns)} ms{noise}): only rows of the GPU's work are from them."
+        )
 
 
 def _elsewhere_words(material: Material, found: Explanation) -> Iterator[str]:
