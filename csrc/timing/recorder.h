@@ -48,8 +48,9 @@ class Recorder {
   // Reads what the device has come to, without waiting. To be called by one thread at a time.
   void begin_step(std::int32_t number, bool sampled);
 
-  // The present on `place`; null where it cannot be recorded.
-  Event* record(const Place& place, Missed& why) { return pool_.record(place, why); }
+  // The present on `place`; null where it cannot be recorded. Where all events are in use, those that the device is through
+  // with are read first, without waiting.
+  Event* record(const Place& place, Missed& why);
   void release(Event* event) { pool_.release(event); }
   // An interval from `event` on, which stays the caller's as well.
   Begun begin(std::int32_t site, const Place& place, Event* event);
@@ -84,6 +85,7 @@ class Recorder {
   std::deque<Interval>& queue_of(const Place& place);
   void harvest(bool one_by_one);
   bool harvest_next(std::size_t queue, bool one_by_one);
+  bool harvest_oldest(std::int32_t device);
   void read(const std::vector<Interval>& intervals, bool readable);
   void give_up();
 
@@ -95,7 +97,7 @@ class Recorder {
   Begun whole_step_;
   Pool pool_;
   Results results_;
-  std::mutex harvesting_;
+  std::mutex harvesting_;  // taken before the one below; what waits is taken out, and the pool closed, under it alone
   mutable std::mutex mutex_;  // guards what follows
   std::deque<Queue> queues_;
   Counts counts_;
