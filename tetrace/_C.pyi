@@ -303,8 +303,11 @@ def timing_step(step: int, sampled: bool) -> int:
     Returns how many rows wait to be taken.
     """
 
+def timing_begin_backward() -> None:
+    """The calling thread calls autograd's engine."""
+
 def timing_end_backward() -> None:
-    """A backward is over, on whatever threads it ran."""
+    """Its call has returned, on whatever threads the backward ran; those of other threads' calls may run on."""
 
 def timing_rows() -> bytes:
     """Rows made since the last call, one a site and sampled step, 24 bytes each: `site`, `step`, `count` (calls that were
@@ -321,7 +324,8 @@ def timing_summary() -> dict[str, Any]:
 
 def timing_counts() -> dict[str, int]:
     """Calls by what became of them: `measured`, `pending`, `crossed` (ended on another stream), `captured` (into a CUDA
-    graph), `no_room` (no free event), `failed` (the driver refused, last with `last_error`), `unfinished` (at the end of
+    graph), `no_room` (no free event), `failed` (the driver refused, last with `last_error`), `unclear`
+    (of one of several backwards at once, it is not known which), `unfinished` (at the end of
     the session); `events` that were made, and `rows_dropped` because nobody took them.
     """
 

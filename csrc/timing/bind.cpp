@@ -104,7 +104,7 @@ py::dict summary() {
 py::dict counts() {
   const Counts now = recorder().counts();
   return py::dict("measured"_a = now.measured, "crossed"_a = now.crossed, "captured"_a = now.captured,
-                  "no_room"_a = now.no_room, "failed"_a = now.failed, "unfinished"_a = now.unfinished,
+                  "no_room"_a = now.no_room, "failed"_a = now.failed, "unclear"_a = now.unclear, "unfinished"_a = now.unfinished,
                   "pending"_a = recorder().pending(), "events"_a = recorder().pool().made(),
                   "last_error"_a = recorder().pool().last_error(),
                   "rows_dropped"_a = recorder().results().rows_dropped());
@@ -123,6 +123,7 @@ void bind(py::module_& module) {
   module.def("timing_measure", &measure, "site"_a, "around"_a, "measured"_a);
   module.def("timing_reset", &reset, unlocked);
   module.def("timing_step", &step, unlocked, "step"_a, "sampled"_a);
+  module.def("timing_begin_backward", &begin_backward, unlocked);
   module.def("timing_end_backward", &end_backward, unlocked);
   module.def("timing_rows", &rows);
   module.def("timing_summary", &summary);

@@ -139,6 +139,7 @@ void Recorder::note(Missed why) {
   if (why == Missed::captured) count(&Counts::captured);
   if (why == Missed::no_room) count(&Counts::no_room);
   if (why == Missed::failed) count(&Counts::failed);
+  if (why == Missed::unclear) count(&Counts::unclear);
 }
 
 void Recorder::count(std::int64_t Counts::*what) {

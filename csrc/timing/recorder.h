@@ -20,6 +20,7 @@ struct Counts {
   std::int64_t captured = 0;    // into a CUDA graph, which runs later
   std::int64_t no_room = 0;     // the pool's limit was reached
   std::int64_t failed = 0;      // the driver refused
+  std::int64_t unclear = 0;     // another backward ended, and whose they were was not known
   std::int64_t unfinished = 0;  // the device had not come to their end when measuring ended
 };
 

@@ -75,7 +75,9 @@ def test_modules_of_two_devices_are_timed(tmp_path: Path) -> None:
     columns = (trace.column("module_times", name).tolist() for name in ("module", "phase", "count", "skipped"))
     counts: Counter[tuple[str, str]] = Counter()
     for module, phase, count, skipped in zip(*columns, strict=True):
-        assert skipped == 0, (names[module], phases[phase])
+        # The backward of the whole begins on one device and ends on the other: it is not counted, but told.
+        crosses = (names[module], phases[phase]) == ("Split", "backward")
+        assert (skipped > 0) == crosses, (names[module], phases[phase])
         counts[names[module], phases[phase]] += count
     for module in ("first", "second"):
         for phase in ("forward", "backward"):

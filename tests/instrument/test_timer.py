@@ -341,6 +341,49 @@ def test_a_thread_of_its_own_per_model(cuda):
     assert sum(calls for name in ("0.head", "1.head") for _, calls, _ in [found[name, "forward"]]) == 40
 
 
+class Meeting(Work):
+    """Its backward works before and after another thread has been through its own."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.gpu.work(10)
+        ctx.gpu.at.set()
+        ctx.gpu.other_done.wait(10)
+        ctx.gpu.work(ctx.backward_ns)
+        return gradient, None, None, None
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_a_backward_ends_while_one_runs_in_another_thread(cuda, monkeypatch, observed):
+    if not observed:
+        monkeypatch.setattr(autograd, "can_observe", lambda: False)
+    cuda.at, cuda.other_done = threading.Event(), threading.Event()
+    long, short = Piece(cuda, 1, 1000), Piece(cuda, 2, 30)
+    long.forward = lambda x: Meeting.apply(x * long.weight, cuda, 1, 1000)
+
+    def train_long():
+        cuda.use(1)
+        long(torch.ones(3)).sum().backward()
+
+    def train_short():
+        cuda.use(2)
+        cuda.at.wait(10)
+        short(torch.ones(3)).sum().backward()
+        cuda.other_done.set()
+
+    with Timer(nn.ModuleList([long, short]), every=1, show=False, driver=driver(cuda)) as timer:
+        tetrace.step()
+        threads = [threading.Thread(target=train_long), threading.Thread(target=train_short)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        tetrace.step()
+    found = {(name, count, ns) for (name, phase), (_, count, ns) in measured(timer).items() if phase == "backward"}
+    assert {(name, count, ns) for name, count, ns in found if name != "(loss)"} == {("0", 1, 1010), ("1", 1, 30)}
+    assert timer.notes() == []
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -1,7 +1,7 @@
 """Measures how long modules take on their streams, by CUDA events around their ranges, in every N-th step.
 
 `tetrace._C` (csrc/timing) records the events where ranges open and close, reads them when the device has come so far,
-and never waits for it. This file says which ranges, in which steps, and takes the rows.
+and waits for it at the end alone. This file says which ranges, in which steps, and takes the rows.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _WORDS = {
     "crossed": "began on one stream and ended on another: they are not counted",
     "no_room": "found no free event, because too many waited for the GPU: they are not counted",
     "failed": "could not be measured, because the driver refused: they are not counted",
+    "unclear": "were of one of several backwards at once, and it is not known of which: they are not counted",
     "unfinished": "had not come to their end on the GPU when measuring ended",
     "captured": "were captured into CUDA graphs: replays belong to the module that launches them",
 }
@@ -201,9 +202,10 @@ class Measuring:
 
 
 def _ending_backward(plain: engine.Run) -> engine.Run:
-    end = _C.timing_end_backward
+    begin, end = _C.timing_begin_backward, _C.timing_end_backward
 
     def run(*args: Any, **kwargs: Any) -> Any:
+        begin()
         try:
             return plain(*args, **kwargs)
         finally:
