@@ -24,6 +24,7 @@ namespace {
 // An interval of a nesting range, which is closed at this depth of the thread's ranges.
 struct Nested {
   std::size_t depth;
+  std::int32_t device;  // that was asked for, or -1
   Begun begun;
 };
 
@@ -75,25 +76,30 @@ Thread& this_thread() {
 
 void nest(Thread& thread, std::int32_t site, std::size_t depth) {
   Recorder& now = recorder();
-  Place place;
-  if (now.session() == 0 || !is_measured(site) || !current_place(place)) return;
+  std::int32_t device = -1;
+  if (now.session() == 0 || !is_measured(site, device)) return;
   // What a range of this depth or deeper left behind was never closed.
   while (!thread.nested.empty() && thread.nested.back().depth >= depth) {
     now.miss(thread.nested.back().begun, Missed::left);
     thread.nested.pop_back();
   }
+  // A module without parameters runs where those around it have theirs.
+  if (device < 0 && !thread.nested.empty()) device = thread.nested.back().device;
+  Place place;
+  if (!current_place(place, device)) return;
   Missed why{};
   Event* event = now.record(place, why);
   if (event == nullptr) return now.miss(site, why);
-  thread.nested.push_back({depth, now.begin(site, place, event)});
+  thread.nested.push_back({depth, device, now.begin(site, place, event)});
   now.release(event);
 }
 
-void unnest(const Begun& begun) {
+void unnest(const Nested& range) {
   Recorder& now = recorder();
+  const Begun& begun = range.begun;
   if (begun.session != now.session()) return now.release(begun.event);
   Place place;
-  if (!current_place(place) || place != begun.place) return now.cross(begun);
+  if (!current_place(place, range.device) || place != begun.place) return now.cross(begun);
   Missed why{};
   Event* event = now.record(place, why);
   if (event == nullptr) return now.miss(begun, why);
@@ -236,10 +242,9 @@ void range_closed(std::size_t depth) {
   Thread& thread = this_thread();
   if (!thread.nodes.empty()) leave_nodes(thread, depth);
   while (!thread.nested.empty() && thread.nested.back().depth >= depth) {
-    const Begun begun = thread.nested.back().begun;
-    const bool is_this = thread.nested.back().depth == depth;
+    const Nested range = thread.nested.back();
     thread.nested.pop_back();
-    is_this ? unnest(begun) : recorder().miss(begun, Missed::left);
+    range.depth == depth ? unnest(range) : recorder().miss(range.begun, Missed::left);
   }
 }
 

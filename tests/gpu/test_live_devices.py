@@ -1,4 +1,7 @@
-"""One process on two GPUs: each activity on its device, each module timed where it ran."""
+"""One process on two GPUs: each activity on its device, modules timed on that of their parameters.
+
+A module with parameters on both, or none in or around it, is timed on the device that is current when it is called.
+"""
 
 from __future__ import annotations
 

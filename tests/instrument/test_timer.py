@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_cuda import needs_compiler
@@ -341,6 +342,30 @@ def test_a_thread_of_its_own_per_model(cuda):
     assert sum(calls for name in ("0.head", "1.head") for _, calls, _ in [found[name, "forward"]]) == 40
 
 
+class Elsewhere(Piece):
+    """Its parameters are on device 1, where its kernels run, whichever device is current when it is called."""
+
+    def parameters(self, recurse=True):
+        yield SimpleNamespace(device=torch.device("cuda", 1))
+
+    def forward(self, x):
+        self.gpu.use(0, device=1)
+        result = super().forward(x)
+        self.gpu.use(1)
+        return result
+
+
+def test_a_module_is_timed_on_the_device_of_its_parameters(cuda):
+    model = nn.Sequential(Piece(cuda, 100, 1), Elsewhere(cuda, 30, 1))
+    with Timer(model, every=1, show=False, driver=driver(cuda)) as timer:
+        tetrace.step()
+        model(torch.ones(3)).sum().backward()
+        tetrace.step()
+    found = measured(timer)
+    assert (found["0", "forward"], found["1", "forward"]) == ((1, 1, 100), (1, 1, 30))
+    assert found["Sequential", "forward"] == (1, 1, 100)
+
+
 class Meeting(Work):
     """Its backward works before and after another thread has been through its own."""
 
@@ -434,8 +459,8 @@ __attribute__((visibility("default"))) void* CUDAStream::stream() const {
   return reinterpret_cast<void*>(0x7000 + stream_.id());
 }
 __attribute__((visibility("default"))) CUDAStream getCurrentCUDAStream(DeviceIndex index) {
-  if (index != -1) throw 1;
-  return CUDAStream(Stream(Stream::UNSAFE, Device(DeviceType::CUDA, 3), 5));
+  if (index > 3) throw 1;
+  return CUDAStream(Stream(Stream::UNSAFE, Device(DeviceType::CUDA, index < 0 ? 3 : index), index < 0 ? 5 : 6));
 }
 }
 """
@@ -446,8 +471,9 @@ from tetrace.instrument import module_times, observer
 assert module_times._source() == 0
 ctypes.CDLL(sys.argv[1])
 source = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_void_p))(module_times._source())
-device, stream = ctypes.c_int32(), ctypes.c_void_p()
-print(source(ctypes.byref(device), ctypes.byref(stream)), device.value, hex(stream.value))
+for asked in (-1, 1, 9):
+    device, stream = ctypes.c_int32(asked), ctypes.c_void_p()
+    print(source(ctypes.byref(device), ctypes.byref(stream)), device.value, hex(stream.value or 0))
 """
 
 
@@ -460,4 +486,4 @@ def test_the_observer_tells_the_current_stream(tmp_path):
     linked = (f"-L{of_torch / 'lib'}", "-lc10")
     subprocess.run(["c++", *flags, tmp_path / "c10.cpp", "-o", library, *linked], check=True)
     done = subprocess.run([sys.executable, "-c", ASK, str(library)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "1 3 0x7005\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 3 0x7005\n1 1 0x7006\n0 9 0x0\n"), done.stderr

@@ -259,6 +259,30 @@ def test_devices_have_events_of_their_own(cuda):
     assert cuda.count("retained") == 2
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_module_of_another_device_than_the_current_one(cuda, native):
+    """It is timed where it runs, with what is inside it and has no device of its own; what is around it is not."""
+    begin(cuda, native=native)
+    _C.timing_measure(LAYER, MODEL, True, 1)
+    _C.timing_measure(PART, LAYER, True)
+    step(1)
+    _C.push(MODEL)
+    cuda.work(5)
+    _C.push(LAYER)
+    _C.push(PART)
+    cuda.use(0, device=1)
+    cuda.work(30)
+    cuda.use(1)
+    _C.pop()
+    _C.pop()
+    call(cuda, HEAD, 2)
+    _C.pop()
+    step(2, False)
+    assert {key[1]: row for key, row in rows().items()} == {
+        STEP: (1, 0, 7), MODEL: (1, 0, 7), LAYER: (1, 0, 30), PART: (1, 0, 30), HEAD: (1, 0, 2),
+    }  # fmt: skip
+
+
 def test_a_device_that_is_not_in_use_is_not_put_to_use(cuda):
     cuda.activate(3, False)
     begin(cuda)

@@ -189,9 +189,9 @@ class Measuring:
         wanted = owner in (None, module) and (self._wanted is None or self._wanted(module, path))
         if wanted:
             self._owners[path] = weakref.ref(module)
-        around = ranges.current_module()
+        around, device = ranges.current_module(), _device_of(module)
         for site in sites:
-            _C.timing_measure(site, around, wanted)
+            _C.timing_measure(site, around, wanted, device)
 
     @dynamo.quiet
     def _on_optimizer(self, optimizer: Any) -> None:
@@ -199,6 +199,18 @@ class Measuring:
         if name not in self._optimizers:
             self._optimizers.add(name)
             _C.timing_measure(ranges.site("optimizer", name, phase="optimizer"), -1, True)
+
+
+def _device_of(module: Module) -> int:
+    """The number of the GPU that has all parameters, and so the module's kernels, whichever device is current when it is
+    called; -1 where there is no such one.
+    """
+    devices: set[Any] = set()
+    for parameter in module.parameters():
+        devices.add(parameter.device)
+        if len(devices) > 1:
+            return -1
+    return next((device.index for device in devices if device.type == "cuda"), -1)
 
 
 def _ending_backward(plain: engine.Run) -> engine.Run:
