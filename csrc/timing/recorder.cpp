@@ -95,7 +95,10 @@ void Recorder::end_step() {
 
 Event* Recorder::record(const Place& place, Missed& why) {
   Event* event = pool_.record(place, why);
-  while (event == nullptr && why == Missed::no_room && harvest_oldest(place.device)) event = pool_.record(place, why);
+  for (bool more = true; event == nullptr && why == Missed::no_room && more;) {
+    more = harvest_oldest(place.device);
+    event = pool_.record(place, why);  // also where nothing was read: another thread may have read it all meanwhile
+  }
   return event;
 }
 
