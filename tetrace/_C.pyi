@@ -280,7 +280,8 @@ def timing_open(
 
     `step_site` is the site of the row that is about a whole step. `get_device()` is the calling thread's current device
     and `get_stream(device)` the handle of its current stream there. `source`, where it is not 0, is the address of a
-    function `int (int32_t* device, void** stream)` that tells the same without Python, or returns 0. `ValueError` when
+    function `int (int32_t* device, void** stream)` that tells the same without Python, of the device that it is given or
+    of the current one where that is -1, or returns 0. `ValueError` when
     `library` is no CUDA driver.
     """
 
@@ -290,11 +291,13 @@ def timing_close(wait_s: float) -> None:
 def timing_reset() -> None:
     """Ends the session, and forgets what was measured and what is to be."""
 
-def timing_measure(site: int, around: int, measured: bool) -> None:
+def timing_measure(site: int, around: int, measured: bool, device: int = -1) -> None:
     """Has ranges of `site` measured, or only passed through on the way from a module to those around it.
 
-    `around`: any site of the module around, or -1. Of a site of kind 2 (backward), ranges tell where a thread is: the
-    module and those around it are measured from the first to the last of their ranges until `timing_end_backward`.
+    `around`: any site of the module around, or -1. `device`: the one to which a call of the module launches, by its
+    number; -1: that of the range around where it has one, else the thread's current one. Of a site of kind 2
+    (backward), ranges tell where a thread is: the module and those around it are measured from the first to the last of
+    their ranges until `timing_end_backward`.
     """
 
 def timing_step(step: int, sampled: bool) -> int:
@@ -303,8 +306,11 @@ def timing_step(step: int, sampled: bool) -> int:
     Returns how many rows wait to be taken.
     """
 
+def timing_begin_backward() -> None:
+    """The calling thread calls autograd's engine."""
+
 def timing_end_backward() -> None:
-    """A backward is over, on whatever threads it ran."""
+    """Its call has returned, on whatever threads the backward ran; those of other threads' calls may run on."""
 
 def timing_rows() -> bytes:
     """Rows made since the last call, one a site and sampled step, 24 bytes each: `site`, `step`, `count` (calls that were
@@ -321,8 +327,9 @@ def timing_summary() -> dict[str, Any]:
 
 def timing_counts() -> dict[str, int]:
     """Calls by what became of them: `measured`, `pending`, `crossed` (ended on another stream), `captured` (into a CUDA
-    graph), `no_room` (no free event), `failed` (the driver refused, last with `last_error`), `unfinished` (at the end of
-    the session); `events` that were made, and `rows_dropped` because nobody took them.
+    graph), `no_room` (no free event), `failed` (the driver refused, last with `last_error`), `unclear` (of one
+    of several backwards at once, it is not known which), `unfinished` (at the end of the session); `events` that were
+    made, and `rows_dropped` because nobody took them.
     """
 
 # Statistics of tensors for FP8 (csrc/fp8): one launch a call, a row of 128 bytes a tensor (tetrace/fp8/rows.py), in a

@@ -93,7 +93,8 @@ def timer(
     show: bool = True,
 ) -> Timer:
     """GPU times of a model's modules, forward and backward, in every N-th step of a training loop:
-    `with tetrace.timer(model, every=10) as t:`. No profiler is involved, and nothing waits for the GPU.
+    `with tetrace.timer(model, every=10) as t:`. No profiler is involved, and no step waits for the GPU;
+    the end of the block does, for at most 2 s.
 
     `modules`: patterns of paths (`layers.*`) that are measured. `depth`: how many names their paths have at most; 0 is
     the model alone. `history`: a Parquet file that gets a row a module, phase and sampled step (`-rank1` and so on in

@@ -15,6 +15,12 @@ void note_transition(Thread& thread) {
   thread.transitions->note(static_cast<std::int64_t>(peek()), thread.open.empty() ? outside : thread.open.back().forward);
 }
 
+void begin_interval(const Thread& thread, std::int32_t number, Kind kind) {
+  const std::size_t depth = thread.open.size() - 1;
+  const bool from_node = thread.open.back().from_node;
+  from_node ? timing::node_opened(number, thread.asked_thread, depth) : timing::range_opened(number, kind, depth);
+}
+
 void open_range(Thread& thread, std::int32_t number, Site& site, std::int64_t value, bool from_node) {
   const bool first = thread.open.empty();
   Open open{};
@@ -29,7 +35,7 @@ void open_range(Thread& thread, std::int32_t number, Site& site, std::int64_t va
   thread.open.push_back(open);
   if (site.kind == Kind::forward) note_transition(thread);
   // Last, and in `close_range` first, so that an interval on the stream holds nothing of ours.
-  if (timing::is_sampling.load(std::memory_order_relaxed)) timing::range_opened(number, site.kind, thread.open.size() - 1);
+  if (timing::is_sampling.load(std::memory_order_relaxed)) begin_interval(thread, number, site.kind);
 }
 
 void close_range(Thread& thread) {
@@ -123,7 +129,9 @@ std::int32_t enter_backward(std::uint64_t forward_thread, std::int64_t sequence)
   Site* site = find_site(thread->last_backward);
   if (site == nullptr) {
     // What the node takes is of no module: least of all of the one before.
-    if (timing::is_sampling.load(std::memory_order_relaxed)) timing::range_opened(-1, Kind::backward, thread->open.size());
+    if (timing::is_sampling.load(std::memory_order_relaxed)) {
+      timing::node_opened(-1, forward_thread, thread->open.size());
+    }
     return 0;
   }
   open_range(*thread, thread->last_backward, *site, sequence, true);

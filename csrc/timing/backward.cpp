@@ -1,5 +1,7 @@
 #include "timing/backward.h"
 
+#include <utility>
+
 #include "timing/measured.h"
 #include "timing/streams.h"
 
@@ -26,6 +28,13 @@ void change_stream(Backward& backward, std::size_t common) {
   for (const Begun& one : crossing) now.cross(one);
 }
 
+// Goes on where another thread stopped. What is open on this one is of another backward.
+void continue_chain(Backward& backward, Chain before) {
+  end_chain(backward);
+  backward.place = before.place;
+  backward.chain = std::move(before.modules);
+}
+
 std::size_t common_of(const std::vector<Begun>& chain, const Sites& wanted) {
   std::size_t common = 0;
   while (common < chain.size() && common < wanted.size() && chain[common].site == wanted[common]) ++common;
@@ -34,27 +43,42 @@ std::size_t common_of(const std::vector<Begun>& chain, const Sites& wanted) {
 
 }  // namespace
 
-void leave_chain(Backward& backward) { end_chain(backward, 0, nullptr, Missed::left); }
-
-void end_chain(Backward& backward) {
-  backward.at = -1;
-  if (backward.chain.empty()) return;
-  Recorder& now = recorder();
-  if (backward.session != now.session()) return end_chain(backward, 0, nullptr, Missed::left);
-  Missed why{};
-  Event* event = now.record(backward.place, why);
-  end_chain(backward, 0, event, why);
-  if (event != nullptr) now.release(event);
+bool is_new_here(const Backward& backward, const Node& node) {
+  return node.forward_thread != 0 && (backward.chain.empty() || backward.forward_thread != node.forward_thread);
 }
 
-void move_to(Backward& backward, std::int32_t site) {
+Chain take_chain(Backward& backward, const Node& node) {
+  const bool same = backward.forward_thread == node.forward_thread && backward.session == recorder().session();
+  if (!same || backward.running.load(std::memory_order_acquire) > 0) return {};
+  Chain taken{backward.place, {}};
+  taken.modules.swap(backward.chain);
+  backward.at = -1;
+  return taken;
+}
+
+void leave_chain(Backward& backward, Missed why) {
+  backward.at = -1;
+  end_chain(backward, 0, nullptr, why);
+}
+
+void end_chain(Backward& backward) {
+  if (backward.session != recorder().session()) return leave_chain(backward, Missed::left);
+  backward.at = -1;
+  if (backward.chain.empty()) return;
+  Missed why{};
+  Event* event = recorder().record(backward.place, why);
+  end_chain(backward, 0, event, why);
+  if (event != nullptr) recorder().release(event);
+}
+
+void move_to(Backward& backward, const Node& node, Chain before) {
   Recorder& now = recorder();
-  Place place;
-  if (now.session() == 0 || !current_place(place)) return;
-  const std::lock_guard<std::mutex> lock(backward.mutex);
+  const auto& [site, forward_thread, place] = node;
   if (backward.session != now.session()) end_chain(backward);
   backward.session = now.session();
-  if (site == backward.at && place == backward.place) return;
+  backward.forward_thread = forward_thread;
+  if (!before.modules.empty()) continue_chain(backward, std::move(before));
+  else if (site == backward.at && place == backward.place) return;
   const Sites wanted = chain_of(site);
   std::size_t common = common_of(backward.chain, wanted);
   if (place != backward.place && !backward.chain.empty()) {

@@ -24,7 +24,7 @@ PyObject* get_device = nullptr;
 PyObject* get_stream = nullptr;
 
 bool ask_python(std::int32_t* device, void** stream) {
-  PyObject* number = PyObject_CallNoArgs(get_device);
+  PyObject* number = *device < 0 ? PyObject_CallNoArgs(get_device) : PyLong_FromLong(*device);
   if (number == nullptr) return false;
   *device = static_cast<std::int32_t>(PyLong_AsLong(number));
   PyObject* handle = PyObject_CallOneArg(get_stream, number);
@@ -104,7 +104,7 @@ py::dict summary() {
 py::dict counts() {
   const Counts now = recorder().counts();
   return py::dict("measured"_a = now.measured, "crossed"_a = now.crossed, "captured"_a = now.captured,
-                  "no_room"_a = now.no_room, "failed"_a = now.failed, "unfinished"_a = now.unfinished,
+                  "no_room"_a = now.no_room, "failed"_a = now.failed, "unclear"_a = now.unclear, "unfinished"_a = now.unfinished,
                   "pending"_a = recorder().pending(), "events"_a = recorder().pool().made(),
                   "last_error"_a = recorder().pool().last_error(),
                   "rows_dropped"_a = recorder().results().rows_dropped());
@@ -120,9 +120,10 @@ void bind(py::module_& module) {
              "source"_a = 0, "library"_a = "libcuda.so.1");
   module.def("timing_streams", &ask_for_streams, "get_device"_a, "get_stream"_a, "source"_a = 0);
   module.def("timing_close", &close_timing, unlocked, "wait_s"_a);
-  module.def("timing_measure", &measure, "site"_a, "around"_a, "measured"_a);
+  module.def("timing_measure", &measure, "site"_a, "around"_a, "measured"_a, "device"_a = -1);
   module.def("timing_reset", &reset, unlocked);
   module.def("timing_step", &step, unlocked, "step"_a, "sampled"_a);
+  module.def("timing_begin_backward", &begin_backward, unlocked);
   module.def("timing_end_backward", &end_backward, unlocked);
   module.def("timing_rows", &rows);
   module.def("timing_summary", &summary);

@@ -3,10 +3,12 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "ranges/autograd.h"
 #include "timing/backward.h"
 #include "timing/measured.h"
 #include "timing/recorder.h"
@@ -22,22 +24,31 @@ namespace {
 // An interval of a nesting range, which is closed at this depth of the thread's ranges.
 struct Nested {
   std::size_t depth;
+  std::int32_t device;  // that was asked for, or -1
   Begun begun;
 };
 
 struct Thread {
   std::vector<Nested> nested;
+  std::vector<std::size_t> nodes;  // depths of the ranges of nodes that run
   Backward backward;
+};
+
+// Of autograd's engine, from the thread that autograd calls `number`; 0 where that is not known.
+struct Call {
+  const Thread* thread;
+  std::uint64_t number;
 };
 
 struct Threads {
   std::mutex mutex;
   std::vector<std::shared_ptr<Thread>> all;
+  std::vector<Call> calls;
 };
 
-// The lock of the threads is a leaf: who holds one's backward may wait for the interpreter, and who waits for this lock
-// may hold that. Of a backward's lock only its own thread waits while it holds the interpreter. Never destroyed, and made
-// anew in a forked child.
+// Under the lock of the threads nobody waits: who holds one's backward may wait for the interpreter, and who waits for this
+// lock may hold that. Of a backward's lock only its own thread waits while it holds the interpreter; nobody waits for a
+// second one. Never destroyed, and made anew in a forked child.
 std::atomic<Threads*> current_threads{new Threads};
 
 Threads& threads() { return *current_threads.load(std::memory_order_acquire); }
@@ -65,25 +76,30 @@ Thread& this_thread() {
 
 void nest(Thread& thread, std::int32_t site, std::size_t depth) {
   Recorder& now = recorder();
-  Place place;
-  if (now.session() == 0 || !is_measured(site) || !current_place(place)) return;
+  std::int32_t device = -1;
+  if (now.session() == 0 || !is_measured(site, device)) return;
   // What a range of this depth or deeper left behind was never closed.
   while (!thread.nested.empty() && thread.nested.back().depth >= depth) {
     now.miss(thread.nested.back().begun, Missed::left);
     thread.nested.pop_back();
   }
+  // A module without parameters runs where those around it have theirs.
+  if (device < 0 && !thread.nested.empty()) device = thread.nested.back().device;
+  Place place;
+  if (!current_place(place, device)) return;
   Missed why{};
   Event* event = now.record(place, why);
   if (event == nullptr) return now.miss(site, why);
-  thread.nested.push_back({depth, now.begin(site, place, event)});
+  thread.nested.push_back({depth, device, now.begin(site, place, event)});
   now.release(event);
 }
 
-void unnest(const Begun& begun) {
+void unnest(const Nested& range) {
   Recorder& now = recorder();
+  const Begun& begun = range.begun;
   if (begun.session != now.session()) return now.release(begun.event);
   Place place;
-  if (!current_place(place) || place != begun.place) return now.cross(begun);
+  if (!current_place(place, range.device) || place != begun.place) return now.cross(begun);
   Missed why{};
   Event* event = now.record(place, why);
   if (event == nullptr) return now.miss(begun, why);
@@ -97,10 +113,91 @@ void leave(const std::shared_ptr<Thread>& thread) {
   {
     const std::lock_guard<std::mutex> lock(known.mutex);
     known.all.erase(std::remove(known.all.begin(), known.all.end(), thread), known.all.end());
+    const auto is_its = [&](const Call& call) { return call.thread == thread.get(); };
+    known.calls.erase(std::remove_if(known.calls.begin(), known.calls.end(), is_its), known.calls.end());
   }
   for (const Nested& left : thread->nested) recorder().miss(left.begun, Missed::left);
   const std::lock_guard<std::mutex> alone(thread->backward.mutex);
-  leave_chain(thread->backward);
+  leave_chain(thread->backward, Missed::left);
+}
+
+// What another thread did last for the backward of `node`: autograd runs nodes of the processor on the thread that called
+// it, and those of each device on one of its own.
+Chain chain_elsewhere(const Thread& here, const Node& node) {
+  Threads& known = threads();
+  const std::lock_guard<std::mutex> lock(known.mutex);
+  for (const std::shared_ptr<Thread>& thread : known.all) {
+    if (thread.get() == &here) continue;
+    const std::unique_lock<std::mutex> alone(thread->backward.mutex, std::try_to_lock);
+    if (!alone.owns_lock()) continue;  // a node of it begins now, or it is ended
+    Chain found = take_chain(thread->backward, node);
+    if (!found.modules.empty()) return found;
+  }
+  return {};
+}
+
+void move(Thread& thread, std::int32_t site, std::uint64_t forward_thread) {
+  Node node{site, forward_thread, {}};
+  if (recorder().session() == 0 || !current_place(node.place)) return;
+  Backward& backward = thread.backward;
+  const std::lock_guard<std::mutex> lock(backward.mutex);
+  move_to(backward, node, is_new_here(backward, node) ? chain_elsewhere(thread, node) : Chain{});
+}
+
+void leave_nodes(Thread& thread, std::size_t depth) {
+  while (!thread.nodes.empty() && thread.nodes.back() >= depth) thread.nodes.pop_back();
+  thread.backward.running.store(static_cast<std::int32_t>(thread.nodes.size()), std::memory_order_release);
+}
+
+// The calling thread, as autograd counts threads; 0 while nodes are not observed.
+std::uint64_t number_of_thread() {
+  const ranges::Peek number = ranges::autograd_thread.load();
+  return ranges::peek_sequence.load() == nullptr || number == nullptr ? 0 : number();
+}
+
+// Takes the innermost call of this thread from those that run.
+Call end_call() {
+  const Thread* thread = &this_thread();
+  Threads& known = threads();
+  const std::lock_guard<std::mutex> lock(known.mutex);
+  for (auto call = known.calls.rbegin(); call != known.calls.rend(); ++call) {
+    if (call->thread != thread) continue;
+    const Call ended = *call;
+    known.calls.erase(std::next(call).base());
+    return ended;
+  }
+  return {thread, 0};
+}
+
+enum class Whose { ended, running, unclear };
+
+// To which call the chain of a thread belongs, now that `ended` has returned; with the lock of its backward held. A thread
+// that called the engine runs nodes of its own call only; other nodes are known by the thread that made them.
+Whose whose(const Thread& thread, const Call& ended) {
+  Threads& known = threads();
+  const std::lock_guard<std::mutex> lock(known.mutex);
+  if (known.calls.empty() || &thread == ended.thread) return Whose::ended;
+  const std::uint64_t made_by = thread.backward.forward_thread;
+  bool runs = false;
+  for (const Call& call : known.calls) {
+    if (call.thread == &thread) return Whose::running;
+    runs = runs || (made_by != 0 && call.number == made_by);
+  }
+  if (made_by != 0 && ended.number == made_by) return Whose::ended;
+  return runs ? Whose::running : Whose::unclear;
+}
+
+std::vector<std::shared_ptr<Thread>> all_threads() {
+  Threads& known = threads();
+  const std::lock_guard<std::mutex> lock(known.mutex);
+  return known.all;
+}
+
+void end_all_chains() {
+  for (const std::shared_ptr<Thread>& thread : all_threads()) {
+    const std::lock_guard<std::mutex> alone(thread->backward.mutex);
+    end_chain(thread->backward);
+  }
 }
 
 void forget_nested() {
@@ -128,16 +225,26 @@ void prepare_once() {
 
 void range_opened(std::int32_t site, ranges::Kind kind, std::size_t depth) {
   Thread& thread = this_thread();
-  kind == ranges::Kind::backward ? move_to(thread.backward, site) : nest(thread, site, depth);
+  kind == ranges::Kind::backward ? move(thread, site, 0) : nest(thread, site, depth);
+}
+
+void node_opened(std::int32_t site, std::uint64_t forward_thread, std::size_t depth) {
+  Thread& thread = this_thread();
+  leave_nodes(thread, depth);  // those that were never closed
+  if (site >= 0) {
+    thread.nodes.push_back(depth);
+    thread.backward.running.fetch_add(1, std::memory_order_release);
+  }
+  move(thread, site, forward_thread);
 }
 
 void range_closed(std::size_t depth) {
   Thread& thread = this_thread();
+  if (!thread.nodes.empty()) leave_nodes(thread, depth);
   while (!thread.nested.empty() && thread.nested.back().depth >= depth) {
-    const Begun begun = thread.nested.back().begun;
-    const bool is_this = thread.nested.back().depth == depth;
+    const Nested range = thread.nested.back();
     thread.nested.pop_back();
-    is_this ? unnest(begun) : recorder().miss(begun, Missed::left);
+    range.depth == depth ? unnest(range) : recorder().miss(range.begun, Missed::left);
   }
 }
 
@@ -155,7 +262,7 @@ void open(const Driver& driver, std::size_t most_events, std::int32_t step_site)
 
 void close(std::int64_t wait_ns) {
   is_sampling = false;
-  end_backward();
+  if (is_open) end_all_chains();
   // Other threads let go of theirs when they next close a range, or end.
   forget_nested();
   recorder().close(wait_ns);
@@ -168,17 +275,21 @@ void begin_step(std::int32_t number, bool sampled) {
   is_sampling = recorder().step() >= 0;
 }
 
+void begin_backward() {
+  const Call call{&this_thread(), number_of_thread()};
+  Threads& known = threads();
+  const std::lock_guard<std::mutex> lock(known.mutex);
+  known.calls.push_back(call);
+}
+
 void end_backward() {
+  const Call ended = end_call();
   if (!is_open.load(std::memory_order_acquire)) return;
-  std::vector<std::shared_ptr<Thread>> all;
-  {
-    Threads& known = threads();
-    const std::lock_guard<std::mutex> lock(known.mutex);
-    all = known.all;
-  }
-  for (const std::shared_ptr<Thread>& thread : all) {
+  for (const std::shared_ptr<Thread>& thread : all_threads()) {
     const std::lock_guard<std::mutex> alone(thread->backward.mutex);
-    end_chain(thread->backward);
+    const Whose found = whose(*thread, ended);
+    if (found == Whose::ended) end_chain(thread->backward);
+    if (found == Whose::unclear) leave_chain(thread->backward, Missed::unclear);
   }
 }
 

@@ -13,6 +13,7 @@ namespace {
 
 struct Measured {
   bool measured = false;
+  std::int32_t device = -1;
   std::int32_t around = -1;
 };
 
@@ -38,10 +39,10 @@ std::int32_t backward_of(std::int32_t site) {
 
 void abandon_measured() { current.store(new Modules, std::memory_order_release); }
 
-void measure(std::int32_t site, std::int32_t around, bool measured) {
+void measure(std::int32_t site, std::int32_t around, bool measured, std::int32_t device) {
   Modules& all = modules();
   const std::lock_guard<std::mutex> lock(all.mutex);
-  all.sites[site] = {measured, around};
+  all.sites[site] = {measured, device, around};
   all.chains.clear();
 }
 
@@ -52,11 +53,13 @@ void forget_measured() {
   all.chains.clear();
 }
 
-bool is_measured(std::int32_t site) {
+bool is_measured(std::int32_t site, std::int32_t& device) {
   Modules& all = modules();
   const std::lock_guard<std::mutex> lock(all.mutex);
   const auto found = all.sites.find(site);
-  return found != all.sites.end() && found->second.measured;
+  if (found == all.sites.end() || !found->second.measured) return false;
+  device = found->second.device;
+  return true;
 }
 
 Sites chain_of(std::int32_t site) {

@@ -31,11 +31,14 @@ struct Event {
   std::atomic<std::int32_t> uses{0};
 };
 
-// Why there is no moment. `left`: the range was never closed. `no_device`: nothing uses the device yet.
-enum class Missed { left, no_device, captured, no_room, failed };
+// Why there is no moment. `left`: the range was never closed. `no_device`: nothing uses the device yet. `unclear`: it is not
+// known whether it has come.
+enum class Missed { left, no_device, captured, no_room, failed, unclear };
 
 // Whether a call that is missed for this reason took time of the device that a sum now lacks.
-inline bool is_lack(Missed why) { return why == Missed::no_room || why == Missed::failed; }
+inline bool is_lack(Missed why) {
+  return why == Missed::no_room || why == Missed::failed || why == Missed::unclear;
+}
 
 class Pool {
  public:

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "timing/interpreter.h"
 #include "timing/streams.h"
 
 namespace tetrace::timing {
@@ -14,6 +15,8 @@ namespace {
 std::atomic<Recorder*> current{new Recorder};
 
 constexpr auto poll_interval = std::chrono::microseconds(500);
+// Read at once where no event is free: so many that the next calls find some, so few that the one that waits hardly does.
+constexpr int most_read_for_room = 64;
 
 }  // namespace
 
@@ -42,6 +45,7 @@ void Recorder::close(std::int64_t wait_ns) {
     std::this_thread::sleep_for(poll_interval);
     harvest(true);
   }
+  const std::lock_guard<std::mutex> alone(harvesting_);
   session_ = 0;
   give_up();
   results_.settle(true);
@@ -49,6 +53,7 @@ void Recorder::close(std::int64_t wait_ns) {
 }
 
 void Recorder::clear() {
+  const std::lock_guard<std::mutex> alone(harvesting_);
   give_up();  // what a thread ended while it was being closed
   results_.clear();
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -68,7 +73,7 @@ void Recorder::begin_step(std::int32_t number, bool sampled) {
   results_.begin_step(number);
   step_ = number;
   Missed why{};
-  Event* event = pool_.record(place, why);
+  Event* event = record(place, why);
   if (event == nullptr) return miss(step_site_, why);
   whole_step_ = begin(step_site_, place, event);
   pool_.release(event);
@@ -82,10 +87,19 @@ void Recorder::end_step() {
   Place place;
   if (!current_place(place) || place != begun.place) return cross(begun);
   Missed why{};
-  Event* event = pool_.record(place, why);
+  Event* event = record(place, why);
   if (event == nullptr) return miss(begun, why);
   end(begun, event);
   pool_.release(event);
+}
+
+Event* Recorder::record(const Place& place, Missed& why) {
+  Event* event = pool_.record(place, why);
+  for (bool more = true; event == nullptr && why == Missed::no_room && more;) {
+    more = harvest_oldest(place.device);
+    event = pool_.record(place, why);  // also where nothing was read: another thread may have read it all meanwhile
+  }
+  return event;
 }
 
 Begun Recorder::begin(std::int32_t site, const Place& place, Event* event) {
@@ -128,6 +142,7 @@ void Recorder::note(Missed why) {
   if (why == Missed::captured) count(&Counts::captured);
   if (why == Missed::no_room) count(&Counts::no_room);
   if (why == Missed::failed) count(&Counts::failed);
+  if (why == Missed::unclear) count(&Counts::unclear);
 }
 
 void Recorder::count(std::int64_t Counts::*what) {
@@ -166,6 +181,23 @@ void Recorder::harvest(bool one_by_one) {
     while (harvest_next(queue, one_by_one)) {
     }
   }
+}
+
+// Reads some intervals of a device, the oldest of each stream first; false when it has not come to the end of any. Then one
+// question for each stream was all, so that a step whose events are all in use stays cheap.
+bool Recorder::harvest_oldest(std::int32_t device) {
+  const Unlocked unlocked;  // before the lock, so that it is taken back after it
+  const std::lock_guard<std::mutex> alone(harvesting_);
+  int read = 0;
+  for (std::size_t queue = 0; session() != 0 && read < most_read_for_room; ++queue) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (queue >= queues_.size()) break;
+      if (queues_[queue].place.device != device) continue;
+    }
+    while (read < most_read_for_room && harvest_next(queue, true)) ++read;
+  }
+  return read > 0;
 }
 
 // Reads the oldest intervals of a stream if they are over: all of one step, whose last event is asked and answers for

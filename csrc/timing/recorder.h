@@ -20,6 +20,7 @@ struct Counts {
   std::int64_t captured = 0;    // into a CUDA graph, which runs later
   std::int64_t no_room = 0;     // the pool's limit was reached
   std::int64_t failed = 0;      // the driver refused
+  std::int64_t unclear = 0;     // another backward ended, and whose they were was not known
   std::int64_t unfinished = 0;  // the device had not come to their end when measuring ended
 };
 
@@ -48,8 +49,9 @@ class Recorder {
   // Reads what the device has come to, without waiting. To be called by one thread at a time.
   void begin_step(std::int32_t number, bool sampled);
 
-  // The present on `place`; null where it cannot be recorded.
-  Event* record(const Place& place, Missed& why) { return pool_.record(place, why); }
+  // The present on `place`; null where it cannot be recorded. Where all events are in use, those that the device is through
+  // with are read first, without waiting.
+  Event* record(const Place& place, Missed& why);
   void release(Event* event) { pool_.release(event); }
   // An interval from `event` on, which stays the caller's as well.
   Begun begin(std::int32_t site, const Place& place, Event* event);
@@ -84,6 +86,7 @@ class Recorder {
   std::deque<Interval>& queue_of(const Place& place);
   void harvest(bool one_by_one);
   bool harvest_next(std::size_t queue, bool one_by_one);
+  bool harvest_oldest(std::int32_t device);
   void read(const std::vector<Interval>& intervals, bool readable);
   void give_up();
 
@@ -95,7 +98,7 @@ class Recorder {
   Begun whole_step_;
   Pool pool_;
   Results results_;
-  std::mutex harvesting_;
+  std::mutex harvesting_;  // taken before the one below; what waits is taken out, and the pool closed, under it alone
   mutable std::mutex mutex_;  // guards what follows
   std::deque<Queue> queues_;
   Counts counts_;

@@ -15,9 +15,10 @@ void set_sources(Source quick, Source slow) {
   slow_source = slow;
 }
 
-bool current_place(Place& place) {
+bool current_place(Place& place, std::int32_t device) {
   const Source quick = quick_source.load(std::memory_order_acquire);
   const Source source = quick != nullptr ? quick : slow_source.load(std::memory_order_acquire);
+  place.device = device;
   return source != nullptr && source(&place.device, &place.stream) != 0;
 }
 

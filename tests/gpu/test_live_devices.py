@@ -1,4 +1,7 @@
-"""One process on two GPUs: each activity on its device, each module timed where it ran."""
+"""One process on two GPUs: each activity on its device, modules timed on that of their parameters.
+
+A module with parameters on both, or none in or around it, is timed on the device that is current when it is called.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,9 @@ def test_modules_of_two_devices_are_timed(tmp_path: Path) -> None:
     columns = (trace.column("module_times", name).tolist() for name in ("module", "phase", "count", "skipped"))
     counts: Counter[tuple[str, str]] = Counter()
     for module, phase, count, skipped in zip(*columns, strict=True):
-        assert skipped == 0, (names[module], phases[phase])
+        # The backward of the whole begins on one device and ends on the other: it is not counted, but told.
+        crosses = (names[module], phases[phase]) == ("Split", "backward")
+        assert (skipped > 0) == crosses, (names[module], phases[phase])
         counts[names[module], phases[phase]] += count
     for module in ("first", "second"):
         for phase in ("forward", "backward"):

@@ -112,7 +112,9 @@ int64_t fake_count(const char* name) {
 }
 
 int fake_current(int32_t* device, void** stream) {
-  *device = used_device, *stream = (void*)used_stream;
+  const int is_used = *device < 0 || *device == used_device;
+  if (is_used) *device = used_device;
+  *stream = is_used ? (void*)used_stream : NULL;
   return 1;
 }
 int fake_get_device(void) { return used_device; }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_cuda import needs_compiler
@@ -341,6 +342,73 @@ def test_a_thread_of_its_own_per_model(cuda):
     assert sum(calls for name in ("0.head", "1.head") for _, calls, _ in [found[name, "forward"]]) == 40
 
 
+class Elsewhere(Piece):
+    """Its parameters are on device 1, where its kernels run, whichever device is current when it is called."""
+
+    def parameters(self, recurse=True):
+        yield SimpleNamespace(device=torch.device("cuda", 1))
+
+    def forward(self, x):
+        self.gpu.use(0, device=1)
+        result = super().forward(x)
+        self.gpu.use(1)
+        return result
+
+
+def test_a_module_is_timed_on_the_device_of_its_parameters(cuda):
+    model = nn.Sequential(Piece(cuda, 100, 1), Elsewhere(cuda, 30, 1))
+    with Timer(model, every=1, show=False, driver=driver(cuda)) as timer:
+        tetrace.step()
+        model(torch.ones(3)).sum().backward()
+        tetrace.step()
+    found = measured(timer)
+    assert (found["0", "forward"], found["1", "forward"]) == ((1, 1, 100), (1, 1, 30))
+    assert found["Sequential", "forward"] == (1, 1, 100)
+
+
+class Meeting(Work):
+    """Its backward works before and after another thread has been through its own."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.gpu.work(10)
+        ctx.gpu.at.set()
+        ctx.gpu.other_done.wait(10)
+        ctx.gpu.work(ctx.backward_ns)
+        return gradient, None, None, None
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_a_backward_ends_while_one_runs_in_another_thread(cuda, monkeypatch, observed):
+    if not observed:
+        monkeypatch.setattr(autograd, "can_observe", lambda: False)
+    cuda.at, cuda.other_done = threading.Event(), threading.Event()
+    long, short = Piece(cuda, 1, 1000), Piece(cuda, 2, 30)
+    long.forward = lambda x: Meeting.apply(x * long.weight, cuda, 1, 1000)
+
+    def train_long():
+        cuda.use(1)
+        long(torch.ones(3)).sum().backward()
+
+    def train_short():
+        cuda.use(2)
+        cuda.at.wait(10)
+        short(torch.ones(3)).sum().backward()
+        cuda.other_done.set()
+
+    with Timer(nn.ModuleList([long, short]), every=1, show=False, driver=driver(cuda)) as timer:
+        tetrace.step()
+        threads = [threading.Thread(target=train_long), threading.Thread(target=train_short)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        tetrace.step()
+    found = {(name, count, ns) for (name, phase), (_, count, ns) in measured(timer).items() if phase == "backward"}
+    assert {(name, count, ns) for name, count, ns in found if name != "(loss)"} == {("0", 1, 1010), ("1", 1, 30)}
+    assert timer.notes() == []
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -391,8 +459,8 @@ __attribute__((visibility("default"))) void* CUDAStream::stream() const {
   return reinterpret_cast<void*>(0x7000 + stream_.id());
 }
 __attribute__((visibility("default"))) CUDAStream getCurrentCUDAStream(DeviceIndex index) {
-  if (index != -1) throw 1;
-  return CUDAStream(Stream(Stream::UNSAFE, Device(DeviceType::CUDA, 3), 5));
+  if (index > 3) throw 1;
+  return CUDAStream(Stream(Stream::UNSAFE, Device(DeviceType::CUDA, index < 0 ? 3 : index), index < 0 ? 5 : 6));
 }
 }
 """
@@ -403,8 +471,9 @@ from tetrace.instrument import module_times, observer
 assert module_times._source() == 0
 ctypes.CDLL(sys.argv[1])
 source = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_void_p))(module_times._source())
-device, stream = ctypes.c_int32(), ctypes.c_void_p()
-print(source(ctypes.byref(device), ctypes.byref(stream)), device.value, hex(stream.value))
+for asked in (-1, 1, 9):
+    device, stream = ctypes.c_int32(asked), ctypes.c_void_p()
+    print(source(ctypes.byref(device), ctypes.byref(stream)), device.value, hex(stream.value or 0))
 """
 
 
@@ -417,4 +486,4 @@ def test_the_observer_tells_the_current_stream(tmp_path):
     linked = (f"-L{of_torch / 'lib'}", "-lc10")
     subprocess.run(["c++", *flags, tmp_path / "c10.cpp", "-o", library, *linked], check=True)
     done = subprocess.run([sys.executable, "-c", ASK, str(library)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "1 3 0x7005\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 3 0x7005\n1 1 0x7006\n0 9 0x0\n"), done.stderr

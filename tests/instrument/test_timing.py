@@ -259,6 +259,30 @@ def test_devices_have_events_of_their_own(cuda):
     assert cuda.count("retained") == 2
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_module_of_another_device_than_the_current_one(cuda, native):
+    """It is timed where it runs, with what is inside it and has no device of its own; what is around it is not."""
+    begin(cuda, native=native)
+    _C.timing_measure(LAYER, MODEL, True, 1)
+    _C.timing_measure(PART, LAYER, True)
+    step(1)
+    _C.push(MODEL)
+    cuda.work(5)
+    _C.push(LAYER)
+    _C.push(PART)
+    cuda.use(0, device=1)
+    cuda.work(30)
+    cuda.use(1)
+    _C.pop()
+    _C.pop()
+    call(cuda, HEAD, 2)
+    _C.pop()
+    step(2, False)
+    assert {key[1]: row for key, row in rows().items()} == {
+        STEP: (1, 0, 7), MODEL: (1, 0, 7), LAYER: (1, 0, 30), PART: (1, 0, 30), HEAD: (1, 0, 2),
+    }  # fmt: skip
+
+
 def test_a_device_that_is_not_in_use_is_not_put_to_use(cuda):
     cuda.activate(3, False)
     begin(cuda)
@@ -287,6 +311,39 @@ def test_without_room_calls_are_skipped_and_counted(cuda):
     assert counts("no_room", "measured") == (4, 4)
     partial = dict(zip(*(_C.timing_summary()[name].tolist() for name in ("site", "partial_steps")), strict=True))
     assert partial == {STEP: 0, LAYER: 2}
+
+
+def test_a_step_of_more_calls_than_the_pool_holds(cuda):
+    """Events that the device is through with are used again within the step, on every stream of the device."""
+    begin(cuda, events=100)
+    step(1)
+    for _ in range(500):
+        call(cuda, MODEL, 10, (LAYER, 5))
+    cuda.use(2)
+    for _ in range(200):
+        back(cuda, (HEAD_BACK, 2), (LAYER_BACK, 3))
+    cuda.use(1)
+    step(2, False)
+    assert counts("no_room") == (0,)
+    assert cuda.count("most_alive") == 100
+    assert {key[1]: row for key, row in rows().items() if key[1] != STEP} == {
+        MODEL: (500, 0, 7500), LAYER: (500, 0, 2500),
+        MODEL_BACK: (200, 0, 1000), LAYER_BACK: (200, 0, 600), HEAD_BACK: (200, 0, 400),
+    }  # fmt: skip
+
+
+def test_a_full_pool_asks_once_for_each_call_while_the_device_comes_to_nothing(cuda):
+    begin(cuda, events=20)
+    cuda.hold(1)
+    step(1)
+    for _ in range(100):
+        call(cuda, LAYER, 10)
+    refused = counts("no_room")[0]
+    assert (refused, cuda.count("queries")) == (91, 91)
+    cuda.hold(1, False)
+    call(cuda, HEAD, 5)
+    step(2, False)
+    assert rows()[1, HEAD] == (1, 0, 5)
 
 
 @pytest.mark.parametrize("call_name", ["cuEventCreate", "cuEventRecord", "cuStreamIsCapturing", "cuEventElapsedTime"])

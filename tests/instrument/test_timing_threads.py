@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from fake_cuda import needs_compiler
 
 from tests.instrument.timed import (
@@ -39,9 +40,12 @@ def test_python_runs_on_while_the_driver_makes_a_thread_wait(cuda):
     assert rows()[1, MODEL] == (1, 0, 0)
 
 
-def test_threads_have_stacks_and_backwards_of_their_own(cuda):
-    """Sixteen threads on streams of their own, some of which end while modules are open."""
-    begin(cuda, events=20000)
+@pytest.mark.parametrize("events", [20000, 400])
+def test_threads_have_stacks_and_backwards_of_their_own(cuda, events):
+    """Sixteen threads on streams of their own, some of which end while modules are open; with few events they read each
+    other's to find a free one.
+    """
+    begin(cuda, events=events)
     step(1)
 
     def work(number):

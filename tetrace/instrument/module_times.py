@@ -1,7 +1,7 @@
 """Measures how long modules take on their streams, by CUDA events around their ranges, in every N-th step.
 
 `tetrace._C` (csrc/timing) records the events where ranges open and close, reads them when the device has come so far,
-and never waits for it. This file says which ranges, in which steps, and takes the rows.
+and waits for it at the end alone. This file says which ranges, in which steps, and takes the rows.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _WORDS = {
     "crossed": "began on one stream and ended on another: they are not counted",
     "no_room": "found no free event, because too many waited for the GPU: they are not counted",
     "failed": "could not be measured, because the driver refused: they are not counted",
+    "unclear": "were of one of several backwards at once, and it is not known of which: they are not counted",
     "unfinished": "had not come to their end on the GPU when measuring ended",
     "captured": "were captured into CUDA graphs: replays belong to the module that launches them",
 }
@@ -188,9 +189,9 @@ class Measuring:
         wanted = owner in (None, module) and (self._wanted is None or self._wanted(module, path))
         if wanted:
             self._owners[path] = weakref.ref(module)
-        around = ranges.current_module()
+        around, device = ranges.current_module(), _device_of(module)
         for site in sites:
-            _C.timing_measure(site, around, wanted)
+            _C.timing_measure(site, around, wanted, device)
 
     @dynamo.quiet
     def _on_optimizer(self, optimizer: Any) -> None:
@@ -200,10 +201,23 @@ class Measuring:
             _C.timing_measure(ranges.site("optimizer", name, phase="optimizer"), -1, True)
 
 
+def _device_of(module: Module) -> int:
+    """The number of the GPU that has all parameters, and so the module's kernels, whichever device is current when it is
+    called; -1 where there is no such one.
+    """
+    devices: set[Any] = set()
+    for parameter in module.parameters():
+        devices.add(parameter.device)
+        if len(devices) > 1:
+            return -1
+    return next((device.index for device in devices if device.type == "cuda"), -1)
+
+
 def _ending_backward(plain: engine.Run) -> engine.Run:
-    end = _C.timing_end_backward
+    begin, end = _C.timing_begin_backward, _C.timing_end_backward
 
     def run(*args: Any, **kwargs: Any) -> Any:
+        begin()
         try:
             return plain(*args, **kwargs)
         finally:

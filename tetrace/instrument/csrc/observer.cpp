@@ -153,11 +153,11 @@ __attribute__((visibility("default"))) void tetrace_observer_stop() {
 // Whether `tetrace_observer_stream` works with this torch.
 __attribute__((visibility("default"))) int tetrace_observer_finds_streams() { return find_streams() ? 1 : 0; }
 
-// The calling thread's current device and the handle of its current stream; 0 where torch cannot tell. CUDA must be
-// initialized.
+// The handle of the calling thread's current stream of `*device`, or of its current device, told too, where that is -1;
+// 0 where torch cannot tell. CUDA must be initialized.
 __attribute__((visibility("default"))) int tetrace_observer_stream(std::int32_t* device, void** stream) {
   try {
-    const CudaStream current = current_stream(-1);
+    const CudaStream current = current_stream(static_cast<c10::DeviceIndex>(*device));
     *device = current.stream.device_index();
     *stream = handle_of(&current);
     return 1;
