@@ -61,9 +61,14 @@ def test_what_timing_does_not_tell_is_not_explained(tmp_path):
     assert "Not told apart, and so not asked for: fused-fp8 against unfused-fp8." in unexplained_words(found)
 
 
-def test_what_runs_the_same_as_an_explained_pair_is_not_explained_again(tmp_path):
+@pytest.mark.parametrize("explains", [True, False])
+def test_what_runs_the_same_as_an_explained_pair_is_not_explained_again(tmp_path, explains):
     found = material(tmp_path, TOML + AGAIN, **{"again:fp8": 3.0, "again:both": 2.5})
-    assert pairs(found) == [*BASELINES, ("again:both", "again:fp8"), ("fused-fp8", "fused-none")]
+    one = explained((5, 4), (4, 4), (9, 8), noise=0.01 if explains else 5)
+    assert one.explains is explains
+    found.explanation = lambda of, against: one
+    own = [] if explains else [("fused-fp8", "unfused-fp8")]
+    assert pairs(found) == [*BASELINES, ("again:both", "again:fp8"), *own, ("fused-fp8", "fused-none")]
     assert ("fused-fp8", "unfused-fp8") in speedups(found)
 
 

@@ -46,11 +46,17 @@ def _pairs(material: Material) -> list[tuple[str, str]]:
     for pair in asked:
         add(pair)
     for of, against in _effects(material):
-        # One table for what runs the same under other names.
+        # One table for what runs the same under other names, where it explains both.
         alike = ((a, b) for a in same[of] for b in same[against])
-        if is_told(material, of, against) and not any(pair in found or pair[::-1] in found for pair in alike):
+        shown = (pair if pair in found else pair[::-1] for pair in alike if {pair, pair[::-1]} & found.keys())
+        if is_told(material, of, against) and not any(_explains(material, pair) for pair in shown):
             add((of, against))
     return list(found)
+
+
+def _explains(material: Material, pair: tuple[str, str]) -> bool:
+    found = material.explanation(*pair)
+    return not isinstance(found, str) and found.explains
 
 
 def _effects(material: Material) -> list[tuple[str, str]]:
