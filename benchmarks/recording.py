@@ -5,8 +5,8 @@
 Each row compares two ways of running benchmarks/training.py in this one run of the benchmark: blocks of steps with and
 without something in one process, each compared with the one before it; and whole processes, one of each way, all alive,
 of which one trains at a time, a block in turn: each block is compared with that of the other way in the same turn, so
-that drift of the machine hits both. Ratios are medians over these pairs, with their quartiles beside. Rows of processes
-are printed after each set of them, of all sets so far; --sets 0 leaves them out. `activities` is the collector of
+that drift of the machine hits both. Ratios are medians over these pairs, with their quartiles and number beside. Rows of
+processes are printed after each set of them, of all sets so far; --sets 0 leaves them out. `activities` is the collector of
 `tetrace record --collector cupti` without any range, `cupti` the same with those of modules and of Transformer Engine's
 `nvte_*` calls; `events` measures every module in every step, `sampled` in each tenth, which is the default.
 """
@@ -88,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     ways = dict.fromkeys(["plain", *(args.only or WAYS)])
     sys.stdout.write(
-        "| workload | what | ms a step | against | ratio | quartiles | | aim |\n|---|---|---|---|---|---|---|---|\n"
+        "| workload | what | ms a step | against | ratio | quartiles | | of | aim |\n|---|---|---|---|---|---|---|---|---|\n"
     )
     for size in args.size or BLOCKS:
         times: Times = {}
@@ -115,7 +115,7 @@ def row(size: str, what: str, above: list[float], below: list[float], aim: float
     ends = "{0:.3f} | {2:.3f}".format(*statistics.quantiles(ratios, n=4)) if len(ratios) > 1 else " | "
     most = "" if aim is None else f"{aim if size == 'small' else AT_MOST_ON_THE_GPU:.2f}"
     ms = f"{statistics.median(above):.2f} | {statistics.median(below):.2f}"
-    return f"| {size} | {what} | {ms} | {statistics.median(ratios):.3f} | {ends} | {most} |\n"
+    return f"| {size} | {what} | {ms} | {statistics.median(ratios):.3f} | {ends} | {len(ratios)} | {most} |\n"
 
 
 def measure(times: Times, size: str, sets: int, ways: list[str], folder: str, seconds: float) -> None:
