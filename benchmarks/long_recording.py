@@ -26,7 +26,7 @@ from recording import Process
 
 EDGE = 100  # steps that are timed together, and after which memory is looked at
 TOLD = 1000  # steps after which plain ones are trained beside, and a line says how far it is
-PLAIN_BLOCKS = 7  # of 10 steps each
+PLAIN_BLOCKS = 7  # of recording.py's steps each
 MOST_GROWTH_MB = 200
 
 

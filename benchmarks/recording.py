@@ -1,12 +1,13 @@
 """What recording costs: ratios of step times, interleaved, on a GPU with Transformer Engine and Nsight Systems.
 
-    python benchmarks/recording.py [--sets 2] [--seconds 200] [--size small --size large] [--only events ...]
+    python benchmarks/recording.py [--sets 2] [--blocks 24] [--seconds 200] [--size small --size large] [--only events ...]
 
 Each row compares two ways of running benchmarks/training.py in this one run of the benchmark: blocks of steps with and
 without something in one process, each compared with the one before it; and whole processes, one of each way, all alive,
 of which one trains at a time, a block in turn: each block is compared with that of the other way in the same turn, so
-that drift of the machine hits both. Ratios are medians over these pairs, with their quartiles and number beside. Rows of
-processes are printed after each set of them, of all sets so far; --sets 0 leaves them out. `activities` is the collector of
+that drift of the machine hits both. Ratios are medians over these pairs, with the interval that holds the median in 95% of
+all runs where pairs are independent, and their number; an aim within the interval is not told. Rows of processes are printed
+after each set of them, of all sets so far; --sets 0 leaves them out, --processes the others. `activities` is the collector of
 `tetrace record --collector cupti` without any range, `cupti` the same with those of modules and of Transformer Engine's
 `nvte_*` calls; `events` measures every module in every step, `sampled` in each tenth, which is the default.
 """
@@ -26,6 +27,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from tetrace.study.statistics import estimate
 
 SCRIPT = Path(__file__).with_name("training.py")
 NSYS = ["nsys", "profile", "-t", "cuda,nvtx", "-s", "none", "--cpuctxsw=none", "--cuda-graph-trace=node", "-f", "true"]
@@ -71,30 +74,37 @@ PROCESSES: tuple[Row, ...] = (
 )
 AT_MOST_ON_THE_GPU = 1.01
 _PATIENCE_S = 300  # of a start, or of a block
-BLOCKS = {"small": ("--blocks", "24", "--steps", "10"), "large": ("--blocks", "8", "--steps", "10")}
+SIZES = ("small", "large")
+STEPS = 10  # of a block
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=2, help="processes of each way, one set after the other")
     parser.add_argument(
+        "--blocks", type=int, default=24, help="of each way in one process, and in each set of processes"
+    )
+    parser.add_argument("--processes", action="store_true", help="only whole processes: nothing is switched in one")
+    parser.add_argument(
         "--seconds",
         type=float,
         default=float("inf"),
         help="no turn of processes begins later than this after the first",
     )
-    parser.add_argument("--size", action="append", choices=tuple(BLOCKS), help="default: both")
+    parser.add_argument("--size", action="append", choices=SIZES, help="default: both")
     parser.add_argument("--only", action="append", choices=tuple(WAYS), help="these ways, against plain; default: all")
     args = parser.parse_args()
     ways = dict.fromkeys(["plain", *(args.only or WAYS)])
     sys.stdout.write(
-        "| workload | what | ms a step | against | ratio | quartiles | | of | aim |\n|---|---|---|---|---|---|---|---|---|\n"
+        "| workload | what | ms a step | against | ratio | from | to | of | aim | |\n|---|---|---|---|---|---|---|---|---|---|\n"
     )
-    for size in args.size or BLOCKS:
+    for size in args.size or SIZES:
         times: Times = {}
         try:
             with tempfile.TemporaryDirectory() as folder:
-                measure(times, size, args.sets, list(ways), folder, args.seconds)
+                if not args.processes:
+                    switch(times, size, list(ways), folder, args.blocks)
+                take_turns(times, size, list(ways), folder, args.sets, args.blocks, args.seconds)
         except KeyboardInterrupt:
             raise SystemExit("stopped: what was measured so far") from None
 
@@ -108,25 +118,30 @@ def report(size: str, times: Times, between: Sequence[Row]) -> None:
 
 
 def row(size: str, what: str, above: list[float], below: list[float], aim: float | None) -> str:
-    """A row; what was measured one after the other is compared, where there is as much of both."""
-    ratios = [a / b for a, b in zip(above, below, strict=False)]
-    if len(above) != len(below):
-        ratios = [statistics.median(above) / statistics.median(below)]
-    ends = "{0:.3f} | {2:.3f}".format(*statistics.quantiles(ratios, n=4)) if len(ratios) > 1 else " | "
-    most = "" if aim is None else f"{aim if size == 'small' else AT_MOST_ON_THE_GPU:.2f}"
+    """A row; what was measured one after the other is compared."""
+    found = estimate([a / b for a, b in zip(above, below, strict=True)])
+    most = aim if size == "small" or aim is None else AT_MOST_ON_THE_GPU
+    low, high = (f"{end:.3f}" if end else "" for end in (found.low, found.high))
+    is_told = most is not None and found.has_interval and not found.low <= most < found.high
+    told = "" if most is None else "not told" if not is_told else "met" if found.value <= most else "missed"
     ms = f"{statistics.median(above):.2f} | {statistics.median(below):.2f}"
-    return f"| {size} | {what} | {ms} | {statistics.median(ratios):.3f} | {ends} | {len(ratios)} | {most} |\n"
+    return f"| {size} | {what} | {ms} | {found.value:.3f} | {low} | {high} | {found.rounds} | {most or ''} | {told} |\n"
 
 
-def measure(times: Times, size: str, sets: int, ways: list[str], folder: str, seconds: float) -> None:
-    """Fills in milliseconds of a step by way of running, a value a block, and reports them."""
+def switch(times: Times, size: str, ways: list[str], folder: str, blocks: int) -> None:
+    """Fills in milliseconds of a step with something on and off in one process, a value a block, and reports them."""
     for way in SWITCHED:
         if way in ways:
             environ = {**os.environ, **loading_collector(way, folder)}
             # Under nsys the whole time: what is switched is the rest of `tetrace record`.
             before = WAYS["nsys"](folder)[0] if way == "recorded" else [sys.executable]
-            times |= {f"{way} {name}": values for name, values in switched(before, size, way, environ).items()}
+            found = switched(before, size, way, blocks, environ)
+            times |= {f"{way} {name}": values for name, values in found.items()}
             report(size, times, between=[one for one in IN_ONE_PROCESS if one[1] == f"{way} on"])
+
+
+def take_turns(times: Times, size: str, ways: list[str], folder: str, sets: int, blocks: int, seconds: float) -> None:
+    """The same of whole processes."""
     until = time.monotonic() + seconds
     for _ in range(sets):
         with contextlib.ExitStack() as stack:
@@ -134,7 +149,7 @@ def measure(times: Times, size: str, sets: int, ways: list[str], folder: str, se
             for process in alive.values():
                 process.begin()
             try:
-                for _ in range(int(BLOCKS[size][1])):
+                for _ in range(blocks):
                     if time.monotonic() > until:
                         break
                     turn = {way: process.turn() for way, process in alive.items()}
@@ -158,7 +173,7 @@ class Process:
         self._server.bind(str(path))
         self._server.listen()
         self._server.settimeout(_PATIENCE_S)
-        self._command = [*before, str(SCRIPT), "--size", size, *BLOCKS[size], "--turns", str(path), *after]
+        self._command = [*before, str(SCRIPT), "--size", size, "--steps", str(STEPS), "--turns", str(path), *after]
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=self._said)
         self._lines: Any = None
@@ -210,8 +225,9 @@ def loading_collector(way: str, folder: str) -> dict[str, str]:
     return {**found.variables(), "TETRACE_RECORDING": str(target)}
 
 
-def switched(before: list[str], size: str, way: str, environ: dict[str, str]) -> Times:
-    arguments = [*before, str(SCRIPT), "--size", size, *BLOCKS[size], "--switch", way]
+def switched(before: list[str], size: str, way: str, blocks: int, environ: dict[str, str]) -> Times:
+    counts = ["--blocks", str(blocks), "--steps", str(STEPS)]
+    arguments = [*before, str(SCRIPT), "--size", size, *counts, "--switch", way]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environ)
     # nsys writes its own lines around the script's.
     line = next((line[line.index("{") :] for line in done.stdout.splitlines() if '": [' in line), "")
