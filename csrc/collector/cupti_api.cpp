@@ -7,7 +7,7 @@
 namespace tetrace::collector {
 namespace {
 
-const std::string& library_name = *new std::string("libcupti.so");
+const std::string& library_name = *new std::string("libcupti");
 
 // Empty when the library has all that is needed; else what it lacks.
 std::string look_up(void* library, CuptiApi& api) {

@@ -9,6 +9,7 @@ namespace tetrace::timing {
 void Pool::open(const Driver& driver, std::size_t most_events) {
   const std::lock_guard<std::mutex> lock(mutex_);
   driver_ = &driver;
+  is_open_ = true;
   most_events_ = most_events;
   last_error_ = 0;
   ++session_;
@@ -18,6 +19,7 @@ void Pool::close() {
   std::vector<Device> devices;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
+    is_open_ = false;
     ++session_;
     devices.swap(devices_);
   }
@@ -34,9 +36,9 @@ void Pool::close() {
   }
 }
 
-// With `mutex_` held. Null where nothing uses the device: a context is never made, only found.
+// With `mutex_` held. Null where nothing uses the device: a context is never made, only found. And once it was closed.
 Pool::Device* Pool::device_of(std::int32_t ordinal) {
-  if (ordinal < 0) return nullptr;
+  if (ordinal < 0 || !is_open_) return nullptr;
   const auto place = static_cast<std::size_t>(ordinal);
   if (place >= devices_.size()) devices_.resize(place + 1);
   Device& device = devices_[place];
@@ -95,10 +97,14 @@ Event* Pool::record(const Place& place, Missed& why) {
 }
 
 Event* Pool::take(std::int32_t ordinal, Missed& why) {
+  std::uint64_t session = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     Device* device = device_of(ordinal);
-    if (device == nullptr) return fail(last_error(), why);
+    if (device == nullptr) {
+      why = Missed::no_device;
+      return nullptr;
+    }
     if (!device->free.empty()) {
       Event* event = device->free.back();
       device->free.pop_back();
@@ -109,13 +115,15 @@ Event* Pool::take(std::int32_t ordinal, Missed& why) {
       return nullptr;
     }
     ++device->made;
+    session = session_;
   }
-  Event* event = make(ordinal);
+  Event* event = make(ordinal, session);
   if (event == nullptr) why = Missed::failed;
   return event;
 }
 
-Event* Pool::make(std::int32_t ordinal) {
+// Of the session in which it was counted, which may be over once it is made: then no device has room for it.
+Event* Pool::make(std::int32_t ordinal, std::uint64_t session) {
   Handle handle = nullptr;
   int result;
   {
@@ -125,8 +133,7 @@ Event* Pool::make(std::int32_t ordinal) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (result != success) {
     last_error_.store(result, std::memory_order_relaxed);
-    Device* device = device_of(ordinal);
-    if (device != nullptr) --device->made;
+    if (session == session_) --devices_[static_cast<std::size_t>(ordinal)].made;
     return nullptr;
   }
   if (blank_.empty()) {
@@ -136,7 +143,7 @@ Event* Pool::make(std::int32_t ordinal) {
   Event* event = blank_.back();
   blank_.pop_back();
   event->handle = handle;
-  event->session = session_;
+  event->session = session;
   event->device = ordinal;
   return event;
 }

@@ -72,13 +72,14 @@ class Pool {
 
   Device* device_of(std::int32_t ordinal);
   Event* take(std::int32_t ordinal, Missed& why);
-  Event* make(std::int32_t ordinal);
+  Event* make(std::int32_t ordinal, std::uint64_t session);
   Event* fail(int error, Missed& why);
 
   std::atomic<const Driver*> driver_{nullptr};
   std::atomic<std::uint64_t> session_{0};
   std::atomic<int> last_error_{0};
   std::mutex mutex_;  // guards all below
+  bool is_open_ = false;
   std::size_t most_events_ = 0;
   std::vector<Device> devices_;
   std::vector<std::unique_ptr<Event>> events_;  // never freed: a thread may still hold one of an earlier session

@@ -1,4 +1,4 @@
-"""The C++ of the collector under sanitizers: no memory error, nothing undefined, no race."""
+"""The C++ of the collector and of CUDA-event timing under sanitizers: no memory error, nothing undefined, no race."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ def test_decoder_buffers_and_file(build: Callable[..., Path]) -> None:
 
 def test_sixteen_threads(build: Callable[..., Path], tmp_path: Path) -> None:
     command = [build("collector_stress") / "collector_stress", tmp_path]
-    environment = {**os.environ, "TETRACE_RECORDING": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    if "unexpected memory mapping" in done.stderr:
-        pytest.skip("this kernel places memory where this thread sanitizer cannot have it")
-    assert (done.returncode, done.stderr) == (0, "")
+    without_races(command, TETRACE_RECORDING=str(tmp_path))
     [own] = tmp_path.glob("process-*")
     frames = Frames(own / "cupti.bin")
     # Later on another tool has CUPTI now and then, and nodes are missing.
@@ -33,6 +29,19 @@ def test_sixteen_threads(build: Callable[..., Path], tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("ranges-*.bin"))) == 16
     texts = {frames.texts[site & 0xFFFFFFFF] for ring in nvtx_rings(own) for site in ring["site"].tolist()}
     assert texts > {"\x1flayer 7", "NCCL\x1fncclAllReduce", "\x1fcrossing", "\x1fsame"}
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_intervals_of_sixteen_threads(build: Callable[..., Path], sanitizer: str) -> None:
+    place = build(f"timing_stress_{sanitizer}")
+    without_races([place / f"timing_stress_{sanitizer}", place / "libcuda.so.timing"])
+
+
+def without_races(command: list[Path], **environment: str) -> None:
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("this kernel places memory where this thread sanitizer cannot have it")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def nvtx_rings(folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -28,8 +29,9 @@ def script(build: Callable[..., Path], tmp_path: Path) -> Script:
     """Runs a process that does these actions one by one, recorded into `tmp_path`."""
     place = build("stand_in_script", "stand_in_cuda", "stand_in_cupti", "stand_in_cupti_12_0")
 
-    def run(actions: str, cupti: str = "stand-in", **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [place / "stand_in_script", place / f"libcupti.so.{cupti}", LIBRARY, *actions.split()]
+    def run(actions: str, cupti: str | Path = "stand-in", **environment: str) -> subprocess.CompletedProcess[str]:
+        file = cupti if isinstance(cupti, Path) else place / f"libcupti.so.{cupti}"
+        command = [place / "stand_in_script", file, LIBRARY, *actions.split()]
         variables = {"TETRACE_RECORDING": str(tmp_path), "STAND_IN_CUDA": place / "libcuda.so.stand-in", **environment}
         return subprocess.run(
             command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
@@ -239,6 +241,16 @@ def test_cupti_that_is_too_old(script: Script, tmp_path: Path) -> None:
     assert "pip install" not in done.stderr
     assert told in json.loads(done.stdout)["reason"]
     assert told in frames(tmp_path).events()[0][1]
+
+
+def test_cupti_whose_name_carries_a_hash(script: Script, tmp_path: Path, build: Callable[..., Path]) -> None:
+    """As those that auditwheel puts into wheels have: it is in the process, and no other is loaded beside it."""
+    cupti = tmp_path / "libcupti-1a2b3c.so.13"
+    shutil.copy(build("stand_in_cupti") / "libcupti.so.stand-in", cupti)
+    done = script("init launch=10 state", cupti)
+    assert plain(done)
+    assert json.loads(done.stdout)["library"] == str(cupti)
+    assert counts(frames(tmp_path))["kernel"] == 10
 
 
 def test_reasons_do_not_show_the_home_folder(script: Script, tmp_path: Path, build: Callable[..., Path]) -> None:

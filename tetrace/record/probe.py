@@ -23,8 +23,9 @@ from tetrace.record import libcupti
 
 _PATIENCE_S = 180
 _SAID = 400
-# Libraries of which a process should have one: what is matched is the file name without its version.
-_LIBRARIES = re.compile(r"/(libcudnn|libcublasLt|libcupti|libnccl|libcudart|libnvrtc)\.so[.\d]*$")
+# Libraries of which a process should have one: what is matched is the file name without its version
+# and without the hash that auditwheel puts into it.
+_LIBRARIES = re.compile(r"/(libcudnn|libcublasLt|libcupti|libnccl|libcudart|libnvrtc)(-[0-9a-f]+)?\.so[.\d]*$")
 # CUptiResult: another tool subscribed already; CUPTI is not usable under a debugger; the driver refuses.
 CUPTI_HELD, CUPTI_REFUSED = 39, 35
 
