@@ -82,6 +82,26 @@ def test_the_operation_that_made_it(bad: str, made_by: str, read: list[str], bet
     assert all(one.finite for one in found.read)
 
 
+@pytest.mark.parametrize(
+    ("bad", "made_by", "read"),
+    [
+        ("core.o", "forward of core", ["core.qkv"]),
+        ("proj.grad_input", "input gradient GEMM of proj", ["proj.weight", "proj.grad_output"]),
+        ("core.dqkv", "backward of core", ["core.qkv", "core.o"]),
+        ("core.qkv", "", []),
+    ],
+)
+def test_what_attention_in_fp8_and_the_gemms_around_it_made(bad: str, made_by: str, read: list[str]) -> None:
+    """`dO` is what the projection's GEMM wrote: attention quantizes none."""
+    run, begun = Made(), False
+    order = ("core.qkv", "core.o", "proj.weight", "proj.grad_output", "proj.grad_input", "core.dqkv")
+    for place, name in enumerate(order):
+        begun |= name == bad
+        run.tensor(0, name, [1.0, 0.5], phase="forward" if place < 3 else "backward", nans=3 if begun else 0)
+    (found,) = find_nonfinite(run.trace()).origins
+    assert (found.tensor.name, found.made_by, [one.name for one in found.read]) == (bad, made_by, read)
+
+
 def test_what_an_operation_read_that_was_bad_already() -> None:
     """An operand of the first step that was looked at: the result is not the origin, the operand is."""
     run = Made().tensor(0, "a.input", [np.nan, 1.0]).tensor(0, "a.weight", [1.0]).check(0, "a.output", nans=2)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tetrace.errors import UsageError
-from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, scales, starts_of, tensor_name, tensors
+from tetrace.fp8.observations import (
+    CHECK,
+    DELAYED,
+    RECOMPUTE,
+    Rows,
+    non_finite,
+    scales,
+    starts_of,
+    tensor_name,
+    tensors,
+)
 from tetrace.fp8.prediction import FORMATS
 from tetrace.fp8.whatif import decibels
 
@@ -84,12 +95,17 @@ def rows_of(history: History) -> list[dict[str, Any]]:
 
 
 def tensor_history(trace: Trace, name: str) -> History:
-    """The history of the tensor `name`: a module's path, a dot, and its role, as `layers.3.mlp.fc1.weight`.
+    """The history of the tensor `name`: a module's path, a dot, and its role, as `layers.3.mlp.fc1.weight`. Of one that a
+    kernel keeps to itself (S and dP of FP8 attention) it is that of its updates.
 
     Raises `UsageError` with near names where there is none of this name.
     """
-    rows = tensors(trace)
-    return history_of(rows, scales(trace), _find(rows, name))
+    rows, updates = tensors(trace), scales(trace)
+    alone = [key for key in updates.keys if key not in set(rows.keys)]
+    place = _find([*rows.keys, *alone], name)
+    if place < len(rows.keys):
+        return history_of(rows, updates, place)
+    return _of_updates(updates, *alone[place - len(rows.keys)])
 
 
 def history_of(rows: Rows, updates: Rows, tensor: int) -> History:
@@ -108,13 +124,13 @@ def history_of(rows: Rows, updates: Rows, tensor: int) -> History:
     return History(module, role, steps=_steps(mine.take(np.argsort(mine["step"], kind="stable")), updates), **words)
 
 
-def _find(rows: Rows, name: str) -> int:
+def _find(keys: Sequence[tuple[str, str]], name: str) -> int:
     """The tensor called `name`; a role may be left out where the module has one tensor."""
-    names = [tensor_name(*key) for key in rows.keys]
+    names = [tensor_name(*key) for key in keys]
     plain = [_plain(one) for one in names]
     found = [place for place, one in enumerate(plain) if one == _plain(name)]
     if not found:
-        found = [place for place, (module, _) in enumerate(rows.keys) if module == name]
+        found = [place for place, (module, _) in enumerate(keys) if module == name]
     if len(found) == 1:
         return found[0]
     if found:
@@ -139,6 +155,35 @@ def _near(name: str, names: list[str]) -> list[str]:
 def _of_tensor(rows: Rows, module: str, role: str) -> Rows:
     tensor = rows.keys.index((module, role)) if (module, role) in rows.keys else -1
     return rows.take(rows.tensor == tensor)
+
+
+def _of_updates(updates: Rows, module: str, role: str) -> History:
+    """The history of a tensor of which only updates of its scale were seen; of a step's updates the last one holds."""
+    mine = _of_tensor(updates, module, role)
+    mine = mine.take(np.argsort(mine["step"], kind="stable"))
+    begins = starts_of(mine["step"])
+    last = np.append(begins[1:], len(mine)) - 1
+    with np.errstate(invalid="ignore", over="ignore"):
+        used = mine["amax"] * mine["scale"] / _largest_values(mine)
+    unknown = dict.fromkeys(("saturated", "flushed", "snr_db", "mean", "zeros"), _UNKNOWN)
+    steps = [
+        Step(
+            step=int(mine["step"][place]),
+            observations=int(place - begin + 1),
+            elements=-1,
+            amax=float(np.fmax.reduce(mine["amax"][begin : place + 1])),
+            scale=float(mine["scale"][place]),
+            range_used=float(np.fmax.reduce(used[begin : place + 1])),
+            next_scale=float(mine["next_scale"][place]),
+            history_max=float(mine["history_max"][place]),
+            nans=-1,
+            infs=-1,
+            **unknown,
+        )
+        for begin, place in zip(begins.tolist(), last.tolist(), strict=True)
+    ]
+    number_format = mine.text("format", len(mine) - 1)
+    return History(module, role, number_format, DELAYED, "update", "", "", "", tuple(steps))
 
 
 def _steps(rows: Rows, updates: Rows) -> tuple[Step, ...]:

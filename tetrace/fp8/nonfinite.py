@@ -38,6 +38,11 @@ _JUMP, _LARGE = 1000.0, 1.0
 # Results of a module's forward, and the tensors of its own that it reads for them.
 _RESULTS, _OPERANDS = ("output", "o"), ("input", "weight", "qkv", "s")
 _OF_GRADIENT = ("grad_output", "input", "do", "dp")
+# Of what backward hands on: the operation that made it, and what it reads.
+_HANDED_ON = {
+    "grad_input": ("input gradient GEMM", ("grad_output", "weight")),
+    "dqkv": ("backward", ("qkv", "o", "do")),
+}
 
 
 def find_nonfinite(trace: Trace) -> NonFinite:
@@ -195,6 +200,10 @@ def _producer(rows: Rows, row: int, past: Places) -> tuple[str, tuple[Seen, ...]
     if kind == "gradient":
         read = _own(rows, now, module, _OF_GRADIENT, role)
         return (f"weight gradient GEMM of {module}", read) if read and _of_a_gemm(role) else ("", ())
+    if kind in _HANDED_ON:
+        operation, operands = _HANDED_ON[kind]
+        read = _own(rows, now, module, operands, role)
+        return (f"{operation} of {module}", read) if read else ("", ())
     if kind == "parameter":
         read = _own(rows, now, module, ("gradient",), role)
         return "optimizer step", read

@@ -48,7 +48,7 @@ def advice(origin: Origin) -> str:
         return _of_norm(origin)
     if operation == "Embedding":
         return "Embedding copies rows of its weight: look at what wrote to it"
-    if operation.endswith("Linear") or operation.startswith("Conv"):
+    if operation.endswith("Linear") or operation.startswith("Conv") or operation == "generic_gemm":
         return _of_product(origin)
     return "look at what its operation divides by or exponentiates, and at its amax in the steps before"
 

@@ -75,7 +75,7 @@ def current_scale(amax: Numbers, largest: Numbers, power_of_two: bool) -> Single
 
 def delayed_scale(history: Numbers, largest: Numbers, margin: int) -> Singles:
     """The scale of delayed scaling, from the largest amax of the history; NaN where there is none."""
-    scale = _ratio(largest, history) * np.float32(2.0**-margin)
+    scale = _ratio(largest * 2.0**-margin, history)
     return np.where((history > 0) & np.isfinite(history), scale, np.float32(np.nan))
 
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def update_turns(every: Rows, updates: Rows) -> Places:
     """The number of the update within its step, from 0, shape (rows,).
 
-    Where updates were recorded, observations of a tensor in a step are shared out among those that had an amax of it.
-    Elsewhere, as with current scaling, each forward that follows a backward is a new micro-batch, and has one.
+    Where updates were recorded, observations of a tensor in a step that have an amax are shared out among those that had
+    one of it; another observation comes before the update that the next one is in. Elsewhere, as with current scaling, each
+    forward that follows a backward is a new micro-batch, and has one.
     """
     turns = _micro_batches(every)
     mine = np.flatnonzero(~every.isin("phase", RECOMPUTE) & ~every.isin("source", CHECK))
@@ -33,9 +34,12 @@ def update_turns(every: Rows, updates: Rows) -> Places:
     begins = starts_of(every["process"][mine], every.tensor[mine], every["step"][mine])
     sizes = np.diff(np.append(begins, len(mine)))
     number = _updates_of(every, updates, mine[begins])
-    size, many = np.repeat(sizes, sizes), np.repeat(number, sizes)
-    place = np.arange(len(mine)) - np.repeat(begins, sizes)
-    shared = np.where(many < size, place * many // size, place)
+    has_amax = ((every["amax"][mine] > 0) | (every["infs"][mine] > 0)).astype(np.int64)
+    size, many = np.repeat(np.add.reduceat(has_amax, begins), sizes), np.repeat(number, sizes)
+    # How many of the same tensor and step came before, of those that have an amax.
+    before = np.cumsum(has_amax) - has_amax
+    place = before - np.repeat(before[begins], sizes)
+    shared = np.where(many < size, place * many // np.maximum(size, 1), place)
     turns[mine] = np.where(many > 0, shared, turns[mine])
     return turns
 

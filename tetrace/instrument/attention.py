@@ -116,7 +116,7 @@ def _new_site(name: str, detail: Any) -> int:
     module = str(ranges.describe(ranges.current_module()).get("module", ""))
     sub_backend, version = _described(name, detail)
     with process.guarded("noting the attention backend"):
-        _note(_parent(module), name, sub_backend, version)
+        _note(product(module), name, sub_backend, version)
     text = f"{name} {sub_backend or version}".rstrip()
     return ranges.site("attention", text, module=module, backend=name, sub_backend=sub_backend, version=version)
 
@@ -133,8 +133,8 @@ def _described(name: str, detail: Any) -> tuple[str, str]:
         return str(getattr(detail, "name", detail)).removeprefix("NVTE_"), ""
 
 
-def _parent(module: str) -> str:
-    """The path of DotProductAttention, of which the backend that runs is a child."""
+def product(module: str) -> str:
+    """The path of DotProductAttention, where `module` is the backend that runs, its child; else `module`."""
     path, _, child = module.rpartition(".")
     return path if child in _CHILDREN else module
 

@@ -1,5 +1,5 @@
 """Observes the tensor of every call that quantizes: csrc/watch does so for calls that it has learned, this file for the
-first of a kind, and for those with several tensors or on no device.
+first of a kind, for those with several tensors or on no device, and for what attention and GEMMs write in FP8 themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from tetrace.instrument.unseen import unseen
 
 # The calls with several tensors: where their sections are, if there is one tensor that they are rows of.
 _MANY = {"split_quantize": 1, "fused_multi_quantize": 1, "multi_tensor_quantize": None}
+# `generic_gemm`: what it writes where a quantizer for its output is given, by (A is transposed, B is).
+_GEMM, _QUANTIZER = "generic_gemm", 5
+_OF_GEMM = {(True, False): "output", (False, False): "grad_input"}
 # Fused attention: (what it returns, role) by place; these are codes or not observed here.
 _OF_ATTENTION = {"fused_attn_fwd": ((0, "o"),), "fused_attn_bwd": ((0, "dqkv"), (1, "dqkv"), (2, "dqkv"))}
 
@@ -76,7 +79,8 @@ class Calls:
         self._kinds: dict[int, Kind] = {}
         self._numbers: dict[int, int] = {}
         self.slow = guarded(self._slow)
-        self._watch, self._codes = guarded(self._watched), guarded(self._codes_of_attention)
+        self._watch = guarded(self._watched)
+        self._codes, self._output = guarded(self._codes_of_attention), guarded(self._codes_of_gemm)
 
     def install(self) -> Callable[[], None]:
         """Begins; returns the function that ends it."""
@@ -187,21 +191,45 @@ class Calls:
     @dynamo.quiet
     def _codes_of_attention(self, name: str, result: Sequence[Any]) -> None:
         """The codes that fused attention makes in FP8."""
+        roles = _OF_ATTENTION.get(name, ())
+        self._observe_codes(name, [(place, role, result[place]) for place, role in roles if place < len(result)])
+
+    def around_gemm(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """`plain`, which is `generic_gemm`, with an observation of what it writes in FP8: with `fp8_output`, `fp8_grad`,
+        and in attention under `fp8_mha` and `fp8_dpa`."""
+
+        def gemm(*args: Any, **kwargs: Any) -> Any:
+            result = plain(*args, **kwargs)
+            if len(args) > _QUANTIZER and args[_QUANTIZER] is not None and _C.watch_is_on():
+                self._output(args, result)
+            return result
+
+        return quantization.like(plain, gemm)
+
+    @unseen
+    @dynamo.quiet
+    def _codes_of_gemm(self, args: tuple[Any, ...], result: Any) -> None:
+        role = _OF_GEMM.get((bool(args[1]), bool(args[3])), "")
+        written = result[0] if isinstance(result, list | tuple) and result else result
+        if role:
+            self._observe_codes(_GEMM, [(0, quantizers.full_role(args[_QUANTIZER], role), written)])
+
+    def _observe_codes(self, call: str, made: Sequence[tuple[int, str, Any]]) -> None:
+        """Observes those of (place, role, tensor) that are quantized, which `call` wrote in FP8."""
         module, phase = _here()
-        module = module.removesuffix(".fused_attention")
         if not self.wants(module):
             return
         found = []
-        for place, role in _OF_ATTENTION.get(name, ()):
-            made = result[place] if place < len(result) else None
-            if made is None or not fp8_operands.is_quantized(made):
+        for place, role, one in made:
+            number_format = quantizers.format_of(getattr(one, "_fp8_dtype", None))
+            if not fp8_operands.is_quantized(one):
                 continue
-            number_format = quantizers.format_of(getattr(made, "_fp8_dtype", None))
-            operand = fp8_operands.of_quantized(made, None, place, made, number_format, True)
+            operand = fp8_operands.of_quantized(one, None, place, one, number_format, True)
             if operand is not None and operand.dtype >= 0:
-                facts = quantizers.facts(getattr(made, "_quantizer", None))
+                facts = quantizers.facts(getattr(one, "_quantizer", None))
                 scaling = str(facts["scaling"]) if facts["scaling"] in _SCALINGS else ""
-                kind = Kind(name, True, -1, role, number_format, scaling, module, phase, "", _shape_of(operand))
+                shape = quantization.shape_text(operand.tensor)
+                kind = Kind(call, True, -1, role, number_format, scaling, module, phase, "", shape)
                 found.append((operand, kind.site()))
         if found:
             with torch.no_grad():
@@ -212,13 +240,10 @@ _SCALINGS = ("delayed", "current", "block", "mxfp8")
 
 
 def _here() -> tuple[str, str]:
-    """(module, phase) of the range that is innermost on this thread."""
+    """(module, phase) of the range that is innermost on this thread; of attention's backends, which have no quantizers of
+    their own, the module that has them."""
     about = ranges.describe(ranges.current_module())
-    return str(about.get("module", "")), str(about.get("phase", ""))
-
-
-def _shape_of(operand: Operand) -> str:
-    return quantization.shape_text(operand.tensor)
+    return attention.product(str(about.get("module", ""))), str(about.get("phase", ""))
 
 
 def _learn(number: int, kind: Kind, operand: Operand, signs: tuple[tuple[str, Any], ...]) -> None:

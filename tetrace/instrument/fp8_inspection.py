@@ -134,7 +134,7 @@ class Inspection:
         driver = module_times.of_torch()
         _C.timing_streams(driver.get_device, driver.get_stream, driver.source())
         undo = [self._calls.install(), engine.patch(self._before_backward)]
-        undo.append(imports.after_import("transformer_engine.pytorch", self._follow_scales(undo)))
+        undo.append(imports.after_import("transformer_engine.pytorch", self._follow(undo)))
         if self._settings.checks:
             undo.append(self._checks.install())
         # Said at once: a process that is killed has no end.
@@ -148,11 +148,11 @@ class Inspection:
         self._step(steps.current() if steps.is_following() else 0)
         return functools.partial(self._restore, undo)
 
-    def _follow_scales(self, undo: list[Callable[[], None]]) -> Callable[[], None]:
+    def _follow(self, undo: list[Callable[[], None]]) -> Callable[[], None]:
         def follow() -> None:
             from tetrace.instrument import transformer_engine
 
-            undo.append(transformer_engine.install_scales(self.scales.around))
+            undo.append(transformer_engine.install_around(self.scales.around, self._calls.around_gemm))
 
         return follow
 

@@ -21,7 +21,8 @@ from tetrace.instrument.unseen import unseen
 
 # Rows of the matrix that is copied to the host.
 _AMAX, _HISTORY_MAX, _USED, _SCALE, _NEXT = range(5)
-_OUTPUTS = ("output", "grad_input")
+# Quantizers that are there in every module, or every attention, and often not used.
+_SELDOM = ("output", "grad_input", *quantizers.OF_ATTENTION)
 _DIRECTIONS = {"scaling_fwd": "forward", "scaling_bwd": "backward"}
 
 _cuda: Any = torch.cuda
@@ -206,8 +207,7 @@ def _rows(copy: _Copy) -> bytes:
     for name, place in (("amax", _AMAX), ("scale", _SCALE), ("next_scale", _NEXT), ("history_max", _HISTORY_MAX)):
         rows[name] = values[place]
     rows["used"] = values[_USED]
-    # Quantizers of outputs are there in every module, and hardly ever used.
     roles = [str(ranges.describe(site).get("role", "")).rpartition(".")[2] for site in copy.sites]
-    unused = np.isin(roles, _OUTPUTS)
+    unused = np.isin(roles, _SELDOM)
     unused &= (rows["amax"] == 0) & (rows["used"] == 0)
     return rows[(sites >= 0) & ~unused].tobytes()

@@ -22,6 +22,8 @@ from tetrace.instrument import modules, ranges
 _FORWARD, _BACKWARD = ("input", "weight", "output"), ("grad_output", "grad_input")
 # Transformer Engine's places of attention's tensors among three GEMMs (cpp_extensions/fused_attn.py, META_*).
 _ATTENTION_FORWARD, _ATTENTION_BACKWARD = {2: "qkv", 3: "o", 8: "s"}, {0: "dqkv", 3: "do", 5: "dp"}
+_ATTENTION_TENSORS = 9, 6  # all, in forward and backward
+OF_ATTENTION = (*_ATTENTION_FORWARD.values(), *_ATTENTION_BACKWARD.values())
 _SCALING = {
     "Float8Quantizer": "delayed",
     "Float8CurrentScalingQuantizer": "current",
@@ -29,6 +31,8 @@ _SCALING = {
     "MXFP8Quantizer": "mxfp8",
     "NVFP4Quantizer": "nvfp4",
 }
+# Where unfused attention emulates FP8 with current scaling, it makes quantizers of S and dP in each forward.
+_EMULATION, _CURRENT = "unfused_attention", "Float8CurrentScalingQuantizer"
 _FLAGS = ("rowwise_usage", "columnwise_usage", "force_pow_2_scales", "amax_epsilon", "block_scaling_dim")
 # What a compiled Linear's forward and backward are given, by the names of the fields.
 _OF_COMPILED = (("weight", "weight"), ("saved_weight", "weight"), ("inp", "input"), ("inputmat", "input"))
@@ -77,7 +81,7 @@ def find(quantizer: Any, tensor: Any, out: Any = None, is_gradient: bool = False
         found = known.get(id(quantizer))
         if found is not None:
             return found.role
-    return _role_of(tensor, out, is_gradient)
+    return _role_of(quantizer, tensor, out, is_gradient)
 
 
 def full_role(quantizer: Any, role: str) -> str:
@@ -88,14 +92,16 @@ def full_role(quantizer: Any, role: str) -> str:
 
 def roles_of(module: Any, direction: str, number: int) -> list[str]:
     """Full roles of a module's `number` tensors in `direction`, by their places in its lists; "" for those unknown."""
-    of_operation = "_quantizers" in vars(module)
-    if direction == "forward":
-        roles: Any = (
-            _ATTENTION_FORWARD if _is_attention(module) else _FORWARD[: min(number, 2)] if of_operation else _FORWARD
-        )
+    forward, first = direction == "forward", 0
+    if _is_attention(module):
+        roles: Any = _ATTENTION_FORWARD if forward else _ATTENTION_BACKWARD
+        # With current scaling only the last GEMM's tensors, S and dP, have delayed scaling.
+        first = max((_ATTENTION_TENSORS[0] if forward else _ATTENTION_TENSORS[1]) - number, 0)
+    elif "_quantizers" in vars(module):
+        roles = _FORWARD[: min(number, 2)] if forward else _BACKWARD[:1]
     else:
-        roles = _ATTENTION_BACKWARD if _is_attention(module) else _BACKWARD[:1] if of_operation else _BACKWARD
-    found = [_named(module, place, roles) for place in range(number)]
+        roles = _FORWARD if forward else _BACKWARD
+    found = [_named(module, first + place, roles) for place in range(number)]
     return [f"{part}.{role}" if part and role else role for role, part in found]
 
 
@@ -230,15 +236,18 @@ def _owner_of(address: int) -> Any:
     return module if module is not None and address in map(_address, _parameters(module)) else None
 
 
-def _role_of(tensor: Any, out: Any, is_gradient: bool) -> str:
+def _role_of(quantizer: Any, tensor: Any, out: Any, is_gradient: bool) -> str:
     if is_gradient:
         return "grad_output"
     if compiled.arguments is not None:
         return _role_in_compiled(tensor, compiled.arguments)
     if isinstance(tensor, Parameter) or isinstance(out, Parameter) or _owner_of(_address(tensor)):
         return "weight"
-    phase = ranges.describe(ranges.current_module()).get("phase")
-    return "grad_output" if phase == "backward" else "input"
+    about = ranges.describe(ranges.current_module())
+    backward = about.get("phase") == "backward"
+    if str(about.get("module", "")).endswith(_EMULATION) and type(quantizer).__name__ == _CURRENT:
+        return "dp" if backward else "s"
+    return "grad_output" if backward else "input"
 
 
 def _role_in_compiled(tensor: Any, arguments: Any) -> str:

@@ -31,12 +31,16 @@ _BLOCK_STORAGE = (
 _ATTENTION = "attention.dot_product_attention"
 _MODULES = "module.base"
 _SCALE_UPDATE = "fused_amax_and_scale_update_after_reduction"
+_GEMM = "generic_gemm"
 _OPERATION = "ops.op"
 # Custom operators of torch, since 2.20: the operator, the module and function it runs, the argument with the weight.
 _OPERATORS = (
     ("linear_base", "module.linear", "_linear_forward_impl", "weight"),
     ("linear_backward_base", "module.linear", "_linear_backward_impl", "saved_weight"),
 )
+
+# What takes a function's place.
+Around = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _undo: list[Callable[[], None]] = []
 _missing: list[str] = []
@@ -58,12 +62,16 @@ def install(only_for_fp8: bool = False) -> Callable[[], None]:
     return restore
 
 
-def install_scales(around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
-    """Puts `around(plain)` in the place of the update of delayed scaling; returns the function that takes it out."""
+def install_around(scales: Around, gemm: Around) -> Callable[[], None]:
+    """Puts `scales(plain)` in the place of the update of delayed scaling, and `gemm(plain)` in that of the GEMM that may
+    write FP8; returns the function that takes them out."""
     patches, tex = Patches(), _compiled_module()
-    plain = getattr(tex, _SCALE_UPDATE, None)
-    if plain is not None:
-        quantization.replace(patches, {id(plain): around(plain)}, (tex, *_submodules()))
+    new = {
+        id(plain): around(plain)
+        for name, around in ((_SCALE_UPDATE, scales), (_GEMM, gemm))
+        if (plain := getattr(tex, name, None)) is not None
+    }
+    quantization.replace(patches, new, (tex, *_submodules()))
     return patches.restore
 
 
@@ -155,8 +163,8 @@ def _install_quantizers() -> bool:
 def _install_gemms() -> bool:
     restore, number = gemms.install(_compiled_module(), _submodules())
     _undo.append(restore)
-    if not hasattr(_compiled_module(), "generic_gemm"):
-        _missing.append(f"{_COMPILED_MODULE}.generic_gemm")
+    if not hasattr(_compiled_module(), _GEMM):
+        _missing.append(f"{_COMPILED_MODULE}.{_GEMM}")
     return number > 0
 
 

@@ -22,8 +22,8 @@ _ROLE = Column(
     "role",
     "text",
     "",
-    "The tensor in its module: input, weight, grad_output, qkv, o, s, dqkv, do, dp, output; of checks also loss, "
-    "gradient, parameter.",
+    "The tensor in its module: input, weight, output, grad_output, grad_input, qkv, o, s, dqkv, do, dp; of checks also "
+    "loss, gradient, parameter.",
 )
 _FORMAT = Column("format", "text", "", "E4M3 or E5M2; empty where it is not known.")
 
