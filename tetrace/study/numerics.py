@@ -26,7 +26,10 @@ _TRAINED = 0.01
 # Configurations that lose the same gradients are named in one row.
 _ALIKE = 9
 # Figures of claims on whether configurations run, and on what becomes of their numbers.
-_OF_NUMBERS = ("state", "error", "finite", "first_loss", "last_loss", "max_saturation_pct")
+_OF_NUMBERS = (
+    "state", "error", "finite", "first_loss", "last_loss", "max_saturation_pct", "gradient_error_pct",
+    "gradient_flushed_pct", "gradient_clipped_pct", "gradient_format",
+)  # fmt: skip
 
 
 def losses_section(material: Material) -> Section:
@@ -121,7 +124,7 @@ def numbers_section(material: Material) -> Section:
 def asks_for_numbers(study: Study) -> bool:
     """Whether what becomes of the numbers is what a study asks: most of its claims are about what fails and about losses;
     without claims, failures are expected."""
-    figures = [claim.figure for claim in study.claims if claim.figure != "none"]
+    figures = [claim.figure for claim in study.claims if claim.figure != "none" and not claim.study]
     if not figures:
         return any(matrix.expected for matrix in study.matrices)
     return 2 * sum(figure in _OF_NUMBERS for figure in figures) > len(figures)
