@@ -37,6 +37,19 @@ between = [1.8, 2.2]
 """
 
 
+def test_a_standard_deviation_stands_beside_the_notes(tmp_path):
+    """Of all measured steps: three of each round, whose times differ by 1%."""
+    of = study(tmp_path / "study", TOML.replace("total_ms = 10.0", "total_ms = 10.0\ntotal_std_ms = 0.2"))
+    folder = Made(of).measured("slow", total=[1.0] * 7).measured("fast", total=[2.0] * 7).write(tmp_path / "results")
+    material = Material(folder, of)
+    found = {name: material.scatter(name) for name in ("slow", "fast", "none")}
+    assert found["none"] is None
+    assert found["slow"] == pytest.approx(1e6 * 0.01 * (14 / 20) ** 0.5)
+    assert found["fast"] == pytest.approx(2 * found["slow"])
+    write(folder, of)
+    assert "| total std ms, noted | here |" in (folder / "REPORT.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("fast", "within", "agreement", "verdict"),
     [

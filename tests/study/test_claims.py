@@ -280,6 +280,25 @@ def test_one_sample_is_not_exact(material, tmp_path):
     assert (both.verdict, both.here) == (UNKNOWN, "5.000× (no interval)")
 
 
+def test_first_steps_of_other_starts_are_samples_too(material, tmp_path):
+    """Those whose results lie beside these; a ratio is made start by start, since the host is another in each."""
+    starts = {"h200": (2, 10), "h200-2026-11-20": (4, 21), "h200-2026-11-19": (2, 10), "b300-2026-11-18": (9, 9)}
+    for day, (name, seconds) in enumerate(starts.items(), 1):
+        made = Made(material.study, started=f"2026-11-0{day}T10:00:00+00:00")
+        for of, one in zip(("slow", "fast"), seconds, strict=True):
+            made.measured(of, total=[1.0] * 8, fields={"first_step_ns": one * 10**9})
+        made.write(tmp_path / name)
+    found = Material(tmp_path / "h200", material.study)
+    # What was set aside on the nineteenth is what is here still.
+    assert sorted(found.first_steps("fast").values()) == [10e9, 21e9]
+    over = value(found, "first_step_s", "fast", "slow").estimate
+    assert over is not None
+    assert over.value == pytest.approx((5 + 5.25) / 2)
+    assert over.low is not None
+    assert 3.5 < over.low < 5 < 5.25 < over.high < 7.5
+    assert judge(found, claim(figure="first_step_s", at_least=1.2)).verdict == HOLDS
+
+
 def test_a_first_step_beside_others_is_no_figure(material, tmp_path):
     """The claim may be younger than the results."""
     made = Made(material.study)

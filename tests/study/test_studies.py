@@ -65,9 +65,12 @@ def test_each_claim_is_of_figures_that_its_configurations_have(name: str) -> Non
     study = read(name)
     recorded = {"launches", "busy_ms", "fp8_coverage_pct", "quantization_pct", "max_saturation_pct", "backend"}
     for claim in study.claims:
-        is_read = claim.figure in recorded or claim.figure.endswith("speedup")
+        of_gradients = claim.figure.startswith("gradient_")
+        is_read = claim.figure in recorded or claim.figure.endswith("speedup") or of_gradients
+        asked = read(claim.study) if claim.study else study
+        assert not of_gradients or "--fp8" in asked.recording.arguments
         for of in filter(None, (claim.of, claim.against) if is_read else ()):
-            planned = study.configuration(of)
+            planned = asked.configuration(of)
             assert planned is not None
             assert planned.recording, f"{claim.says}: {of} is not recorded"
 

@@ -58,9 +58,9 @@ def test_the_table_of_configurations(written):
     text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
     assert text.startswith(
         "# Layer stack · NVIDIA H200 · 2026-11-21\n\nWhat does FP8 gain?\n\n"
-        "**Fastest: graphs, 3.000 ms a step, 3.333× (3.333 to 3.333) of none. In 2 of 3 configurations the GPU "
-        "idles more than half of a step (65% to 81%), so there the host decides. 2 claims hold, 2 do not hold here, "
-        "1 cannot be told; 1 of 4 configurations failed.**\n"
+        "**Fastest: graphs, 3.000 ms a step, 3.333× (3.333 to 3.333) of none.**\n\n"
+        "- In 2 of 3 configurations the GPU idles more than half of a step (65% to 81%), so there the host decides.\n"
+        "- 2 claims hold, 2 do not hold here, 1 cannot be told; 1 of 4 configurations failed.\n"
     )
     assert table(text, "Configurations: ms a step, speed-up over none") == [
         ["configuration", "total ms", "95%", "speed-up", "95%", "forward ms", "95%", "backward ms", "95%", "tokens/s",

@@ -22,8 +22,8 @@ from tetrace.study.section import (
     without_empty,
 )
 from tetrace.study.spec import Claim
-from tetrace.study.statistics import EXACT
-from tetrace.study.value import Value, word_of
+from tetrace.study.statistics import EXACT, NONE, Estimate
+from tetrace.study.value import MS, Value, word_of
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -38,6 +38,8 @@ _RULE = (
 _WITHIN = {HOLDS: "yes", FAILS: "no", UNKNOWN: UNKNOWN}
 _GROUPS_NAMED = 3
 _UNITS = {"gb": "GB", "gib": "GiB"}
+# A note's column of standard deviations: `forward_std_ms`, of steps' forwards.
+_SCATTER = "_std_ms"
 
 
 def notes_section(material: Material) -> Section:
@@ -104,9 +106,19 @@ def _here(material: Material, row: NoteRow, name: str) -> Value:
         found = value(material, "peak_bytes", row.configuration)
         one = found.estimate
         return found if one is None else Value(one.mapped(lambda size: size / in_gb[name]))
+    if name.endswith(_SCATTER):
+        return _scatter(material, row.configuration, name.removesuffix(_SCATTER))
     if name == "backend":
         return backend_words(material, row.configuration)
     return value(material, name, row.configuration)
+
+
+def _scatter(material: Material, configuration: str, column: str) -> Value:
+    """The standard deviation of a time from step to step."""
+    ns = material.scatter(configuration, column)
+    if ns is None:
+        return Value(reason=f"{column} of {configuration} was not timed")
+    return Value(Estimate(ns / 1e6, None, None, 0, NONE), unit=MS)
 
 
 class _Ratio:

@@ -180,9 +180,11 @@ def _keys(comparison: Comparison) -> Iterable[tuple[tuple[str, str, str, str], C
         kind, category, phase, name = row.labels
         if kind == BUSY:
             yield (kind, _category(category, name), phase, name), row
+    categories = _categories(comparison)
     for row in comparison.tables["idle"].rows:
         cause, phase, name, module = row.labels
-        yield (IDLE, f"{_WAITING[cause]}: {_doing(name, module)}", phase, any_layer(name)), row
+        doing = _on_the_way(phase, name, categories) if name.startswith(NO_RANGE) else _doing(name, module)
+        yield (IDLE, f"{_WAITING[cause]}: {doing}", phase, any_layer(name)), row
 
 
 def _category(category: str, name: str) -> str:
@@ -193,12 +195,25 @@ def _category(category: str, name: str) -> str:
     return "GEMMs" if category == "gemm" else category
 
 
+def _categories(comparison: Comparison) -> dict[str, str]:
+    """The category of each kernel that ran in either run, by its name."""
+    rows = [row.labels for row in comparison.tables["kernels"].rows]
+    return {name: labels[0] for labels in rows for name in labels[3:] if name}
+
+
+def _on_the_way(phase: str, name: str, categories: dict[str, str]) -> str:
+    """What the host was on its way to where its thread was in no range. In backward that is a thread of autograd, in its
+    engine or in a node of PyTorch's own: the thread that called backward is in the range of the phase."""
+    before = name.removeprefix(NO_RANGE).strip().removeprefix("before ")
+    kernels = _category(categories[before], before) if before in categories else before
+    who = "autograd" if phase == "backward" else "outside of modules"
+    return f"{who}, before {kernels}" if kernels else who
+
+
 def _doing(name: str, module: str) -> str:
     """What the host did meanwhile, by the range it was in."""
     if name == _INSPECTION_RANGE:
         return OWN_KERNELS
-    if name.startswith(NO_RANGE):
-        return "outside of any range"
     if name == STEP_RANGE:
         return "between modules"
     if name == module:

@@ -40,6 +40,8 @@ class Judged:
 
 def judge(material: Material, claim: Claim, found: Value | None = None) -> Judged:
     """The verdict on one claim; `found` is its figure where that is no figure of a configuration (a crossing)."""
+    if claim.study:
+        return _judge_elsewhere(material, claim)
     if claim.figure == "none":
         if claim.holds is not None:
             return Judged(claim, HOLDS if claim.holds else FAILS, _NO_RUN, "", claim.why, Value())
@@ -52,6 +54,17 @@ def judge(material: Material, claim: Claim, found: Value | None = None) -> Judge
     if verdict != HOLDS and claim.why:
         why = f"{why}; {claim.why}" if why else claim.why
     return Judged(claim, verdict, here if found.known else "", limit_words(claim, found.unit), why, found)
+
+
+def _judge_elsewhere(material: Material, claim: Claim) -> Judged:
+    """The verdict by the results of another study on the same machine, which is named beside the figure."""
+    other = material.of_study(claim.study)
+    if isinstance(other, str):
+        return Judged(claim, UNKNOWN, "", "", other, Value(reason=other))
+    found = judge(other, replace(claim, study=""))
+    here = f"{found.here}, in study {claim.study}" if found.here else ""
+    why = f"in study {claim.study}: {found.why}" if found.why and not found.value.known else found.why
+    return replace(found, claim=claim, here=here, why=why)
 
 
 def _here(material: Material, claim: Claim, found: Value) -> str:

@@ -13,7 +13,7 @@ from tetrace.study.statistics import Estimate
 
 CLAIM_COLUMNS = (
     "claim", "verdict", "figure", "of", "against", "noted", "value", "low", "high", "word",
-    "limit", "why",
+    "limit", "why", "study",
 )  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def claim_row(one: Judged) -> dict[str, Any]:
         "claim": one.claim.says, "verdict": one.verdict, "figure": one.claim.figure, "of": one.claim.of,
         "against": one.claim.against, "noted": one.claim.noted, "value": number and number.value,
         "low": number and number.low, "high": number and number.high, "word": one.value.word, "limit": one.limit, "why": one.why,
+        "study": one.claim.study or None,
     }  # fmt: skip
 
 

@@ -87,8 +87,8 @@ class Axis:
 
     @property
     def short_words(self) -> str:
-        """The same for a headline."""
-        clauses = list(_clauses(self.effects))
+        """The same for a headline, without intervals."""
+        clauses = list(_clauses(self.effects, short=True))
         left = len(clauses) - _CLAUSES
         return "; ".join([*clauses[:_CLAUSES], *([f"{left} more"] if left > 0 else [])])
 
@@ -140,7 +140,7 @@ def _pairs(material: Material, matrix: Matrix, axis: str) -> Iterable[tuple[Plan
             yield one, first
 
 
-def _clauses(effects: Sequence[Effect]) -> Iterable[str]:
+def _clauses(effects: Sequence[Effect], short: bool = False) -> Iterable[str]:
     """`fused over unfused 1.06× (0.99 to 1.12) with none; 1.21× to 1.25× (1.17 to 1.30) with e4m3, block`: values that fare
     alike beside the same are put together."""
     alike: dict[tuple[Any, ...], list[Effect]] = {}
@@ -154,12 +154,22 @@ def _clauses(effects: Sequence[Effect]) -> Iterable[str]:
         said = f"{_several(one.value for one in members)} over {over} "
         for verdict in dict.fromkeys(one.verdict for one in members):
             same = [one for one in members if one.verdict == verdict]
-            yield f"{said}{_range(same)} with {_several(one.context for one in same)}"
+            yield f"{said}{_short_range(same) if short else _range(same)} with {_several(one.context for one in same)}"
             said = ""
 
 
 def _several(names: Iterable[str]) -> str:
     return several(list(dict.fromkeys(names)), _NAMES)
+
+
+def _short_range(effects: Sequence[Effect]) -> str:
+    """The ratios, where they are told from 1."""
+    if effects[0].verdict == NOT_TOLD:
+        return NOT_TOLD
+    values = [one.found.value for one in effects]
+    shown = [min(values), max(values)]
+    digits = 3 if "1.00" in [f"{one:.2f}" for one in shown] else 2
+    return " to ".join(dict.fromkeys(f"{one:.{digits}f}×" for one in shown))
 
 
 def _range(effects: Sequence[Effect]) -> str:

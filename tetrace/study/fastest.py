@@ -40,6 +40,12 @@ def fastest_words(material: Material) -> str:
     return words + _faster_elsewhere(material, name)
 
 
+def compares_other_work(material: Material) -> bool:
+    """Whether steps of the first matrix are of different work, so that none is the fastest."""
+    members = material.matrices()[0][1] if material.matrices() else ()
+    return _different_work(material, [one for one in members if one.is_timed and not material.stale(one.name)])
+
+
 def _faster_elsewhere(material: Material, name: str) -> str:
     """The fastest of all other matrices, where it does the same work in a time that is told to be less; else empty."""
     best, own = material.configuration(name), material.time(name)

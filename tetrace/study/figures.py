@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT, WAITING, Configuration
-from tetrace.study.statistics import EXACT, NO_SERIES, NONE, STEPS, Estimate
+from tetrace.study.statistics import EXACT, NO_SERIES, NONE, STEPS, Estimate, estimate, ratio
 from tetrace.study.value import A_STEP, BYTES, COUNT, MS, PERCENT, PLAIN, RATE, SECONDS, TIMES, WORD, Value
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ _RECORDED = {
 }
 # Of all recorded observations: nothing that is drawn.
 _OF_ALL = ("largest_saturation_pct",)
+# What became of gradients, as recorded: fields of `fp8.gradients.Gradients`, and what their formats are called.
+_OF_GRADIENTS = {f"gradient_{name}_pct": name for name in ("error", "flushed", "clipped")}
+_GRADIENT_FORMAT = "gradient_format"
 # Of losses up to the last step: nothing of a configuration that was stopped before it.
 _OF_THE_END = ("finite", "last_loss")
 
@@ -37,6 +41,8 @@ def value(material: Material, figure: str, of: str, against: str = "") -> Value:
         return Value(reason=said)
     if is_ratio:
         return _against(material, figure, of, other)
+    if against and figure in _FIRST_STEPS:
+        return _first_step_over(material, figure, of, against)
     own = _own(material, figure, of)
     if not against or not own.known or own.estimate is None:
         return own
@@ -45,7 +51,10 @@ def value(material: Material, figure: str, of: str, against: str = "") -> Value:
     if is_timed(material, figure):
         found = material.speedup(against, of, figure.removesuffix("_ms"))
         return Value(found, unit=TIMES) if found else _own(material, figure, against)
-    return _over(own, _own(material, figure, against))
+    its = _own(material, figure, against)
+    over = _over(own, its)
+    # Of shares that are hardly 0 a ratio alone says little.
+    return replace(over, parts=f"{own.words()} and {its.words()}") if figure in _OF_GRADIENTS else over
 
 
 def _last_loss_over(material: Material, of: str, against: str) -> Value:
@@ -71,6 +80,8 @@ def _own(material: Material, figure: str, of: str) -> Value:
         return _OF_MEASURED[figure](material, found)
     if is_timed(material, figure):
         return _timed(material, of, figure.removesuffix("_ms"))
+    if figure in (*_OF_GRADIENTS, _GRADIENT_FORMAT):
+        return _gradients(material, figure, of)
     return _recorded(material, figure, of)
 
 
@@ -228,17 +239,52 @@ def _exact(name: str, unit: str, scale: float = 1) -> Callable[[Material, Config
 
 
 def _first_step(unit: str, scale: float) -> Callable[[Material, Configuration], Value]:
-    """The time of a first step that ran alone. Each configuration has one: nobody knows how far it may be off."""
+    """The time of a first step that ran alone: one in each start of the machine, so with one start nobody knows how far it may
+    be off."""
 
-    def once(material: Material, found: Configuration) -> Value:
+    def first_step(material: Material, found: Configuration) -> Value:
         one = _exact("first_step_ns", unit, scale)(material, found)
         if one.estimate is None:
             return one
         if found.first_step_beside:
             return Value(reason=f"the first step of {found.name} ran beside others; --fresh measures it alone")
-        return Value(Estimate(one.estimate.value, None, None, 0, NONE), unit=unit)
+        known = _of_starts(estimate(list(material.first_steps(found.name).values())))
+        return Value(known and known.mapped(lambda ns: ns / scale), unit=unit)
 
-    return once
+    return first_step
+
+
+def _first_step_over(material: Material, figure: str, of: str, against: str) -> Value:
+    """A first step over another, start by start of the machine: how fast the host is touches both."""
+    for name in (of, against):
+        if not (own := _own(material, figure, name)).known:
+            return own
+    found = _of_starts(ratio(material.first_steps(against), material.first_steps(of)))
+    return (
+        Value(found, unit=TIMES)
+        if found
+        else Value(reason=f"no start of the machine has first steps of {of} and {against}")
+    )
+
+
+def _of_starts(found: Estimate | None) -> Estimate | None:
+    """An estimate over starts of the machine, whose samples are no rounds."""
+    return found and replace(found, rounds=0)
+
+
+def _gradients(material: Material, figure: str, of: str) -> Value:
+    """What FP8 made of gradients; counted over all that were recorded."""
+    from tetrace.fp8.gradients import gradients
+
+    trace = material.trace(of)
+    if isinstance(trace, str):
+        return Value(reason=f"{of}: {trace}")
+    found = gradients(trace) if trace.has("fp8_tensors") else None
+    if found is None:
+        return Value(reason=f"{figure} of {of}: not recorded")
+    if figure == _GRADIENT_FORMAT:
+        return Value(word=", ".join(found.formats) or "not known", unit=WORD)
+    return Value(Estimate.exact(getattr(found, _OF_GRADIENTS[figure])), unit=PERCENT)
 
 
 def _recorded(material: Material, figure: str, of: str) -> Value:
@@ -297,3 +343,4 @@ _OF_MEASURED: dict[str, Callable[[Material, Configuration], Value]] = {
     "first_step_ms": _first_step(MS, 1e6),
     "first_step_s": _first_step(SECONDS, 1e9),
 }
+_FIRST_STEPS = ("first_step_ms", "first_step_s")

@@ -32,8 +32,14 @@ def _lines(report: Report, version: str) -> Iterator[str]:
     for line in notices(report.material):
         yield f"> **Note:** {escaped(line)}"
         yield ""
-    yield f"**{escaped(report.verdict)}**"
+    # The answer to read first; what else there is to know is a list.
+    more = [*report.answers, *report.crossings, *([report.fates] if report.fates else [])]
+    more = more if report.answers or report.crossings else []
+    yield f"**{escaped(report.lead if more else report.short_verdict)}**"
     yield ""
+    if more:
+        yield from (f"- {escaped(line)}" for line in more)
+        yield ""
     for section in report.sections:
         yield from _section(section)
     yield f"Made by tetrace {escaped(version)}."

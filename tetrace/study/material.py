@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tetrace.errors import TetraceError
-from tetrace.study.comparable import differences, not_as_planned
+from tetrace.study import spec
+from tetrace.study.comparable import differences, not_as_planned, unlike
 from tetrace.study.explanation import Explanation, explain
+from tetrace.study.other_start import other_starts
 from tetrace.study.results import MEASURED, WAITING, Configuration, Results, read
 from tetrace.study.spec import Planned, Study
 from tetrace.study.starts import Start, is_outside, moment_of, starts_of
@@ -42,6 +44,7 @@ class Material:
         self._runs: dict[str, Run | str] = {}
         self._stale: dict[str, str] = {}
         self._explanations: dict[tuple[str, str], Explanation | str] = {}
+        self._of_studies: dict[str, Material | str] = {}
 
     @cached_property
     def configurations(self) -> tuple[Configuration, ...]:
@@ -162,6 +165,48 @@ class Material:
     def time(self, name: str, column: str = TOTAL) -> Estimate | None:
         """A step's ns, or those of a phase of it; None where it was not measured."""
         return estimate(list(self.rounds(name, column).values()))
+
+    def scatter(self, name: str, column: str = TOTAL) -> float | None:
+        """The standard deviation of all measured steps of a configuration, ns; None where none was, or only one."""
+        found, steps = self.configuration(name), self.results.steps
+        key = f"{column}_ns"
+        if found is None or not found.is_timed or key not in steps.columns:
+            return None
+        own = steps.loc[steps["configuration"] == name, key].std()
+        return float(own) if own == own else None
+
+    def first_steps(self, name: str) -> Mapping[Hashable, float]:
+        """The first step of a configuration in each start of the machine that it was measured alike in, ns: in this one, and in
+        those whose results lie beside these. Only such as ran alone."""
+        own = self.configuration(name)
+        if own is None or own.first_step_ns is None or own.first_step_beside:
+            return {}
+        found: dict[Hashable, float] = {self.results.started: float(own.first_step_ns)}
+        for results in self._other_starts:
+            other = results.configuration(name)
+            if other is None or other.first_step_ns is None or other.first_step_beside:
+                continue
+            # What was set aside with a date may hold what is here still.
+            if other.first_step_ns != own.first_step_ns and not unlike(own, other, (self.results, results)):
+                found[results.started] = float(other.first_step_ns)
+        return found
+
+    @cached_property
+    def _other_starts(self) -> list[Results]:
+        return list(other_starts(self.folder, self.results.study))
+
+    def of_study(self, name: str) -> Material | str:
+        """Another study's results on the same machine, which lie beside this one's; the reason where there are none."""
+        if name not in self._of_studies:
+            place = self.study.folder.parent / name
+            try:
+                found: Material | str = Material(
+                    place / "results" / self.folder.name, spec.read(place), self.has_recordings
+                )
+            except TetraceError:
+                found = f"study {name} has no results called {self.folder.name} here"
+            self._of_studies[name] = found
+        return self._of_studies[name]
 
     def speedup(self, of: str, against: str, column: str = TOTAL) -> Estimate | None:
         """How many times faster `of` is than `against`, by pairs of rounds; None where one was not measured, or both are not

@@ -26,7 +26,10 @@ _TRAINED = 0.01
 # Configurations that lose the same gradients are named in one row.
 _ALIKE = 9
 # Figures of claims on whether configurations run, and on what becomes of their numbers.
-_OF_NUMBERS = ("state", "error", "finite", "first_loss", "last_loss", "max_saturation_pct")
+_OF_NUMBERS = (
+    "state", "error", "finite", "first_loss", "last_loss", "max_saturation_pct", "gradient_error_pct",
+    "gradient_flushed_pct", "gradient_clipped_pct", "gradient_format",
+)  # fmt: skip
 
 
 def losses_section(material: Material) -> Section:
@@ -121,7 +124,7 @@ def numbers_section(material: Material) -> Section:
 def asks_for_numbers(study: Study) -> bool:
     """Whether what becomes of the numbers is what a study asks: most of its claims are about what fails and about losses;
     without claims, failures are expected."""
-    figures = [claim.figure for claim in study.claims if claim.figure != "none"]
+    figures = [claim.figure for claim in study.claims if claim.figure != "none" and not claim.study]
     if not figures:
         return any(matrix.expected for matrix in study.matrices)
     return 2 * sum(figure in _OF_NUMBERS for figure in figures) > len(figures)
@@ -132,8 +135,8 @@ def loses_a_loss(material: Material) -> bool:
     return any(one.losses.lost for one in material.configurations)
 
 
-def numbers_words(material: Material) -> str:
-    """What losses and FP8 statistics come to, in a sentence; empty where all losses are finite and the study does not ask
+def numbers_words(material: Material) -> tuple[str, ...]:
+    """What losses and FP8 statistics come to, in a sentence each; none where all losses are finite and the study does not ask
     for statistics."""
     # Of one that failed or was stopped nothing is known of the end.
     trained = [
@@ -142,10 +145,10 @@ def numbers_words(material: Material) -> str:
         if one.losses.first_nonfinite_step is not None or (one.state == MEASURED and one.losses.first is not None)
     ]
     if not trained:
-        return ""
+        return ()
     bad = [one.name for one in trained if one.losses.lost]
     if not bad and "--fp8" not in material.study.recording.arguments:
-        return ""
+        return ()
     said = [
         f"the loss of {len(bad)} of {len(trained)} configurations stops being finite: {several(bad, _ALIKE)}"
         if bad
@@ -156,15 +159,16 @@ def numbers_words(material: Material) -> str:
     wholly = [one.lost for one in known if one.lost and one.lost.wholly]
     if wholly:
         names = several(list(dict.fromkeys(lost.name for lost in wholly)), _ALIKE)
-        said.append(f"{len(wholly)} of {len(known)} lose gradients wholly before their first scale, {names} first")
+        said.append(
+            f"{len(wholly)} of {len(known)} in FP8 lose gradients wholly before their first scale, {names} first"
+        )
     clipped = [(one.saturated, one.name) for one in known if one.saturated]
     if clipped:
         most, name = max(clipped, key=lambda each: each[0].share)
         said.append(
             f"at most {share_words(most.share)} of a tensor is clipped ({most.tensor} of {name}, step {most.step})"
         )
-    words = "; ".join(said)
-    return words[0].upper() + words[1:]
+    return tuple(words[0].upper() + words[1:] for words in said)
 
 
 def _numbers_row(said: Numbers) -> tuple[str, ...]:

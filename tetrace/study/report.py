@@ -16,7 +16,8 @@ from tetrace.study.beside_note import notes_section, quoted_words
 from tetrace.study.claims import FAILS, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
 from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
-from tetrace.study.fastest import fastest_words, idle_words
+from tetrace.study.failing import failing_words
+from tetrace.study.fastest import compares_other_work, fastest_words, idle_words
 from tetrace.study.kernel_times import beside_words
 from tetrace.study.material import Material
 from tetrace.study.measured import claims_section, claims_title, failed_section, measured_section
@@ -34,12 +35,14 @@ from tetrace.study.repetition import repetition_section
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
 from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 from tetrace.study.section import Section, cut
-from tetrace.study.sizes import payoff_section, sweeps_section
+from tetrace.study.sizes import crossing_words, payoff_section, pays_words, sweeps_section
 from tetrace.study.spec import Claim, Study
 from tetrace.study.surroundings import clocks_section, environment_section, meaning_section, startup_section
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, why_section
 
+# Sentences on crossings before the tables.
+_CROSSINGS = 4
 TABLE_FILES = ("configurations.csv", "effects.csv", "claims.csv", "explanations.csv")
 
 
@@ -98,33 +101,60 @@ class Report:
         many = f"{gpus} × " if isinstance(gpus, int) and gpus > 1 else ""
         return cut(f"{self.study.title} · {many}{on} · {self.material.results.started[:10]}", 200)
 
+    @property
+    def lead(self) -> str:
+        """The sentence that answers the study's question: what fails or loses its loss, from which size on it pays, or what is
+        fastest."""
+        return f"{self._first[0]}."
+
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """Sentences after the first that answer the study's question: what became of the numbers (or what is fastest), what
-        the options do that do most, and whether the GPU idles."""
+        """Sentences after the first: what else the study asks, what the options do that do most, and whether the GPU idles."""
         found = (*self._first[1:], *effect_words(self.material), idle_words(self.material))
         return tuple(f"{said}." for said in found if said)
 
     @cached_property
-    def _first(self) -> tuple[str, str]:
-        """What is fastest, and what became of the numbers: the one that the study asks for leads, and a loss that is not
-        finite before all."""
-        fastest, numbers = fastest_words(self.material), numbers_words(self.material)
-        leads = loses_a_loss(self.material) or asks_for_numbers(self.study)
-        return (numbers, fastest) if numbers and leads else (fastest, numbers)
+    def _first(self) -> tuple[str, ...]:
+        """From which size on it pays where steps are of other work, what is fastest, and what became of the numbers: what the
+        study asks for leads, and a loss that is not finite before all."""
+        timed, numbers = (*self.pays, fastest_words(self.material)), numbers_words(self.material)
+        if numbers and loses_a_loss(self.material):
+            return (*numbers, *timed)
+        if numbers and asks_for_numbers(self.study):
+            return (*self._with_failing(*numbers), *timed)
+        return (*timed, *numbers)
+
+    @cached_property
+    def pays(self) -> tuple[str, ...]:
+        """From which size on it pays, where that is asked: steps of other work have no fastest."""
+        return pays_words(self.material, self.swept) if compares_other_work(self.material) else ()
+
+    @cached_property
+    def crossings(self) -> tuple[str, ...]:
+        """Where lines of sweeps cross, a sentence each; without what the lead says."""
+        left = [one for one in self.swept if not self.pays or one.sweep.figure != "total_ms"]
+        return tuple(line for one in left for line in crossing_words(one))[:_CROSSINGS]
+
+    def _with_failing(self, losses: str, *more: str) -> tuple[str, ...]:
+        failing = failing_words(self.material)
+        return (f"{failing}. {losses}" if failing else losses, *more)
 
     @cached_property
     def verdict(self) -> str:
-        """What is fastest, by how much (or what became of the numbers), the answers, how claims fare, what failed."""
-        first, rest = self._first[0], "; ".join(self._fates)
+        """The lead, the answers, how claims fare, what failed."""
         if not self.answers:
             return self.short_verdict
-        return " ".join([f"{first}.", *self.answers, *([f"{rest}."] if rest else [])])
+        return " ".join([self.lead, *self.answers, *([self.fates] if self.fates else [])])
 
     @property
     def short_verdict(self) -> str:
         """The same in one sentence, without the answers."""
         return "; ".join([self._first[0], *self._fates]) + "."
+
+    @property
+    def fates(self) -> str:
+        """How claims fare, and what failed, in a sentence; empty where there is nothing to say."""
+        return f"{'; '.join(self._fates)}." if self._fates else ""
 
     @cached_property
     def _fates(self) -> tuple[str, ...]:
@@ -136,7 +166,7 @@ class Report:
         failed = sum(one.state == FAILED for one in members)
         late = sum(one.state == TIMED_OUT for one in members)
         left = sum(one.state not in (MEASURED, FAILED, TIMED_OUT) for one in members)
-        if failed:
+        if failed and failing_words(self.material) not in self._first[0]:
             expected = sum(one.state == FAILED and one.expected for one in members)
             parts.append(
                 f"{failed} of {len(members)} configurations failed" + (f", {expected} as expected" if expected else "")

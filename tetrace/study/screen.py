@@ -17,7 +17,6 @@ from tetrace.study.measured import claims_title, measured_grid
 from tetrace.study.repetition import repetition_words
 from tetrace.study.results import RESULTS_FILE
 from tetrace.study.section import cut
-from tetrace.study.sizes import crossing_words
 from tetrace.study.speedups import explained_words
 from tetrace.study.surroundings import notices
 
@@ -45,7 +44,6 @@ def screen(report: Report) -> Page:
         grids.append(
             _shortened(Grid(claims_title(report.study), heads, lines), _ROWS - len(grids[0].rows) if grids else _ROWS)
         )
-    crossings = [line for swept in report.swept for line in crossing_words(swept)]
     repeated = (repetition_words(material, report.other),) if report.other else ()
     others = len(matrices) - 1
     more = f"; {others} more table{'' if others == 1 else 's'} there" if others > 0 else ""
@@ -53,7 +51,7 @@ def screen(report: Report) -> Page:
         title=report.title,
         verdict=report.short_verdict,
         grids=tuple(grids),
-        said=(*(cut(line) for line in (report.study.question, *report.answers, *crossings[:4]) if line), *repeated),
+        said=(*(cut(line) for line in (report.study.question, *report.answers, *report.crossings) if line), *repeated),
         advice=(f"All of it{_with(_explained(material))}: {REPORT_FILE} and {PAGE_FILE} in {material.folder}{more}.",),
         notices=tuple(notices(material)),
     )

@@ -102,6 +102,49 @@ def _crossings(swept: Swept, only: str = "") -> list[str]:
     return said
 
 
+def pays_words(material: Material, swept: Sequence[Swept]) -> tuple[str, ...]:
+    """From which size on lines become faster than their baseline, of all sweeps of steps in a sentence for each; then those
+    that never cross. None where nothing becomes faster."""
+    timed = [one for one in swept if one.sweep.figure == "total_ms" and one.lines]
+    found: dict[str, list[tuple[Swept, Crossing]]] = {}
+    for one in timed:
+        for crossing in one.crossings:
+            if crossing.becomes == FASTER:
+                words = f"{one.sweep.group} {crossing.line.name} becomes faster than {one.sweep.baseline}"
+                found.setdefault(f"{words[0].upper()}{words[1:]}", []).append((one, crossing))
+    if not found:
+        return ()
+    said = [
+        f"{words}{_at_tokens(material, members)} ({'; '.join(map(_place_words, members))})"
+        for words, members in found.items()
+    ]
+    stay = [one for one in timed if not one.crossings]
+    return (*said, *(words.removesuffix(".") for one in stay for words in crossing_words(one)))
+
+
+def _place_words(one: tuple[Swept, Crossing]) -> str:
+    swept, crossing = one
+    title = f"{swept.name[0].lower()}{swept.name[1:]}"
+    return f"{title}: {three_digits(crossing.at)}, for certain between {crossing.between[0]:,g} and {crossing.between[1]:,g}"
+
+
+def _at_tokens(material: Material, members: Sequence[tuple[Swept, Crossing]]) -> str:
+    """The tokens of a step at which lines cross; empty where those of a step do not grow with its size."""
+    found = []
+    for _, crossing in members:
+        points = [(point.x, material.configuration(point.name)) for point in crossing.line.points]
+        each = {one.tokens / x for x, one in points if one is not None and one.tokens and x}
+        if len(each) != 1:
+            return ""
+        found.append(f"{float(f'{crossing.at * each.pop():.3g}'):,.0f}")
+    ends = dict.fromkeys((min(found, key=_number), max(found, key=_number)))
+    return f" at about {' to '.join(ends)} tokens a step"
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
 def _crossing_sentence(swept: Swept, one: Crossing) -> str:
     low, high = one.between
     base, along = swept.sweep.baseline, swept.sweep.along

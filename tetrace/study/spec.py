@@ -58,6 +58,10 @@ FIGURES = (
     "first_loss",
     "last_loss",
     "max_saturation_pct",
+    "gradient_error_pct",
+    "gradient_flushed_pct",
+    "gradient_clipped_pct",
+    "gradient_format",
     "crossing",
     "none",
 )
@@ -184,7 +188,8 @@ class Claim:
 
     For figure `crossing`, `sweep` names the matrix of a sweep, `of` and `against` values of its group. `noted`: the
     note's number or word. `why`: a sentence for when it does not hold or cannot be told. `beside`: kernels' time in recordings,
-    of which a claim on a speed-up is judged too; that is said, and is no verdict on the claim.
+    of which a claim on a speed-up is judged too; that is said, and is no verdict on the claim. `study`: another study, whose
+    results on the same machine `of` and `against` are of.
     """
 
     says: str
@@ -201,6 +206,7 @@ class Claim:
     holds: bool | None = None
     why: str = ""
     beside: str = ""
+    study: str = ""
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,18 @@ class _Reader(TomlReader):
             holds=holds,
             why=self.text(said, "why", where, ""),
             beside=self._beside(said, figure, where),
+            study=self._other_study(said, figure, where),
         )
+
+    def _other_study(self, said: Mapping[str, Any], figure: str, where: str) -> str:
+        study = self.text(said, "study", where, "")
+        if study and (figure in ("none", "crossing") or figure.endswith("speedup")):
+            raise self.error(
+                f"study in {where}: is for figures of configurations that nobody explains; figure is {figure!r}"
+            )
+        if study.startswith(".") or "/" in study or "\\" in study:
+            raise self.error(f"study in {where}: is {study!r}; write the name of the folder of a study beside this one")
+        return study
 
     def _beside(self, said: Mapping[str, Any], figure: str, where: str) -> str:
         from tetrace.breakdown.figures import BY_NAME

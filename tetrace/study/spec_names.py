@@ -56,7 +56,8 @@ class NameCheck(TomlReader):
             self.is_there(sweep.baseline, list(axes.get(sweep.group, {})), "baseline of a [[sweep]]")
 
     def _check_claim(self, study: Study, claim: Claim, where: str, names: list[str]) -> None:
-        if claim.figure == "none":
+        # Names of another study are looked up where its results are.
+        if claim.figure == "none" or claim.study:
             return
         if claim.figure == "crossing":
             sweeps = {sweep.matrix: sweep for sweep in study.sweeps}

@@ -25,6 +25,8 @@ class Value:
     reason: str = ""
     failed: bool = False
     also: str = ""
+    # What a ratio is of: `0.2% and 0.1%`.
+    parts: str = ""
 
     @property
     def known(self) -> bool:
@@ -42,7 +44,7 @@ class Value:
         if one.low is None or one.high is None:
             return f"{said} ({APART if one.way == APART else 'no interval'})"
         if one.low == one.high:
-            return said
+            return f"{said} ({self.parts})" if self.parts else said
         if math.isinf(one.low) and one.high == one.value:
             return f"always from {said} on"
         ends = (number(end, self.unit).removesuffix(_SUFFIXES.get(self.unit, "")) for end in (one.low, one.high))
