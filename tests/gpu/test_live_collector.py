@@ -357,6 +357,64 @@ def test_torch_profiler_inside_the_script_works(tmp_path: Path) -> None:
     assert any("while torch.profiler has CUPTI: from step 6" in notice for notice in trace.metadata.notices)
 
 
+TAKER = """
+#include <stdint.h>
+#include <stdlib.h>
+static void give(uint8_t** buffer, size_t* bytes, size_t* most) { *buffer = calloc(1, *bytes = 1 << 20), *most = 0; }
+static void take(void* context, uint32_t stream, uint8_t* buffer, size_t bytes, size_t used) {}
+int take_records(int (*registers)(void*, void*)) { return registers((void*)give, (void*)take); }
+"""
+TAKES = """
+import ctypes
+from tetrace import loaded
+
+def take_records():
+    [path] = {path for path in loaded.mapped() if "/libcupti" in path}
+    registers = ctypes.cast(ctypes.CDLL(path).cuptiActivityRegisterCallbacks, ctypes.c_void_p)
+    assert ctypes.CDLL("./taker.so").take_records(registers) == 0
+
+"""
+TAKEN = "the GPU is not recorded any more: CUPTI hands its records to another tool"
+
+
+def test_another_tool_takes_the_records_and_says_nothing(tmp_path: Path) -> None:
+    """As Triton's Proton and cupti-python do, whose functions then get what CUPTI has."""
+    (tmp_path / "taker.c").write_text(TAKER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "taker.so", "taker.c"], check=True, cwd=tmp_path)
+    body = TAKES + "train(6)\ntime.sleep(3)\ntrain(6)\ntake_records()\ntrain(6)\ntime.sleep(7)\ntrain(6)\n"
+    trace, said = trained(tmp_path, body)
+    assert said.count(f"tetrace: {TAKEN}") == 1, said[-3000:]
+    found = steps_with_activities(trace)
+    assert set(range(1, 6)) <= found, said[-3000:]
+    assert not set(range(18, 24)) & found, said[-3000:]
+    assert any("nothing of the GPU was recorded from" in notice for notice in trace.metadata.notices)
+    assert any(notice.startswith(TAKEN) for notice in trace.metadata.notices)
+
+
+@pytest.mark.parametrize("calls", ["launches", "all"])
+def test_a_gpu_that_is_idle_or_long_in_one_kernel_is_taken_by_nobody(tmp_path: Path, calls: str) -> None:
+    body = "train(5)\ntime.sleep(7)\ntrain(5)\ntorch.cuda._sleep(14_000_000_000)\ntorch.cuda.synchronize()\ntrain(5)\n"
+    (tmp_path / "train.py").write_text(textwrap.dedent(TRAINS) + body)
+    command = [
+        sys.executable,
+        "-m",
+        "tetrace",
+        "record",
+        "--collector",
+        "cupti",
+        "--calls",
+        calls,
+        "-o",
+        "run",
+        "train.py",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=True)
+    trace = tetrace.load(tmp_path / "run.tetrace")
+    assert TAKEN not in done.stderr
+    assert set(range(1, 15)) <= steps_with_activities(trace), done.stderr[-3000:]
+    assert not any("cuDriverGetVersion" in name for name in trace.words("calls", "name"))
+
+
 def test_profilers_that_leave_cupti_alone_interrupt_nothing(tmp_path: Path) -> None:
     body = """
         train(4)
