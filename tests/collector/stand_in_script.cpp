@@ -79,6 +79,11 @@ void limit_files(unsigned kilobytes) {
   setrlimit(RLIMIT_FSIZE, &limit);
 }
 
+// From here on permissions bind this process, also where root started it.
+void be_nobody() {
+  if (geteuid() == 0 && seteuid(65534) != 0) std::abort();
+}
+
 // Prints how long `stop` took in ms while another thread flushes to a slow disk, and how long the flush took.
 void stop_while_flushing() {
   const auto begin = std::chrono::steady_clock::now();
@@ -136,6 +141,7 @@ void act(const std::string& action, unsigned number) {
   else if (action == "sleep") usleep(number * 1000);
   else if (action == "fork") fork_child();
   else if (action == "limit") limit_files(number);
+  else if (action == "nobody") be_nobody();
   else if (action == "close") for (int file = 3; file < 64; ++file) close(file);
   else if (action == "_exit") _exit(0);
   else if (action == "abort") std::abort();

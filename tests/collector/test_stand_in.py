@@ -202,6 +202,24 @@ def test_folder_that_cannot_be_written(script: Script) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_folder_that_may_not_be_written(script: Script, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o555)
+    done = script("nobody init launch=100 flush launch=100", TETRACE_RECORDING=str(folder))
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"tetrace: '{folder}' cannot be written: Permission denied; ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_folder_that_may_not_be_written_any_more(script: Script, tmp_path: Path) -> None:
+    """What is in the file stays there, and one line tells of the rest."""
+    done = script("init launch=100 flush nobody launch=100 flush launch=100")
+    assert done.returncode == 0
+    assert "cannot be written: Permission denied; what the GPU does meanwhile is not recorded" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert counts(frames(tmp_path))["kernel"] == 100
+
+
 def test_no_recording_asked_for(script: Script, tmp_path: Path) -> None:
     done = script("init start launch=10 stop yield resume flush state", TETRACE_RECORDING="")
     assert (done.returncode, done.stderr, json.loads(done.stdout)) == (0, "", {"state": "off"})

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pytest
 
 import tetrace
+from tests.permissions import bind, skip_unless_bound
 from tetrace import _C
 from tetrace.attribute.roles import ROLES
 from tetrace.attribute.vocabulary import PHASES
@@ -330,6 +331,26 @@ def test_what_was_recorded_before_the_end_is_there(ending: str, code: int, last:
     trace, said = trained(tmp_path, f"train(10)\n{ending}\n", code)
     assert set(range(1, last + 1)) <= steps_with_activities(trace), said[-3000:]
     assert "did not finish" in said
+
+
+def test_a_folder_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
+    """Its files are there by then. What is recorded stays in the working folder, as the last line says."""
+    skip_unless_bound()
+    (tmp_path / "to").mkdir()
+    close = "[os.chmod(folder, 0o555) for folder, _, _ in [*os.walk('to')]]"
+    body = f"train(5)\ntime.sleep(2.5)\n{close}\ntrain(5)\nprint('trained')\n"
+    (tmp_path / "train.py").write_text(textwrap.dedent(TRAINS) + body)
+    command = [sys.executable, "-m", "tetrace", "record", "--collector", "cupti", "-o", "to/run", "train.py"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False, preexec_fn=bind
+    )
+    assert (done.returncode, done.stdout) == (2, "trained\n"), done.stderr[-3000:]
+    working = tmp_path / "to" / "run.tetrace.recording"
+    last = f"{working}: cannot be written (Permission denied); what was recorded is kept: tetrace report {working}"
+    assert last in done.stderr.splitlines()[-1], done.stderr[-3000:]
+    for path in [working.parent, working, *working.glob("process-*")]:
+        path.chmod(0o755)
+    assert set(range(1, 10)) <= steps_with_activities(tetrace.load(working)), done.stderr[-3000:]
 
 
 def test_a_fork_without_exec_changes_nothing(tmp_path: Path) -> None:
