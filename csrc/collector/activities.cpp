@@ -42,6 +42,7 @@ void Activities::switch_calls(bool on) {
   const bool wanted = calls_ == Calls::chosen;
   for (const std::uint32_t call : names_.known(runtime_calls, wanted)) api_.cuptiActivityEnableRuntimeApi(call, on && wanted);
   for (const std::uint32_t call : names_.known(driver_calls, wanted)) api_.cuptiActivityEnableDriverApi(call, on && wanted);
+  if (names_.canary() != 0) api_.cuptiActivityEnableDriverApi(names_.canary(), on);
 }
 
 // Records of synchronizations slow a launch-bound step (benchmarks/cupti.py), and what the host waits for is among the calls

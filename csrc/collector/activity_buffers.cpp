@@ -25,6 +25,7 @@ void unmap(std::uint8_t* memory) { munmap(memory, ActivityBuffers::buffer_bytes)
 }  // namespace
 
 std::uint8_t* ActivityBuffers::take() {
+  calls_.fetch_add(1, std::memory_order_relaxed);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (in_use() >= most) return nullptr;
   std::uint8_t* memory = nullptr;
@@ -39,6 +40,7 @@ std::uint8_t* ActivityBuffers::take() {
 }
 
 bool ActivityBuffers::fill(std::uint8_t* memory, std::size_t used) {
+  calls_.fetch_add(1, std::memory_order_relaxed);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (lent_.erase(memory) == 0 && written_off_.erase(memory) == 0) return false;
   if (used == 0) {

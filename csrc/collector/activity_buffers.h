@@ -4,6 +4,7 @@
 // beyond it CUPTI gets none, drops records and counts them.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -30,6 +31,8 @@ class ActivityBuffers {
   // From CUPTI; true when somebody should decode it. Memory that is not ours (an other tool's, from before) is left alone.
   bool fill(std::uint8_t* memory, std::size_t used);
   std::vector<FullBuffer> full();
+  // How often CUPTI has asked for memory or handed some over.
+  std::uint64_t calls() const { return calls_.load(std::memory_order_relaxed); }
   // Decoded: cleared and free.
   void give_back(std::uint8_t* memory);
   // Makes free ones, and unmaps those that a burst left behind. For the writer.
@@ -38,6 +41,7 @@ class ActivityBuffers {
   void write_off();
 
  private:
+  std::atomic<std::uint64_t> calls_{0};
   std::mutex mutex_;
   std::unordered_set<std::uint8_t*> lent_;
   std::unordered_set<std::uint8_t*> written_off_;

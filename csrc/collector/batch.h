@@ -27,6 +27,8 @@ class Batch : public Names {
   bool is_recorded(std::uint16_t domain, std::uint32_t call, Rows& rows) override;
 
   std::uint64_t written_bytes() const { return bytes_.load(std::memory_order_relaxed); }
+  // Records of the collector's own call (canary.h) that have come.
+  std::uint64_t answers() const { return answers_; }
   std::uint64_t lost() const { return lost_.load(std::memory_order_relaxed); }
 
  private:
@@ -46,6 +48,7 @@ class Batch : public Names {
   const CuptiApi* api_ = nullptr;
   const CallNames* calls_ = nullptr;
   std::set<std::pair<std::uint16_t, std::uint32_t>> named_;
+  std::uint64_t answers_ = 0;
   std::string reason_;  // why the last frame could not be written
   // Read by other threads.
   std::atomic<std::uint64_t> bytes_{0};

@@ -24,10 +24,12 @@ CallNames::CallNames(const CuptiApi& api, bool all) : api_(api), all_(all) {
       known_[domain][launches].push_back(call);
     }
   }
+  canary_ = number(driver_calls, "cuDriverGetVersion");
 }
 
 bool CallNames::is_recorded(std::uint16_t domain, std::uint32_t call) const {
-  return all_ || (call < most_calls && launches_[domain][call]);
+  const bool is_own = domain == driver_calls && call == canary_;
+  return !is_own && (all_ || (call < most_calls && launches_[domain][call]));
 }
 
 const char* CallNames::name(std::uint16_t domain, std::uint32_t call) const {

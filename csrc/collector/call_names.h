@@ -25,12 +25,15 @@ class CallNames {
   // Of the others, those whose names begin so; and the first of them, or 0, which is none.
   std::vector<std::uint32_t> numbers(std::uint16_t domain, std::string_view beginning) const;
   std::uint32_t number(std::uint16_t domain, std::string_view beginning) const;
+  // The driver's call that the collector makes itself (canary.h), and that is never recorded; 0 is none.
+  std::uint32_t canary() const { return canary_; }
 
  private:
   const CuptiApi& api_;
   bool all_;
   std::vector<bool> launches_[2];
   std::vector<std::uint32_t> known_[2][2];
+  std::uint32_t canary_ = 0;
 };
 
 }  // namespace tetrace::collector

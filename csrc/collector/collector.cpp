@@ -15,6 +15,7 @@
 #include "collector/handover.h"
 #include "collector/nvtx.h"
 #include "collector/options.h"
+#include "collector/surroundings.h"
 #include "collector/texts.h"
 #include "collector/window.h"
 #include "collector/writer.h"
@@ -139,6 +140,26 @@ void give(Collector& all, const std::string& who) {
   hand_over(Happened::yielded, who);
 }
 
+// On the writer's thread, which must wait for nobody that may wait for it; it tells again. CUPTI is another tool's from here
+// on, and what is switched on in it is left as it is.
+void lose(std::int64_t since_ns) {
+  Collector& all = collector();
+  const std::string seen = other_tools();  // asks the loader, whose lock nobody should wait for that has ours
+  const std::unique_lock<std::mutex> lock(all.control, std::try_to_lock);
+  if (!lock.owns_lock() || all.state != State::recording) return;
+  const std::string reason = "CUPTI hands its records to another tool (cuptiActivityRegisterCallbacks), " +
+                             (seen.empty() ? "as cupti-python and Triton's Proton have it do" : "perhaps " + seen) +
+                             "; run the script without that tool";
+  all.state = State::failed;
+  all.reason = without_home(reason);
+  all.holds_cupti = false;
+  hold_cupti(false);
+  stop_asking();
+  activity_buffers().write_off();
+  hand_over(Happened::failed, reason, 0, since_ns);
+  say("the GPU is not recorded any more: " + reason);
+}
+
 // CUPTI is asked once: it ends its own parts after this.
 void end_process() {
   static std::atomic<bool> ended{false};
@@ -185,6 +206,7 @@ std::string quoted(const std::string& text) {
 void activate() {
   prepare_once();
   do_while_writing(extend_nvtx);
+  when_cupti_is_lost(lose);
   if (!start_writer()) say("no thread can be started to write the recording; raise `ulimit -u`");
 }
 

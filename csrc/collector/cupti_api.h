@@ -34,6 +34,7 @@ using BufferCompleted = void (*)(void* context, std::uint32_t stream, std::uint8
   OPTIONAL(cuptiActivityRegisterTimestampCallback, TimestampCallback)                                  \
   OPTIONAL(cuptiActivityFlushPeriod, std::uint32_t milliseconds)                                       \
   OPTIONAL(cuptiActivitySetAttribute, std::uint32_t attribute, std::size_t* bytes, void* value)        \
+  OPTIONAL(cuptiActivityGetAttribute, std::uint32_t attribute, std::size_t* bytes, void* value)        \
   OPTIONAL(cuptiSetThreadIdType, std::uint32_t type)                                                   \
   OPTIONAL(cuptiGetGraphNodeId, void* node, std::uint64_t*)                                            \
   OPTIONAL(cuptiGetGraphId, void* graph, std::uint32_t*)                                               \

@@ -40,11 +40,12 @@ void add(std::vector<Row>& rows, const Row& row, std::size_t most, std::uint64_t
 
 std::int64_t now_ns() { return ranges::read_clock(CLOCK_REALTIME); }
 
-void hand_over(Happened what, std::string_view detail, std::uint64_t count) {
+void hand_over(Happened what, std::string_view detail, std::uint64_t count, std::int64_t at_ns) {
   const std::uint32_t text = detail.empty() ? no_text : own_text_id(without_home(detail));
   Waiting& all = waiting();
   const std::lock_guard<std::mutex> lock(all.mutex);
-  add(all.rows.events, {now_ns(), static_cast<std::uint32_t>(what), text, count}, most_events, all.rows.too_many);
+  const std::int64_t at = at_ns == 0 ? now_ns() : at_ns;
+  add(all.rows.events, {at, static_cast<std::uint32_t>(what), text, count}, most_events, all.rows.too_many);
 }
 
 void hand_over(const NodeRow& node) {

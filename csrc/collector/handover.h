@@ -9,8 +9,8 @@
 
 namespace tetrace::collector {
 
-// `detail` becomes a text, in which the user's home folder is ~; "" is none.
-void hand_over(Happened what, std::string_view detail = {}, std::uint64_t count = 0);
+// `detail` becomes a text, in which the user's home folder is ~; "" is none. It happened now, or `at_ns`.
+void hand_over(Happened what, std::string_view detail = {}, std::uint64_t count = 0, std::int64_t at_ns = 0);
 void hand_over(const NodeRow& node);
 void hand_over(const SyncRow& wait);
 // A stream was told to wait of which CUPTI does not know the number: that row counts as dropped.

@@ -33,7 +33,8 @@ enum class Activity : std::uint32_t {
 
 constexpr std::uint32_t thread_object = 2;
 constexpr std::uint32_t flush_forced = 1;
-constexpr std::uint32_t zeroed_out_buffers = 5;  // attribute
+constexpr std::uint32_t zeroed_out_buffers = 5;  // attributes
+constexpr std::uint32_t buffers_of_threads = 9;
 constexpr std::uint32_t system_thread_ids = 1;
 
 constexpr std::uint32_t driver_domain = 1;

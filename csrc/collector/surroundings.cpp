@@ -89,6 +89,7 @@ constexpr Sign libraries[] = {
     {"libcudadebugger", "cuda-gdb"},
     {"libsanitizer-collection", "compute-sanitizer"},
     {"libdcgm", "DCGM"},
+    {"libproton", "Triton's Proton"},
 };
 
 constexpr Sign variables[] = {

@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "collector/batch.h"
+#include "collector/canary.h"
 #include "collector/handover.h"
 #include "collector/window.h"
 
@@ -38,6 +39,8 @@ struct Writer {
   std::atomic<void (*)()> also{nullptr};
   std::atomic<int> questions{0};
   std::atomic<bool> holds{false};
+  std::atomic<std::uint64_t> turns{0};  // times that CUPTI was taken
+  std::atomic<void (*)(std::int64_t)> lost{nullptr};
   std::atomic<std::uint64_t> dropped{0};
   // Of the thread; others read its counters.
   std::atomic<Batch*> batch{nullptr};
@@ -49,6 +52,25 @@ Writer& writer() {
 }
 
 constexpr int without_end = 1 << 30;
+
+// To CUPTI, since it was taken last.
+struct Listening {
+  std::uint64_t turn = 0;
+  Canary canary;
+  Silence silence;
+};
+
+// What is asked for next should show that CUPTI still calls here.
+void listen(Writer& all, Listening& here, const CuptiApi& api, const Batch& batch) {
+  if (all.questions.load() != without_end) return here.silence.pause();
+  const std::uint64_t turn = all.turns.load();
+  if (turn != here.turn) here = {turn, Canary(api), Silence()};
+  const auto tell = all.lost.load();
+  if (!here.canary.can_sing() || tell == nullptr) return;
+  const Silence::Next next = here.silence.next(all.buffers.calls(), batch.answers(), now_ns());
+  if (next == Silence::Next::lost) return tell(here.silence.good_until_ns());
+  if (next == Silence::Next::sing) here.canary.sing();
+}
 
 // Besides the period that CUPTI is told, in which its own worker hands over full buffers only: what lies in those that
 // are not full yet would be lost in a process that is killed. CUPTI calls back for each buffer, on this thread: no lock is
@@ -85,6 +107,7 @@ void write_all(Writer& all, Batch& batch) {
 void work(Writer& all) {
   auto* batch = new Batch;
   all.batch = batch;
+  Listening listening;
   Clock::time_point next = Clock::now() + period;
   for (;;) {
     std::uint64_t asked = 0;
@@ -98,7 +121,10 @@ void work(Writer& all) {
     if (const auto also = all.also.load()) also();
     const CuptiApi* api = all.api.load();
     if (Clock::now() >= next) {
-      if (api != nullptr) ask_cupti(all, *api);
+      if (api != nullptr) {
+        listen(all, listening, *api, *batch);
+        ask_cupti(all, *api);
+      }
       next = Clock::now() + period;
     }
     // Another tool's count is not ours to reset: none is asked for while it has CUPTI.
@@ -146,7 +172,12 @@ void end_writer() { writer().api = nullptr; }
 
 void stop_asking() { writer().questions = 0; }
 
-void hold_cupti(bool on) { writer().holds = on; }
+void hold_cupti(bool on) {
+  if (on) ++writer().turns;
+  writer().holds = on;
+}
+
+void when_cupti_is_lost(void (*tell)(std::int64_t)) { writer().lost = tell; }
 
 // All signals are blocked in the thread: handlers of the script's must not run there, and a file beyond the limit of its
 // size is an error and no SIGXFSZ.

@@ -23,6 +23,9 @@ void keep_asking(bool on);
 void stop_asking();
 // Whether CUPTI is ours; while it is not, its counts of dropped records are left alone.
 void hold_cupti(bool on);
+// What the thread calls when CUPTI, which is still ours and records, hands over nothing more: since when. Again each
+// period, until it is not asked any more.
+void when_cupti_is_lost(void (*tell)(std::int64_t since_ns));
 // CUPTI is not called any more.
 void end_writer();
 

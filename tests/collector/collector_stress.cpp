@@ -1,6 +1,7 @@
 // The whole collector over the stand-in, and rings, from many threads at once: what a thread sanitizer is to look at.
 //
-// collector_stress FOLDER, with TETRACE_RECORDING=FOLDER.
+// collector_stress FOLDER LIBCUDA, with TETRACE_RECORDING=FOLDER.
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -24,6 +25,7 @@ void stand_in_launch(std::uint32_t);
 void stand_in_copy(std::uint32_t);
 void stand_in_capture(std::uint32_t);
 void stand_in_wait(std::uint32_t);
+void stand_in_driver_call(std::uint32_t);
 }
 
 namespace {
@@ -99,10 +101,19 @@ void yield_and_resume() {
   tetrace_collector_resume();
 }
 
+// What the writer calls while CUPTI is silent.
+bool load_driver(const char* path) {
+  void* driver = dlopen(path, RTLD_NOW);
+  void* tell = driver == nullptr ? nullptr : dlsym(driver, "stand_in_tell");
+  if (tell != nullptr) reinterpret_cast<void (*)(void (*)(std::uint32_t))>(tell)(stand_in_driver_call);
+  return tell != nullptr;
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
   const std::string folder = arguments[1];
+  if (!load_driver(arguments[2])) return 4;
   if (!nvtx_calls::attach()) return 3;
   std::thread cuda(InitializeInjection);  // while ranges are recorded already
   open_ranges(0, 0);

@@ -22,6 +22,7 @@
 
 #include "collector/activity_buffers.h"
 #include "collector/batch.h"
+#include "collector/canary.h"
 #include "collector/decode.h"
 #include "collector/launching_calls.h"
 #include "collector/options.h"
@@ -202,6 +203,23 @@ void test_too_many_texts() {
 void test_home_is_not_shown() {
   CHECK(without_home("no '/home/ann/lib.so:/home/ann' here") == "no '~/lib.so:~' here");
   CHECK(without_home("/home/anna /mnt/home/ann /home/ann-2") == "/home/anna /mnt/home/ann /home/ann-2");
+}
+
+void test_when_silence_is_a_loss() {
+  using Next = Silence::Next;
+  Silence silence;
+  // The call is made until CUPTI is known to record it; silence before means nothing.
+  for (int period = 1; period <= 5; ++period) CHECK(silence.next(0, 0, period) == Next::sing);
+  CHECK(silence.next(0, 0, 6) == Next::nothing);
+  CHECK(silence.next(2, 1, 7) == Next::nothing && silence.good_until_ns() == 6);
+  // Where nothing is launched, each call is answered.
+  CHECK(silence.next(2, 1, 8) == Next::sing);
+  CHECK(silence.next(4, 2, 9) == Next::nothing && silence.good_until_ns() == 8);
+  CHECK(silence.next(4, 2, 10) == Next::sing && silence.next(4, 2, 11) == Next::sing);
+  silence.pause();
+  CHECK(silence.next(4, 2, 12) == Next::nothing && silence.good_until_ns() == 12);
+  CHECK(silence.next(4, 2, 13) == Next::sing && silence.next(4, 2, 14) == Next::sing);
+  CHECK(silence.next(4, 2, 15) == Next::lost && silence.good_until_ns() == 12);
 }
 
 void test_users_of_a_library() {
@@ -392,6 +410,7 @@ int main() {
   test_texts();
   test_too_many_texts();
   test_home_is_not_shown();
+  test_when_silence_is_a_loss();
   test_users_of_a_library();
   test_writer_that_throws();
   test_buffers();

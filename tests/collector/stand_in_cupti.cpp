@@ -141,7 +141,7 @@ const char* call_name(std::uint32_t domain, std::uint32_t call) {
   static const Names& names = *new Names{
       {{2, 1}, "cudaGetDevice_v3020"},      {{2, 211}, "cudaLaunchKernel_v7000"}, {{2, 41}, "cudaMemcpyAsync_v3020"},
       {{2, 131}, "cudaStreamSynchronize_v3020"}, {{1, 207}, "cuLaunchKernel"},        {{1, 5}, "cuCtxGetCurrent"},
-      {{2, 147}, "cudaStreamWaitEvent_v3020"},   {{1, 200}, "cuStreamWaitEvent"},
+      {{1, 2}, "cuDriverGetVersion"},            {{2, 147}, "cudaStreamWaitEvent_v3020"},   {{1, 200}, "cuStreamWaitEvent"},
   };
   const auto found = names.find({domain, call});
   return found == names.end() ? nullptr : found->second;
@@ -215,6 +215,13 @@ EXPORT void stand_in_unfinished() {
   const std::lock_guard<std::mutex> lock(all.mutex);
   add_kernel(all, "_Z5neverv", now());
   if (all.memory != nullptr) reinterpret_cast<KernelRecord*>(all.memory + all.used - kernel_bytes)->end = 0;
+}
+
+// The driver, called so; `STAND_IN_DEAF` is a CUPTI that has no record of it.
+EXPORT void stand_in_driver_call(std::uint32_t call) {
+  StandIn& all = stand_in();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  if (std::getenv("STAND_IN_DEAF") == nullptr) add_call(all, driver_domain, call, now());
 }
 
 // A graph of `count` nodes is captured, then cloned.
@@ -418,6 +425,13 @@ EXPORT Result cuptiGetStreamIdEx(void* context, void* stream, std::uint8_t, std:
 EXPORT Result cuptiActivityEnableRuntimeApi(std::uint32_t call, std::uint8_t on) { return choose(runtime_domain, call, on); }
 
 EXPORT Result cuptiActivityEnableDriverApi(std::uint32_t call, std::uint8_t on) { return choose(driver_domain, call, on); }
+
+// A buffer for each thread, it says.
+EXPORT Result cuptiActivityGetAttribute(std::uint32_t attribute, std::size_t*, void* value) {
+  if (attribute != buffers_of_threads) return invalid_parameter;
+  *static_cast<std::uint8_t*>(value) = std::getenv("STAND_IN_ONE_BUFFER") == nullptr;
+  return success;
+}
 
 EXPORT Result cuptiSubscribe_v2(void**, Callback, void*, SubscriberParameters* parameters) {
   const char* holder = std::getenv("STAND_IN_HOLDER");

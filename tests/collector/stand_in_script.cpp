@@ -79,6 +79,11 @@ void limit_files(unsigned kilobytes) {
   setrlimit(RLIMIT_FSIZE, &limit);
 }
 
+// From here on permissions bind this process, also where root started it.
+void be_nobody() {
+  if (geteuid() == 0 && seteuid(65534) != 0) std::abort();
+}
+
 // Prints how long `stop` took in ms while another thread flushes to a slow disk, and how long the flush took.
 void stop_while_flushing() {
   const auto begin = std::chrono::steady_clock::now();
@@ -94,6 +99,19 @@ void stop_while_flushing() {
   std::printf("%ld %ld\n", static_cast<long>(stopped), static_cast<long>(since_ms()));
 }
 
+// What another tool does that takes CUPTI's records: the buffers are its own, those of others it leaves alone.
+void seize() {
+  const auto give = [](std::uint8_t** buffer, std::size_t* bytes, std::size_t* most) {
+    *bytes = std::size_t{1} << 20;
+    *buffer = static_cast<std::uint8_t*>(std::calloc(1, *bytes));
+    *most = 0;
+  };
+  const auto take = [](void*, std::uint32_t, std::uint8_t*, std::size_t, std::size_t) {};
+  using Give = void (*)(std::uint8_t**, std::size_t*, std::size_t*);
+  using Take = void (*)(void*, std::uint32_t, std::uint8_t*, std::size_t, std::size_t);
+  call(cupti, "cuptiActivityRegisterCallbacks", static_cast<Give>(give), static_cast<Take>(take));
+}
+
 void print_state() {
   void* function = dlsym(collector, "tetrace_collector_state");
   std::puts(reinterpret_cast<const char* (*)()>(function)());
@@ -107,6 +125,7 @@ void act(const std::string& action, unsigned number) {
   else if (action == "flush") call(collector, "tetrace_collector_flush");
   else if (action == "yield") call(collector, "tetrace_collector_yield", "torch.profiler");
   else if (action == "resume") call(collector, "tetrace_collector_resume");
+  else if (action == "seize") seize();
   else if (action == "state") print_state();
   else if (action == "stop_while_flushing") stop_while_flushing();
   else if (action == "launch") call(cupti, "stand_in_launch", number);
@@ -122,6 +141,7 @@ void act(const std::string& action, unsigned number) {
   else if (action == "sleep") usleep(number * 1000);
   else if (action == "fork") fork_child();
   else if (action == "limit") limit_files(number);
+  else if (action == "nobody") be_nobody();
   else if (action == "close") for (int file = 3; file < 64; ++file) close(file);
   else if (action == "_exit") _exit(0);
   else if (action == "abort") std::abort();
@@ -136,8 +156,10 @@ int main(int count, char** arguments) {
   cupti = dlopen(arguments[1], RTLD_NOW);
   collector = dlopen(arguments[2], RTLD_NOW);
   const char* cuda = std::getenv("STAND_IN_CUDA");
-  if (cuda != nullptr && *cuda != 0 && dlopen(cuda, RTLD_NOW) == nullptr) return std::puts(dlerror()), 65;
+  void* driver = cuda == nullptr || *cuda == 0 ? nullptr : dlopen(cuda, RTLD_NOW);
+  if (cuda != nullptr && *cuda != 0 && driver == nullptr) return std::puts(dlerror()), 65;
   if (cupti == nullptr || collector == nullptr) return std::puts(dlerror()), 65;
+  if (driver != nullptr) call(driver, "stand_in_tell", dlsym(cupti, "stand_in_driver_call"));
   for (int at = 3; at < count; ++at) {
     const std::string word = arguments[at];
     const std::size_t equals = word.find('=');

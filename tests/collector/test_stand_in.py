@@ -202,6 +202,24 @@ def test_folder_that_cannot_be_written(script: Script) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_folder_that_may_not_be_written(script: Script, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o555)
+    done = script("nobody init launch=100 flush launch=100", TETRACE_RECORDING=str(folder))
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"tetrace: '{folder}' cannot be written: Permission denied; ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_folder_that_may_not_be_written_any_more(script: Script, tmp_path: Path) -> None:
+    """What is in the file stays there, and one line tells of the rest."""
+    done = script("init launch=100 flush nobody launch=100 flush launch=100")
+    assert done.returncode == 0
+    assert "cannot be written: Permission denied; what the GPU does meanwhile is not recorded" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert counts(frames(tmp_path))["kernel"] == 100
+
+
 def test_no_recording_asked_for(script: Script, tmp_path: Path) -> None:
     done = script("init start launch=10 stop yield resume flush state", TETRACE_RECORDING="")
     assert (done.returncode, done.stderr, json.loads(done.stdout)) == (0, "", {"state": "off"})
@@ -286,6 +304,58 @@ def test_another_tool_keeps_its_subscription(script: Script, tmp_path: Path) -> 
     found = frames(tmp_path)
     assert counts(found)["kernel"] == 20
     assert (RESUMED, KEPT, 0) in found.events()
+
+
+TAKEN = "CUPTI hands its records to another tool (cuptiActivityRegisterCallbacks), "
+
+
+def test_another_tool_takes_the_records_and_says_nothing(script: Script, tmp_path: Path) -> None:
+    """They are missing from when CUPTI last gave some on."""
+    done = script("init launch=10 sleep=2300 seize launch=100 sleep=3400 launch=10 state stop start")
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"tetrace: the GPU is not recorded any more: {TAKEN}")
+    assert done.stderr.count("\n") == 1
+    state: dict[str, Any] = json.loads(done.stdout)
+    assert (state["state"], state["reason"].startswith(TAKEN)) == ("failed", True)
+    found = frames(tmp_path)
+    assert counts(found)["kernel"] == counts(found)["call"] == 10
+    assert [what for what, _, _ in found.events()] == [ON, FAILED, FLUSHED]
+    at = {row["what"]: row["at"] for row in found.rows["event"]}
+    assert 0.9e9 < at[FAILED] - at[ON] < 2.3e9
+
+
+def test_it_takes_them_between_two_windows(script: Script, tmp_path: Path) -> None:
+    done = script("init launch=10 sleep=2300 stop seize launch=100 sleep=1200 start sleep=4500 state")
+    assert json.loads(done.stdout)["state"] == "failed"
+    found = frames(tmp_path)
+    assert [what for what, _, _ in found.events()] == [ON, OFF, ON, FAILED, FLUSHED]
+    at = {row["what"]: row["at"] for row in found.rows["event"]}  # of what was on twice, the second
+    assert at[OFF] < at[ON] < at[FAILED]
+
+
+@pytest.mark.parametrize(
+    ("actions", "variables", "kernels"),
+    [
+        ("launch=10 sleep=5400 launch=5", {}, 15),
+        ("launch=10 sleep=2300 yield sleep=2200 resume sleep=4400 launch=5", {}, 15),
+        ("launch=10 sleep=5400 launch=5", {"TETRACE_COLLECTOR": json.dumps({"calls": "all"})}, 15),
+        # Of these nothing is known: the call leaves no record, or may wait behind others.
+        ("launch=10 sleep=2300 seize launch=100 sleep=4400", {"STAND_IN_DEAF": "1"}, 10),
+        ("launch=10 sleep=2300 seize launch=100 sleep=4400", {"STAND_IN_ONE_BUFFER": "1"}, 10),
+    ],
+    ids=["idle", "given", "all-calls", "deaf", "one-buffer"],
+)
+def test_silence_of_a_script_is_no_loss(
+    script: Script, tmp_path: Path, actions: str, variables: dict[str, str], kernels: int
+) -> None:
+    """Nor does the call that is made meanwhile appear among the script's."""
+    done = script(f"init {actions} state", **variables)
+    assert plain(done)
+    assert json.loads(done.stdout)["state"] == "recording"
+    found = frames(tmp_path)
+    assert counts(found)["kernel"] == kernels
+    assert "cuDriverGetVersion" not in found.names("call_name")
+    assert FAILED not in [what for what, _, _ in found.events()]
 
 
 @pytest.mark.parametrize("order", ["yield init launch=5 resume launch=10", "yield resume init launch=10"])

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pytest
 
 import tetrace
+from tests.permissions import bind, skip_unless_bound
 from tetrace import _C
 from tetrace.attribute.roles import ROLES
 from tetrace.attribute.vocabulary import PHASES
@@ -332,6 +333,26 @@ def test_what_was_recorded_before_the_end_is_there(ending: str, code: int, last:
     assert "did not finish" in said
 
 
+def test_a_folder_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
+    """Its files are there by then. What is recorded stays in the working folder, as the last line says."""
+    skip_unless_bound()
+    (tmp_path / "to").mkdir()
+    close = "[os.chmod(folder, 0o555) for folder, _, _ in [*os.walk('to')]]"
+    body = f"train(5)\ntime.sleep(2.5)\n{close}\ntrain(5)\nprint('trained')\n"
+    (tmp_path / "train.py").write_text(textwrap.dedent(TRAINS) + body)
+    command = [sys.executable, "-m", "tetrace", "record", "--collector", "cupti", "-o", "to/run", "train.py"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False, preexec_fn=bind
+    )
+    assert (done.returncode, done.stdout) == (2, "trained\n"), done.stderr[-3000:]
+    working = tmp_path / "to" / "run.tetrace.recording"
+    last = f"{working}: cannot be written (Permission denied); what was recorded is kept: tetrace report {working}"
+    assert last in done.stderr.splitlines()[-1], done.stderr[-3000:]
+    for path in [working.parent, working, *working.glob("process-*")]:
+        path.chmod(0o755)
+    assert set(range(1, 10)) <= steps_with_activities(tetrace.load(working)), done.stderr[-3000:]
+
+
 def test_a_fork_without_exec_changes_nothing(tmp_path: Path) -> None:
     trace, said = trained(tmp_path, "train(5)\nif os.fork() == 0: os._exit(0)\nos.wait()\ntrain(5)\n")
     assert set(range(1, 10)) <= steps_with_activities(trace), said[-3000:]
@@ -355,6 +376,64 @@ def test_torch_profiler_inside_the_script_works(tmp_path: Path) -> None:
     assert not {7, 8} & found, said[-3000:]
     assert {11, 12, 13, 14} <= found, said[-3000:]
     assert any("while torch.profiler has CUPTI: from step 6" in notice for notice in trace.metadata.notices)
+
+
+TAKER = """
+#include <stdint.h>
+#include <stdlib.h>
+static void give(uint8_t** buffer, size_t* bytes, size_t* most) { *buffer = calloc(1, *bytes = 1 << 20), *most = 0; }
+static void take(void* context, uint32_t stream, uint8_t* buffer, size_t bytes, size_t used) {}
+int take_records(int (*registers)(void*, void*)) { return registers((void*)give, (void*)take); }
+"""
+TAKES = """
+import ctypes
+from tetrace import loaded
+
+def take_records():
+    [path] = {path for path in loaded.mapped() if "/libcupti" in path}
+    registers = ctypes.cast(ctypes.CDLL(path).cuptiActivityRegisterCallbacks, ctypes.c_void_p)
+    assert ctypes.CDLL("./taker.so").take_records(registers) == 0
+
+"""
+TAKEN = "the GPU is not recorded any more: CUPTI hands its records to another tool"
+
+
+def test_another_tool_takes_the_records_and_says_nothing(tmp_path: Path) -> None:
+    """As Triton's Proton and cupti-python do, whose functions then get what CUPTI has."""
+    (tmp_path / "taker.c").write_text(TAKER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "taker.so", "taker.c"], check=True, cwd=tmp_path)
+    body = TAKES + "train(6)\ntime.sleep(3)\ntrain(6)\ntake_records()\ntrain(6)\ntime.sleep(7)\ntrain(6)\n"
+    trace, said = trained(tmp_path, body)
+    assert said.count(f"tetrace: {TAKEN}") == 1, said[-3000:]
+    found = steps_with_activities(trace)
+    assert set(range(1, 6)) <= found, said[-3000:]
+    assert not set(range(18, 24)) & found, said[-3000:]
+    assert any("nothing of the GPU was recorded from" in notice for notice in trace.metadata.notices)
+    assert any(notice.startswith(TAKEN) for notice in trace.metadata.notices)
+
+
+@pytest.mark.parametrize("calls", ["launches", "all"])
+def test_a_gpu_that_is_idle_or_long_in_one_kernel_is_taken_by_nobody(tmp_path: Path, calls: str) -> None:
+    body = "train(5)\ntime.sleep(7)\ntrain(5)\ntorch.cuda._sleep(14_000_000_000)\ntorch.cuda.synchronize()\ntrain(5)\n"
+    (tmp_path / "train.py").write_text(textwrap.dedent(TRAINS) + body)
+    command = [
+        sys.executable,
+        "-m",
+        "tetrace",
+        "record",
+        "--collector",
+        "cupti",
+        "--calls",
+        calls,
+        "-o",
+        "run",
+        "train.py",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=True)
+    trace = tetrace.load(tmp_path / "run.tetrace")
+    assert TAKEN not in done.stderr
+    assert set(range(1, 15)) <= steps_with_activities(trace), done.stderr[-3000:]
+    assert not any("cuDriverGetVersion" in name for name in trace.words("calls", "name"))
 
 
 def test_profilers_that_leave_cupti_alone_interrupt_nothing(tmp_path: Path) -> None:

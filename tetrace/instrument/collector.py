@@ -172,12 +172,13 @@ def _state() -> dict[str, Any]:
 def _note_state() -> dict[str, Any]:
     """Keeps what the collector says of itself in process.json; it has told a failure itself."""
     global _settled, _noted
-    state = _state()
+    state, was_recording = _state(), _noted == "recording"
     _noted = str(state["state"])
     _settled = _noted in ("recording", "failed")
     process.note(collector={name: value for name, value in state.items() if name != "library"})
     if _noted == "failed":
-        process.notice(f"the GPU is not recorded: {state.get('reason') or _NO_REASON}")
+        when = " any more" if was_recording else ""
+        process.notice(f"the GPU is not recorded{when}: {state.get('reason') or _NO_REASON}")
     return state
 
 

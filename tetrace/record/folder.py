@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -151,5 +152,6 @@ def write_run(folder: Path, document: Mapping[str, object]) -> None:
 
 
 def let_go(folder: Path) -> None:
-    """Take the lock off a working folder that is kept."""
-    (folder / _LOCK).unlink(missing_ok=True)
+    """Take the lock off a working folder that is kept. One that cannot be written any more keeps it: its process ends."""
+    with contextlib.suppress(OSError):
+        (folder / _LOCK).unlink(missing_ok=True)

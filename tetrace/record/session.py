@@ -192,7 +192,11 @@ class Session:
     def _end(self, run: Run, notices: Sequence[str], missing: str) -> None:
         notices = [*notices, *([missing] if missing else [])]
         said = {"ended": run.ended.document(), "notices": notices, "uninstrumented": missing}
-        folder.write_run(run.at.working, {**run.document, **said})
+        try:
+            folder.write_run(run.at.working, {**run.document, **said})
+        except OSError as error:
+            working = run.at.working
+            raise InputError(_kept(working, f"{working}: cannot be written ({error.strerror or error})")) from error
 
     def _import(self, run: Run) -> Trace:
         working = run.at.working
@@ -201,7 +205,7 @@ class Session:
             store.write(trace, run.at.recording, replace=self.options.force)
             self._keep_report(run)
         except (TetraceError, OSError) as error:
-            raise InputError(f"{error}; what was recorded is kept: tetrace report {working} reads it again") from error
+            raise InputError(_kept(working, str(error))) from error
         return trace
 
     def _keep_report(self, run: Run) -> None:
@@ -214,6 +218,10 @@ def _nothing(ended: Ended, problem: str, missing: str) -> str:
     """Why there is no recording at all: what the collector says, and first that the script failed, where it did."""
     reasons = ("" if problem and ended.finished else missing, problem)
     return f"nothing was recorded: {'; '.join(filter(None, reasons))}"
+
+
+def _kept(working: Path, reason: str) -> str:
+    return f"{reason}; what was recorded is kept: tetrace report {working} reads it again"
 
 
 def _left(working: Path, problem: str) -> str:
