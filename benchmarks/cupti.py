@@ -150,13 +150,13 @@ def built(folder: Path) -> ctypes.CDLL:
 def measure(step, cupti: Cupti, kinds: tuple[int, ...], calls: bool, subscriber: str) -> tuple[float, float, float]:
     """Milliseconds of a step without, with, and after it was switched off; two steps after each change are not counted."""
     training.run_block(step, 2)
-    without = training.run_block(step, 15)
+    without = training.run_block(step, 15)[0]
     cupti.attach(kinds, calls, subscriber)
     training.run_block(step, 2)
-    recorded = training.run_block(step, 15)
+    recorded = training.run_block(step, 15)[0]
     cupti.switch(kinds, calls, subscriber, False)
     training.run_block(step, 2)
-    off = training.run_block(step, 15)
+    off = training.run_block(step, 15)[0]
     cupti.detach()
     return without, recorded, off
 

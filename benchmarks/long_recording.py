@@ -59,7 +59,7 @@ def train(steps: int, path: str) -> dict[str, Any]:
         connection.connect(path)
         with connection.makefile("rw") as lines:
             for done in range(EDGE, steps + 1, EDGE):
-                ms.append(run_block(step, EDGE))
+                ms.append(run_block(step, EDGE)[0])
                 memory.append(status())
                 # The first of all warms up.
                 if done != 2 * EDGE and done % TOLD:
@@ -92,7 +92,7 @@ def run(before: list[str], steps: int, folder: Path, plain: Process | None) -> d
             with connection, connection.makefile("rw") as lines:
                 for line in lines:
                     done, ms, megabytes = map(float, line.split())
-                    beside.append(statistics.median(plain.turn() for _ in range(PLAIN_BLOCKS)) if plain else None)
+                    beside.append(statistics.median(plain.turn()[0] for _ in range(PLAIN_BLOCKS)) if plain else None)
                     said = f", {ms / beside[-1]:.3f} of a plain one ({beside[-1]:.2f})" if plain else ""
                     sys.stdout.write(f"step {done:,.0f}: {ms:.2f} ms a step{said}, {megabytes:,.0f} MB\n")
                     sys.stdout.flush()

@@ -6,10 +6,11 @@ Each row compares two ways of running benchmarks/training.py in this one run of 
 without something in one process, each compared with the one before it; and whole processes, one of each way, all alive,
 of which one trains at a time, a block in turn: each block is compared with that of the other way in the same turn, so
 that drift of the machine hits both. Ratios are medians over these pairs, with the interval that holds the median in 95% of
-all runs where pairs are independent, and their number; an aim within the interval is not told. Rows of processes are printed
-after each set of them, of all sets so far; --sets 0 leaves them out, --processes the others. `activities` is the collector of
-`tetrace record --collector cupti` without any range, `cupti` the same with those of modules and of Transformer Engine's
-`nvte_*` calls; `events` measures every module in every step, `sampled` in each tenth, which is the default.
+all runs where pairs are independent, and their number; an aim within the interval is not told. Ratios of the median step of
+each block are beside: they leave out steps in which somebody else had the processor, and what recording does in less than
+half of the steps, as handing over its records. Rows of processes are printed after each set of them, of all sets so far;
+--sets 0 leaves them out, --processes the others. `activities` is the collector of `tetrace record --collector cupti` without
+any range, `cupti` the same with those of modules and of Transformer Engine's `nvte_*` calls; `events` measures every module in every step, `sampled` in each tenth, which is the default.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tetrace.study.statistics import estimate
+from tetrace.study.statistics import Estimate, estimate
 
 SCRIPT = Path(__file__).with_name("training.py")
 NSYS = ["nsys", "profile", "-t", "cuda,nvtx", "-s", "none", "--cpuctxsw=none", "--cuda-graph-trace=node", "-f", "true"]
@@ -49,7 +50,9 @@ WAYS = {
     "profiler": lambda folder: ([sys.executable], ["--under", "profiler"]),
 }
 SWITCHED = ("instrumentation", "events", "sampled", "activities", "cupti", "recorded", "profiler")
-Times = dict[str, list[float]]
+# Milliseconds of a step in each block: mean and median.
+Block = tuple[float, float]
+Times = dict[str, list[Block]]
 # (what, above, below, what it may cost at most when bound by the host)
 Row = tuple[str, str, str, "float | None"]
 IN_ONE_PROCESS: tuple[Row, ...] = (
@@ -95,9 +98,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=tuple(WAYS), help="these ways, against plain; default: all")
     args = parser.parse_args()
     ways = dict.fromkeys(["plain", *(args.only or WAYS)])
-    sys.stdout.write(
-        "| workload | what | ms a step | against | ratio | from | to | of | aim | |\n|---|---|---|---|---|---|---|---|---|---|\n"
-    )
+    columns = ("workload", "what", "ms a step", "against", "ratio", "of median steps", "of", "aim", "")
+    sys.stdout.write(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n")
     for size in args.size or SIZES:
         times: Times = {}
         try:
@@ -117,15 +119,20 @@ def report(size: str, times: Times, between: Sequence[Row]) -> None:
             sys.stdout.flush()
 
 
-def row(size: str, what: str, above: list[float], below: list[float], aim: float | None) -> str:
+def row(size: str, what: str, above: list[Block], below: list[Block], aim: float | None) -> str:
     """A row; what was measured one after the other is compared."""
-    found = estimate([a / b for a, b in zip(above, below, strict=True)])
+    found, of_medians = (estimate([a[which] / b[which] for a, b in zip(above, below, strict=True)]) for which in (0, 1))
     most = aim if size == "small" or aim is None else AT_MOST_ON_THE_GPU
-    low, high = (f"{end:.3f}" if end else "" for end in (found.low, found.high))
     is_told = most is not None and found.has_interval and not found.low <= most < found.high
     told = "" if most is None else "not told" if not is_told else "met" if found.value <= most else "missed"
-    ms = f"{statistics.median(above):.2f} | {statistics.median(below):.2f}"
-    return f"| {size} | {what} | {ms} | {found.value:.3f} | {low} | {high} | {found.rounds} | {most or ''} | {told} |\n"
+    # Of a step that the GPU works through the host's part alone would be compared.
+    medians = interval(of_medians) if size == "small" else ""
+    ms = " | ".join(f"{statistics.median(mean for mean, _ in blocks):.2f}" for blocks in (above, below))
+    return f"| {size} | {what} | {ms} | {interval(found)} | {medians} | {found.rounds} | {most or ''} | {told} |\n"
+
+
+def interval(found: Estimate) -> str:
+    return f"{found.value:.3f} ({found.low:.3f}, {found.high:.3f})" if found.has_interval else f"{found.value:.3f}"
 
 
 def switch(times: Times, size: str, ways: list[str], folder: str, blocks: int) -> None:
@@ -189,12 +196,13 @@ class Process:
                 connection.settimeout(_PATIENCE_S)
                 self._lines = connection.makefile("rw")
 
-    def turn(self) -> float:
-        """Milliseconds of a step in the next block."""
+    def turn(self) -> Block:
+        """The next block."""
         with self._failing():
             self._lines.write("\n")
             self._lines.flush()
-            return float(self._lines.readline())
+            mean, median = map(float, self._lines.readline().split())
+            return mean, median
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import socket
+import statistics
 import sys
 import tempfile
 import time
@@ -67,19 +68,24 @@ def training_step(layers: int, hidden: int, ffn: int, heads: int, batch: int, se
     return model, step
 
 
-def run_block(step, steps: int) -> float:
-    """Milliseconds of a step, the block's end waited for."""
+def run_block(step, steps: int) -> tuple[float, float]:
+    """Milliseconds of a step, mean and median, the block's end waited for. Where the host is what takes the time, its median
+    leaves out the steps in which another machine on the same host took the processor away; elsewhere it says nothing.
+    """
     torch.cuda.synchronize()
-    began = time.perf_counter()
+    ends = [time.perf_counter()]
     for _ in range(steps):
         step()
+        ends.append(time.perf_counter())
     torch.cuda.synchronize()
-    return (time.perf_counter() - began) / steps * 1e3
+    ends[-1] = time.perf_counter()
+    took = [end - begin for begin, end in itertools.pairwise(ends)]
+    return (ends[-1] - ends[0]) / steps * 1e3, statistics.median(took) * 1e3
 
 
-def switched(model, step, way, blocks: int, steps: int) -> dict[str, list[float]]:
+def switched(model, step, way, blocks: int, steps: int) -> dict[str, list[tuple[float, float]]]:
     """Blocks without and with it in turn; two steps after each change are not counted."""
-    times: dict[str, list[float]] = {"off": [], "on": []}
+    times: dict[str, list[tuple[float, float]]] = {"off": [], "on": []}
     for _ in range(blocks):
         times["off"].append(run_block(step, steps))
         with way(model):
@@ -96,7 +102,7 @@ def take_turns(step, path: str, steps: int) -> None:
         with connection.makefile("rw") as lines:
             for _ in lines:
                 run_block(step, 2)
-                lines.write(f"{run_block(step, steps)}\n")
+                lines.write("{} {}\n".format(*run_block(step, steps)))
                 lines.flush()
 
 

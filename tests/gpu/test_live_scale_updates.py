@@ -30,6 +30,7 @@ class Real:
         self._recipe = recipe
 
     def update(self, amax: Singles) -> Singles:
+        import transformer_engine.pytorch  # noqa: F401 - loads what the next import is linked with
         import transformer_engine_torch as tex
 
         recipe, given = self._recipe, torch.from_numpy(np.ascontiguousarray(amax)).cuda()
