@@ -10,7 +10,8 @@ all runs where pairs are independent, and their number; an aim within the interv
 each block are beside: they leave out steps in which somebody else had the processor, and what recording does in less than
 half of the steps, as handing over its records. Rows of processes are printed after each set of them, of all sets so far;
 --sets 0 leaves them out, --processes the others. `activities` is the collector of `tetrace record --collector cupti` without
-any range, `cupti` the same with those of modules and of Transformer Engine's `nvte_*` calls; `events` measures every module in every step, `sampled` in each tenth, which is the default.
+any range, `cupti` the same with those of modules and of Transformer Engine's `nvte_*` calls; `events` measures every module
+in every step, `sampled` in each tenth, which is the default.
 """
 
 from __future__ import annotations
