@@ -221,6 +221,10 @@ def ranged_gemm(plain: Callable[..., Any], resolve: Callable[[tuple[Any, ...], d
     by the module that runs, the layout, what is given, and the classes and numbers of elements of A and B.
     """
 
+def watched_gemm(plain: Callable[..., Any], observe: Callable[[tuple[Any, ...], Any], None]) -> Any:
+    """A built-in function that calls `plain`, `generic_gemm`, and while steps are watched `observe(args, result)` after calls
+    that were given a quantizer for the output."""
+
 def ranged_quantize(
     plain: Callable[..., Any],
     resolve: Callable[[tuple[Any, ...], dict[str, Any]], int | tuple[int, int]],

@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "ranges/stack.h"
 #include "ranges/threads.h"
+#include "watch/observing.h"
 #include "watch/watched.h"
 
 namespace tetrace::ranges {
@@ -43,14 +44,15 @@ std::unordered_map<std::int64_t, Sites>& sites_of_quantizers() {
   return *sites;
 }
 
-enum class What { quantize, gemm };
+enum class What { quantize, gemm, output };
 
 // One function that was replaced.
 struct Ranged {
   PyObject_HEAD
   PyMethodDef* method;
   PyObject* plain;
-  PyObject* resolve;  // (args, kwargs) -> number of the site, negative for none; or (site, number of what is watched)
+  PyObject* resolve;  // (args, kwargs) -> number of the site, negative for none; or (site, number of what is watched). Of
+                      // an output (args, result) -> None
   PyObject* known;    // of quantizers: a dictionary by address, which a quantizer that may be remembered is in
   PyObject* running;  // a list: while it holds something, addresses say nothing
   Sites* sites;       // of GEMMs
@@ -228,9 +230,22 @@ bool has_nothing_to_say(const Ranged& self, PyObject* args, PyObject* names) {
   return PyTuple_GET_SIZE(args) > self.place ? PyTuple_GET_ITEM(args, self.place) == Py_None : names == nullptr;
 }
 
+// A GEMM without a range, whose output is looked at where it is given a quantizer for it.
+PyObject* call_gemm(const Ranged& self, PyObject* args, PyObject* names) {
+  PyObject* result = PyObject_Call(self.plain, args, names);
+  const bool is_watched = result != nullptr && watch::is_watching.load(std::memory_order_relaxed);
+  if (!is_watched || PyTuple_GET_SIZE(args) <= Gemm::gemm_quantizer) return result;
+  if (PyTuple_GET_ITEM(args, Gemm::gemm_quantizer) == Py_None) return result;
+  PyObject* done = PyObject_CallFunctionObjArgs(self.resolve, args, result, nullptr);
+  if (done == nullptr) PyErr_WriteUnraisable(self.resolve);  // tetrace's own: it must not reach the script
+  Py_XDECREF(done);
+  return result;
+}
+
 // Takes and passes on a tuple and a dictionary, as the compiled module's functions do: nothing is packed anew.
 PyObject* call(PyObject* object, PyObject* args, PyObject* names) {
   const auto& self = *reinterpret_cast<Ranged*>(object);
+  if (self.what == What::output) return call_gemm(self, args, names);
   const Found found = has_nothing_to_say(self, args, names) ? Found{} : find(self, args, names);
   if (found.site < 0) return PyObject_Call(self.plain, args, names);
   push(found.site);
@@ -301,6 +316,10 @@ pybind11::object ranged_gemm(const pybind11::object& plain, const pybind11::obje
   return make(allocate(What::gemm, plain, resolve), plain);
 }
 
+pybind11::object watched_gemm(const pybind11::object& plain, const pybind11::object& observe) {
+  return make(allocate(What::output, plain, observe), plain);
+}
+
 pybind11::object ranged_quantize(const pybind11::object& plain, const pybind11::object& resolve, Py_ssize_t place,
                                  const pybind11::dict& known, const pybind11::list& running) {
   if (place < 0) refuse("place is ", place, "; give that of the quantizer among the arguments");
@@ -320,6 +339,7 @@ void forget_all_calls() { sites_of_quantizers().clear(); }
 void bind_calls(pybind11::module_& module) {
   using namespace pybind11::literals;
   module.def("ranged_gemm", &ranged_gemm, "plain"_a, "resolve"_a);
+  module.def("watched_gemm", &watched_gemm, "plain"_a, "observe"_a);
   module.def("ranged_quantize", &ranged_quantize, "plain"_a, "resolve"_a, "place"_a, "known"_a, "running"_a);
   module.def("forget_calls", &forget_calls, "quantizer"_a);
   module.def("forget_all_calls", &forget_all_calls);

@@ -57,10 +57,31 @@ std::int32_t rows_of(std::int32_t module_site) {
 
 constexpr int deepest = 4;  // a list may hold itself
 
-// The first tensor of what a module returns: tuples, lists and dictionaries, of which some libraries' outputs are.
+struct Words {
+  PyObject* local = interned("_local_tensor");
+  PyObject* fields = interned("__dataclass_fields__");
+};
+
+const Words& words() {
+  static const auto* all = new Words;
+  return *all;
+}
+
+// The fields of a dataclass, by name; null for another object.
+PyObject* fields_of(PyObject* object) {
+  PyObject* fields = _PyType_Lookup(Py_TYPE(object), words().fields);
+  return fields != nullptr && PyDict_Check(fields) ? fields : nullptr;
+}
+
+// The first tensor of what a module returns: tuples, lists, dictionaries, of which some libraries' outputs are, and
+// dataclasses. Of a DTensor it is what is here. Borrowed: what is returned holds it.
 PyObject* tensor_in(PyObject* result, int depth = 0) {
   if (is_plain(result)) return result;
   if (depth == deepest) return nullptr;
+  if (is_tensor(result)) {
+    const Held local = stored(result, words().local);
+    return local && is_plain(local.get()) ? local.get() : nullptr;
+  }
   PyObject* found = nullptr;
   if (PyTuple_Check(result) || PyList_Check(result)) {
     for (Py_ssize_t place = 0; found == nullptr && place < PySequence_Fast_GET_SIZE(result); ++place) {
@@ -70,6 +91,12 @@ PyObject* tensor_in(PyObject* result, int depth = 0) {
     PyObject *key = nullptr, *value = nullptr;
     for (Py_ssize_t place = 0; found == nullptr && PyDict_Next(result, &place, &key, &value) != 0;) {
       found = tensor_in(value, depth + 1);
+    }
+  } else if (PyObject* fields = fields_of(result)) {
+    PyObject *name = nullptr, *field = nullptr;
+    for (Py_ssize_t place = 0; found == nullptr && PyDict_Next(fields, &place, &name, &field) != 0;) {
+      const Held value = stored(result, name);
+      if (value) found = tensor_in(value.get(), depth + 1);
     }
   }
   return found;

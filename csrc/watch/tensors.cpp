@@ -100,6 +100,10 @@ bool is_plain(PyObject* object) {
   return type == tensor_class || type == parameter_class;
 }
 
+bool is_tensor(PyObject* object) {
+  return tensor_class != nullptr && PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(tensor_class)) != 0;
+}
+
 void set_reader(Reader given) { reader = given; }
 
 bool read_facts(PyObject* tensor, Facts* facts) {
@@ -111,5 +115,11 @@ bool read_gradient(PyObject* parameter, Facts* facts) {
 }
 
 Held attribute(PyObject* object, PyObject* name) { return Held(PyObject_GetAttr(object, name)); }
+
+Held stored(PyObject* object, PyObject* name) {
+  PyObject* of_type = _PyType_Lookup(Py_TYPE(object), name);
+  const bool is_computed = of_type != nullptr && Py_TYPE(of_type)->tp_descr_get != nullptr && Py_TYPE(of_type) != &PyMemberDescr_Type;
+  return Held(is_computed ? nullptr : PyObject_GenericGetAttr(object, name));
+}
 
 }  // namespace tetrace::watch

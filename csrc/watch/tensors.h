@@ -34,6 +34,9 @@ void set_types(PyObject* tensor, PyObject* parameter, PyObject* dtypes);
 // Of exactly torch's class, or a parameter: subclasses may stand for anything.
 bool is_plain(PyObject* object);
 
+// Of torch's class, a parameter, or a subclass.
+bool is_tensor(PyObject* object);
+
 // What an observation needs to know of a tensor. The layout of observer.cpp.
 struct Facts {
   const void* data = nullptr;
@@ -59,5 +62,7 @@ bool read_gradient(PyObject* parameter, Facts* facts);
 // The attribute `name` (interned) of an object.
 Held attribute(PyObject* object, PyObject* name);
 PyObject* interned(const char* text);
+// What an object holds under `name` (interned), in its dictionary or in a slot: no property and no `__getattr__` is run.
+Held stored(PyObject* object, PyObject* name);
 
 }  // namespace tetrace::watch

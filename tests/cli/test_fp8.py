@@ -71,6 +71,31 @@ def test_the_group_lists_its_commands() -> None:
     assert failure("fp8", "nothing")[1].endswith("No such command 'nothing'. Try 'tetrace fp8 --help'.")
 
 
+def test_of_block_scaling_it_is_said_which_copy_was_looked_at(recording: Path, tmp_path: Path) -> None:
+    made = Made()
+    for step in range(2):
+        made.tensor(step, "a.input", np.ones((2, 128)), scale=float("nan"), scaling="block", layouts=("1x128",))
+    store.write(made.trace(), tmp_path / "blocks.tetrace")
+    of_blocks = [["health"], ["tensor", "a.input"], ["whatif", "format=E5M2"]]
+    for command, *more in of_blocks:
+        assert "of the copy by rows" in " ".join(said(command, tmp_path / "blocks.tetrace", *more).split()), command
+    for command, *more in (["health"], ["tensor", "layers.0.mlp.fc1.input"], ["whatif", "margin=1"]):
+        assert "copy by" not in said(command, recording, *more), command
+
+
+def test_a_tensor_of_which_only_scales_are_known_is_shown_by_its_updates(tmp_path: Path) -> None:
+    made = Made()
+    for step in range(3):
+        made.tensor(step, "a.core.qkv", [1.0], scale=448.0)
+        made.update(step, "a.core.s", 448.0 if step else 1.0, 448.0, amax=1.0, history_length=16)
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = said("tensor", tmp_path / "run.tetrace", "a.core.s")
+    assert "a.core.s: E4M3, delayed, 3 steps." in text
+    assert f"scale {sparkline([1.0, 448.0, 448.0])} 1 to 448" in text
+    found = json.loads(printed("tensor", tmp_path / "run.tetrace", "a.core.s", "--json"))
+    assert (found["seen_as"], [row["amax"] for row in found["rows"]]) == ("update", [1.0, 1.0, 1.0])
+
+
 def test_health_names_what_was_planted(recording: Path) -> None:
     lines = said("health", recording).splitlines()
     table = lines[lines.index("Problems, worst first") + 2 :]

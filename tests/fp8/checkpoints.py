@@ -42,6 +42,7 @@ class DelayedScaling:
     amax_compute_algo: str = "max"
     scaling_factor_compute_algo: Any = None
     reduce_amax: bool = True
+    fp8_dpa: bool = False
 
 
 @contextmanager

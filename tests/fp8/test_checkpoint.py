@@ -152,6 +152,27 @@ def test_tensors_have_the_names_of_their_module(
     assert " ".join(t.tensor for t in module.tensors if t.direction == "forward") == names
 
 
+def test_attention_with_current_scaling_has_a_state_of_s_and_dp_alone(tmp_path: Path) -> None:
+    """DotProductAttention has two recipes then (dot_product_attention.py, `set_meta_tensor`)."""
+    state = delayed(([1.0, 1.0, 448.0], [1.0, 57344.0]), ([[0.0, 0.0, 1.0]], [[0.0, 1.0]]))
+    name = "m.core_attention._extra_state"
+    (module,) = read_checkpoint(saved({name: as_tensor(state)}, tmp_path / "a.pt")).modules
+    assert [(one.tensor, one.flags) for one in module.tensors] == [
+        ("", ()), ("", ()), ("s", ()), ("", ()), ("dp", ())
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("attention", "flags"), [(False, ("never set",)), (True, ())])
+def test_a_linear_that_fp8_attention_gives_its_input_sets_no_scale_of_it(
+    attention: bool, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    recipe = DelayedScaling(fp8_dpa=attention)
+    state = delayed(([1.0, 448.0, 1.0], [57344.0, 1.0]), ([[0.0, 1.0, 0.0]], [[1.0, 0.0]]), recipe)
+    held = {"proj.weight": torch.zeros(2, 2), "proj._extra_state": as_tensor(state)}
+    (module,) = read_checkpoint(saved(held, tmp_path / "a.pt")).modules
+    assert {one.tensor: one.flags for one in module.tensors}["input"] == flags
+
+
 @pytest.mark.parametrize(
     ("scale", "history", "recipe", "expected"),
     [

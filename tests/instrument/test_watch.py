@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -18,6 +19,20 @@ from tests.instrument.runs import train as train_plain
 from tetrace import _C
 from tetrace.errors import UsageError
 from tetrace.instrument import engine, fp8_inspection, steps
+
+
+@dataclass
+class Output:
+    """As some models return it."""
+
+    loss: object = None
+    hidden: object = None
+
+
+@dataclass(slots=True)
+class Slotted:
+    name: str
+    hidden: object
 
 
 class TestWatch:
@@ -59,8 +74,7 @@ class TestWatch:
             transpose, gemm, quantize = tex.fp8_transpose, tex.generic_gemm, tex.quantize
             with tetrace.watch(PlainNet()):
                 assert tex.fp8_transpose is transpose
-                # Nothing but what it writes in FP8 is looked at: it has no range.
-                assert tex.generic_gemm.__wrapped__ is gemm
+                assert tex.generic_gemm is not gemm  # for what it writes in FP8
                 assert tex.quantize is not quantize
             assert (tex.quantize, tex.generic_gemm) == (quantize, gemm)
 
@@ -103,6 +117,9 @@ class TestWatch:
             lambda x: {"hidden": None, "logits": x},
             lambda x: OrderedDict(cache=(None, [x])),
             lambda x: [[], x],
+            lambda x: Output(None, x),
+            lambda x: Output({"cache": [x]}),
+            lambda x: Slotted("", x),
         ],
     )
     def test_the_first_tensor_of_what_a_module_returns_is_checked(self, pack):
@@ -113,6 +130,60 @@ class TestWatch:
         with tetrace.watch(model := nn.Sequential(Packing())) as watch:
             model(torch.ones(2))
         assert watch.table()["nans"].tolist()[:1] == [2]
+
+    def test_of_a_dtensor_it_is_what_is_here_and_nothing_is_communicated(self, monkeypatch):
+        distributed = pytest.importorskip("torch.distributed.tensor")
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+        try:
+            mesh = torch.distributed.init_device_mesh("cpu", (1,))
+            given = distributed.distribute_tensor(torch.ones(4), mesh, [distributed.Shard(0)])
+
+            class Scaled(nn.Module):
+                def forward(self, x):
+                    return Output(hidden=x * torch.nan)
+
+            def refused(*_args, **_kwargs):
+                raise AssertionError("its methods have effects")
+
+            # Once, of a module that only passes it on too.
+            with tetrace.watch(model := nn.Sequential(Scaled())) as watch:
+                monkeypatch.setattr(distributed.DTensor, "to_local", refused)
+                monkeypatch.setattr(distributed.DTensor, "full_tensor", refused)
+                model(given)
+        finally:
+            torch.distributed.destroy_process_group()
+        rows = watch.table()
+        assert list(zip(rows["module"], rows["role"], rows["elements"], rows["nans"], strict=True)) == [
+            ("0", "output", 4, 4)
+        ]
+
+    def test_of_an_output_nothing_of_the_script_is_run(self):
+        @dataclass
+        class Lazy:
+            logits: object = None
+
+            def __getattribute__(self, name):
+                raise AssertionError(name)
+
+        class Computed(Lazy):
+            @property
+            def logits(self):
+                raise AssertionError("a property")
+
+            @logits.setter
+            def logits(self, value):
+                pass
+
+        class Packing(nn.Module):
+            def forward(self, x, kind):
+                return kind(x * torch.nan)
+
+        model = Packing()
+        with tetrace.watch(model) as watch:
+            for kind in (Lazy, Computed):
+                model(torch.ones(3), kind)
+        assert watch.table()["nans"].tolist() == [3]
 
     def test_a_list_that_holds_itself_ends_nothing(self):
         held = []

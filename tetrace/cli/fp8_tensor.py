@@ -62,7 +62,7 @@ def page(trace: Trace, found: History, top: int) -> Page:
         verdict=f"{found.name}: {', '.join(word for word in about if word)}, {len(found.steps):,} steps{_worst(found.steps)}.",
         said=tuple(_sparklines(found)),
         grids=(dataclasses.replace(grid, title="By step", note="; ".join(filter(None, (earlier, note)))),),
-        notices=trace.metadata.notices,
+        notices=(*trace.metadata.notices, *words.by_rows([found.scaling])),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={

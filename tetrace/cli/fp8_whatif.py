@@ -65,7 +65,7 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
         verdict=found.verdict,
         grids=(grid,) if rows else (),
         advice=tuple(with_path(line, str(run)) for line in _advice(found)),
-        notices=(*trace.metadata.notices, *_limits(found)),
+        notices=(*trace.metadata.notices, *_limits(found), *words.by_rows(_recipes(found))),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={
@@ -81,6 +81,10 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
             "snr": {"better": found.better, "worse": found.worse},
         },
     )
+
+
+def _recipes(found: WhatIf) -> set[str]:
+    return {recipe for row in found.rows for recipe in (row.recipe, row.ran_recipe)}
 
 
 def _line(row: Row) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,12 +11,22 @@ if TYPE_CHECKING:
     from tetrace.trace.trace import Trace
 
 UNKNOWN = "–"
+_BLOCK_WISE = ("block", "mxfp8")
+_BY_ROWS = (
+    "with scales for blocks all numbers are of the copy by rows; the copy by columns, which the weight gradient's GEMM reads, "
+    "has blocks of its own (but for 128 × 128) and was not looked at"
+)
 _UNKNOWN_NOTE = f"{UNKNOWN} was not recorded"
 
 
 def title(trace: Trace, *words: str) -> str:
     """The recording's name and what of it is shown."""
     return " · ".join([trace.metadata.source, *words])
+
+
+def by_rows(scalings: Collection[str]) -> tuple[str, ...]:
+    """What to know of recipes with scales for blocks, where one is among these."""
+    return (_BY_ROWS,) if set(scalings) & set(_BLOCK_WISE) else ()
 
 
 def number(value: float) -> str:

@@ -38,8 +38,11 @@ _OWN_PARAMETERS = {
 # Places of tensors in scales and histories, a tuple a GEMM (constants.py: FP8FwdTensorIdx, FP8BwdTensorIdx).
 _FORWARD, _BACKWARD = ("input", "weight", "output"), ("grad_output", "grad_input")
 _ATTENTION = {"forward": {2: "qkv", 3: "o", 8: "s"}, "backward": {0: "dqkv", 3: "do", 5: "dp"}}
+_ATTENTION_TENSORS = {"forward": 9, "backward": 6}
 # Tensors whose quantizers run only when FP8 outputs are asked for: nothing is wrong when they never did.
 _OPTIONAL = ("output", "grad_input", "")
+# With FP8 attention also those that linears beside it are given in FP8 already.
+_GIVEN_IN_FP8 = ("input", "grad_output")
 _TOLERANCE = 1e-3
 _MARGIN_MAX = 64
 
@@ -212,7 +215,9 @@ def _tensors(recorded: Recorded, kind: str, state: State) -> Iterator[TensorStat
 def _name(recorded: Recorded, place: int, kind: str, state: State) -> str:
     """The tensor at a place of the scales; empty where Transformer Engine gives the place no meaning."""
     if kind == "DotProductAttention":
-        return _ATTENTION[recorded.direction].get(place, "")
+        # With current scaling only the last GEMM's tensors, S and dP, have delayed scaling.
+        first = max(_ATTENTION_TENSORS[recorded.direction] - len(recorded.scale), 0)
+        return _ATTENTION[recorded.direction].get(first + place, "")
     forward = recorded.direction == "forward"
     if state.is_operation:
         of_operation = ("input", "weight") if forward else ("grad_output",)
@@ -249,7 +254,9 @@ def _tensor(
         used=bool(used or history.any() or scale != 1),
         flags=(),
     )
-    optional = kind == "DotProductAttention" or re.sub(r"^fc\d_|\d+$", "", name) in _OPTIONAL
+    beside_attention = state.fields.get("fp8_dpa") is True or state.fields.get("fp8_mha") is True
+    seldom = (*_OPTIONAL, *(_GIVEN_IN_FP8 if beside_attention else ()))
+    optional = kind == "DotProductAttention" or re.sub(r"^fc\d_|\d+$", "", name) in seldom
     return replace(found, flags=tuple(_flags(found, optional)))
 
 

@@ -197,14 +197,7 @@ class Calls:
     def around_gemm(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         """`plain`, which is `generic_gemm`, with an observation of what it writes in FP8: with `fp8_output`, `fp8_grad`,
         and in attention under `fp8_mha` and `fp8_dpa`."""
-
-        def gemm(*args: Any, **kwargs: Any) -> Any:
-            result = plain(*args, **kwargs)
-            if len(args) > _QUANTIZER and args[_QUANTIZER] is not None and _C.watch_is_on():
-                self._output(args, result)
-            return result
-
-        return quantization.like(plain, gemm)
+        return _C.watched_gemm(plain, self._output)
 
     @unseen
     @dynamo.quiet

@@ -66,8 +66,8 @@ TENSORS = Table(
         _number("mean_square", "Mean of their squares."),
         _number("squared_error", "Sum over the finite values of the squared difference that quantizing makes."),
         _number("scale", "What values are multiplied with before they are cast; of the whole tensor."),
-        _number("scale_min", "Smallest scale of its blocks."),
-        _number("scale_max", "Largest scale of its blocks."),
+        _number("scale_min", "Smallest scale of its blocks, in the copy by rows, as all counts are."),
+        _number("scale_max", "Largest scale of its blocks, in the copy by rows."),
     ),
 )
 
