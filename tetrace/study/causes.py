@@ -183,7 +183,8 @@ def _keys(comparison: Comparison) -> Iterable[tuple[tuple[str, str, str, str], C
     categories = _categories(comparison)
     for row in comparison.tables["idle"].rows:
         cause, phase, name, module = row.labels
-        doing = _on_the_way(phase, name, categories) if name.startswith(NO_RANGE) else _doing(name, module)
+        is_bare = name.startswith((NO_RANGE, STEP_RANGE))
+        doing = _on_the_way(phase, name, categories) if is_bare else _doing(name, module)
         yield (IDLE, f"{_WAITING[cause]}: {doing}", phase, any_layer(name)), row
 
 
@@ -202,11 +203,11 @@ def _categories(comparison: Comparison) -> dict[str, str]:
 
 
 def _on_the_way(phase: str, name: str, categories: dict[str, str]) -> str:
-    """What the host was on its way to where its thread was in no range. In backward that is a thread of autograd, in its
-    engine or in a node of PyTorch's own: the thread that called backward is in the range of the phase."""
-    before = name.removeprefix(NO_RANGE).strip().removeprefix("before ")
-    kernels = _category(categories[before], before) if before in categories else before
-    who = "autograd" if phase == "backward" else "outside of modules"
+    """What the host was on its way to where its thread was in no range but the step's. In backward no range at all is a thread
+    of autograd, in its engine or in a node of PyTorch's own: the thread that called backward is in the range of the phase."""
+    where, _, before = name.partition(" before ")
+    kernels = _category(categories.get(before, before), before)
+    who = "autograd" if phase == "backward" and where == NO_RANGE else "between modules"
     return f"{who}, before {kernels}" if kernels else who
 
 
@@ -214,8 +215,6 @@ def _doing(name: str, module: str) -> str:
     """What the host did meanwhile, by the range it was in."""
     if name == _INSPECTION_RANGE:
         return OWN_KERNELS
-    if name == STEP_RANGE:
-        return "between modules"
     if name == module:
         return "Python of modules"
     if QUANTIZING_RANGE.search(name) or _QUANTIZING.search(name):
