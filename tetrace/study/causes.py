@@ -7,6 +7,7 @@ all layers; causes of a kind are a group.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # What `tetrace record --fp8` adds to a run, and a run without it does not do.
 OWN_KERNELS = "tetrace's own FP8 statistics"
 _INSPECTION_RANGE = "FP8 inspection"
+_LINEAR = "casts and GEMMs"
 _WAITING = {
     "host_bound": "GPU waits for the host",
     "launch_latency": "GPU waits for a launch",
@@ -197,9 +199,15 @@ def _category(category: str, name: str) -> str:
 
 
 def _categories(comparison: Comparison) -> dict[str, str]:
-    """The category of each kernel that ran in either run, by its name."""
-    rows = [row.labels for row in comparison.tables["kernels"].rows]
-    return {name: labels[0] for labels in rows for name in labels[3:] if name}
+    """What each kernel that ran in either run is, by its name: its category; those that mostly take tensors of linear layers
+    are one, since a linear layer's backward begins with a GEMM in BF16 and with a cast in FP8."""
+    counts: dict[str, Counter[str]] = {}
+    for row in comparison.tables["kernels"].rows:
+        category, _, role, *names = row.labels
+        of = _LINEAR if category in ("gemm", "quantization") or role else category
+        for name in names:
+            counts.setdefault(name, Counter())[of] += sum(row.count)
+    return {name: found.most_common(1)[0][0] for name, found in counts.items()}
 
 
 def _on_the_way(phase: str, name: str, categories: dict[str, str]) -> str:
