@@ -18,7 +18,6 @@ from tetrace.attribute.distinct import counts, distinct, first_rows, sums
 from tetrace.breakdown.busy_categories import ORDER
 from tetrace.breakdown.gaps import CAUSES, charges
 from tetrace.breakdown.launch import (
-    NO_RANGE,
     QUANTIZING_RANGE,
     idle_stream_latency,
     place_words,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
 BUSY, IDLE = "busy", "idle"
 ONLY, FUSED = "only", "fused"
+_A_MODULE = "a module"
 
 
 class Line(NamedTuple):
@@ -268,8 +268,14 @@ def _idle(scope: Scope, floor_ns: int) -> _Part:
     attribution = scope.attribution
     found = charges(attribution, scope.lanes, scope.selection.frames, floor_ns)
     word, module, phase = places(attribution, found.row, found.activity)
-    # Where no range was open, what the device waited for says where in the script the host was.
-    until = np.where(found.row < 0, attribution.kernel_class[found.activity], -1)
+    # Where no range was open, or none but the step's, what the device waited for says where in the script the host was: the
+    # kernel, and of a step whether a module or the loss launched it, since another run may launch another kernel there.
+    classes = attribution.classes
+    owners = [name if name.startswith("(") else _A_MODULE for name in attribution.module_names]
+    own = list(dict.fromkeys(owners))
+    owner = np.array([*(len(classes) + own.index(name) for name in owners), -1])[attribution.module[found.activity]]
+    in_step = (found.row >= 0) & (word == len(attribution.host.words))
+    until = np.where(found.row < 0, attribution.kernel_class[found.activity], np.where(in_step, owner, -1))
     (cause, code, in_module, in_phase, kernel), index = distinct(found.cause, word, module, phase, until)
     lines = []
     rows = zip(
@@ -281,7 +287,10 @@ def _idle(scope: Scope, floor_ns: int) -> _Part:
         strict=True,
     )
     for why, name, path, said, waited in rows:
-        place = f"{NO_RANGE} before {attribution.classes[waited].family}" if waited >= 0 else name
+        place = name
+        if waited >= 0:
+            before = classes[waited].family if waited < len(classes) else own[waited - len(classes)]
+            place = f"{name} before {before}"
         quantizes = ONLY if waited < 0 and QUANTIZING_RANGE.search(name) else ""
         lines.append(Line(IDLE, said, path, why, "", "", "", place, "", quantizes))
     (line, in_frame), both = distinct(index, found.window)

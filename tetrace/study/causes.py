@@ -7,6 +7,7 @@ all layers; causes of a kind are a group.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # What `tetrace record --fp8` adds to a run, and a run without it does not do.
 OWN_KERNELS = "tetrace's own FP8 statistics"
 _INSPECTION_RANGE = "FP8 inspection"
+_LINEAR = "casts and GEMMs"
 _WAITING = {
     "host_bound": "GPU waits for the host",
     "launch_latency": "GPU waits for a launch",
@@ -183,7 +185,8 @@ def _keys(comparison: Comparison) -> Iterable[tuple[tuple[str, str, str, str], C
     categories = _categories(comparison)
     for row in comparison.tables["idle"].rows:
         cause, phase, name, module = row.labels
-        doing = _on_the_way(phase, name, categories) if name.startswith(NO_RANGE) else _doing(name, module)
+        is_bare = name.startswith((NO_RANGE, STEP_RANGE))
+        doing = _on_the_way(phase, name, categories) if is_bare else _doing(name, module)
         yield (IDLE, f"{_WAITING[cause]}: {doing}", phase, any_layer(name)), row
 
 
@@ -196,17 +199,23 @@ def _category(category: str, name: str) -> str:
 
 
 def _categories(comparison: Comparison) -> dict[str, str]:
-    """The category of each kernel that ran in either run, by its name."""
-    rows = [row.labels for row in comparison.tables["kernels"].rows]
-    return {name: labels[0] for labels in rows for name in labels[3:] if name}
+    """What each kernel that ran in either run is, by its name: its category; those that mostly take tensors of linear layers
+    are one, since a linear layer's backward begins with a GEMM in BF16 and with a cast in FP8."""
+    counts: dict[str, Counter[str]] = {}
+    for row in comparison.tables["kernels"].rows:
+        category, _, role, *names = row.labels
+        of = _LINEAR if category in ("gemm", "quantization") or role else category
+        for name in names:
+            counts.setdefault(name, Counter())[of] += sum(row.count)
+    return {name: found.most_common(1)[0][0] for name, found in counts.items()}
 
 
 def _on_the_way(phase: str, name: str, categories: dict[str, str]) -> str:
-    """What the host was on its way to where its thread was in no range. In backward that is a thread of autograd, in its
-    engine or in a node of PyTorch's own: the thread that called backward is in the range of the phase."""
-    before = name.removeprefix(NO_RANGE).strip().removeprefix("before ")
-    kernels = _category(categories[before], before) if before in categories else before
-    who = "autograd" if phase == "backward" else "outside of modules"
+    """What the host was on its way to where its thread was in no range but the step's. In backward no range at all is a thread
+    of autograd, in its engine or in a node of PyTorch's own: the thread that called backward is in the range of the phase."""
+    where, _, before = name.partition(" before ")
+    kernels = _category(categories.get(before, before), before)
+    who = "autograd" if phase == "backward" and where == NO_RANGE else "between modules"
     return f"{who}, before {kernels}" if kernels else who
 
 
@@ -214,8 +223,6 @@ def _doing(name: str, module: str) -> str:
     """What the host did meanwhile, by the range it was in."""
     if name == _INSPECTION_RANGE:
         return OWN_KERNELS
-    if name == STEP_RANGE:
-        return "between modules"
     if name == module:
         return "Python of modules"
     if QUANTIZING_RANGE.search(name) or _QUANTIZING.search(name):

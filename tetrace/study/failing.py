@@ -24,19 +24,19 @@ def failing_words(material: Material) -> str:
     expected = sum(one.expected for one in failed)
     some = "" if not expected else ", as expected" if expected == len(failed) else f", {expected} of them as expected"
     fail = "configurations fails" if len(failed) == 1 else "configurations fail"
-    which = _shared(members, failed) or several([one.name for one in failed])
+    which = shared_values(members, failed) or several([one.name for one in failed])
     return cut(f"{len(failed)} of {len(members)} {fail}{some}: {which}")
 
 
-def _shared(members: Sequence[Configuration], failed: Sequence[Configuration]) -> str:
-    """The values of axes that all that fail have, and nothing else of their matrix; empty where others have them too."""
-    of = [one for one in members if one.matrix == failed[0].matrix]
-    if any(one.matrix != failed[0].matrix for one in failed):
+def shared_values(members: Sequence[Configuration], chosen: Sequence[Configuration]) -> str:
+    """The values of axes that all chosen ones have, and no other member of their matrix; empty where others have them too."""
+    if len({one.matrix for one in chosen}) != 1:
         return ""
-    own = {axis: list(dict.fromkeys(str(one.axes[axis]) for one in failed)) for axis in failed[0].axes}
+    of = [one for one in members if one.matrix == chosen[0].matrix]
+    own = {axis: list(dict.fromkeys(str(one.axes[axis]) for one in chosen)) for axis in chosen[0].axes}
     every = {axis: {str(one.axes[axis]) for one in of} for axis in own}
     parts = {axis: labels for axis, labels in own.items() if set(labels) != every[axis]}
     alike = [one.name for one in of if all(str(one.axes[axis]) in labels for axis, labels in parts.items())]
-    if not parts or alike != [one.name for one in failed]:
+    if not parts or alike != [one.name for one in chosen]:
         return ""
     return " with ".join(f"{axis} {several(labels, _NAMED)}" for axis, labels in parts.items())

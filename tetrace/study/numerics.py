@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tetrace.fp8.flags import share_words
 from tetrace.fp8.origins import counts
 from tetrace.report.grid import Column, Grid
+from tetrace.study.failing import shared_values
 from tetrace.study.results import MEASURED
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
 from tetrace.study.stability import Numbers, Refused, numbers, refused
@@ -156,11 +157,15 @@ def numbers_words(material: Material) -> tuple[str, ...]:
     ]
     found = [numbers(material, one.name) for one in material.recorded() if material.uses_fp8(one.name)]
     known = [one for one in found if isinstance(one, Numbers)]
-    wholly = [one.lost for one in known if one.lost and one.lost.wholly]
+    wholly = {one.name: one.lost.name for one in known if one.lost and one.lost.wholly}
     if wholly:
-        names = several(list(dict.fromkeys(lost.name for lost in wholly)), _ALIKE)
+        names = several(list(dict.fromkeys(wholly.values())), _ALIKE)
+        seen = {one.name for one in known}
+        members = [one for one in trained if one.name in seen]
+        which = shared_values(members, [one for one in members if one.name in wholly])
+        those = f"in FP8 ({which})" if which else "in FP8"
         said.append(
-            f"{len(wholly)} of {len(known)} in FP8 lose gradients wholly before their first scale, {names} first"
+            f"{len(wholly)} of {len(known)} {those} lose gradients wholly before their first scale, {names} first"
         )
     clipped = [(one.saturated, one.name) for one in known if one.saturated]
     if clipped:
