@@ -212,7 +212,7 @@ def test_another_start_beside_it_is_found(tmp_path: Path, monkeypatch: pytest.Mo
         ("fusion", "2026-11-22"),
         ("gated", "2026-11-21"),
         ("hybrid", "2026-11-21"),
-        ("attention", "2026-11-22"),
+        ("attention", "2026-11-23"),
         ("stability", "2026-11-23"),
     ],
 )
