@@ -14,7 +14,8 @@ from tetrace.study.spec import Measure, Planned
 # Variables of the environment that change what libraries do, and endings of those that only say where something lies.
 _VARIABLES = ("NVTE_", "CUDA_", "CUBLAS", "NCCL_", "OMP_", "MKL_", "TORCH", "PYTORCH_", "TRITON", "FLASH_ATTENTION")
 _PLACES = ("_HOME", "_PATH", "_DIR")
-_MACHINE = ("gpu", "driver", "cpu", "cores")
+# Of a machine; another start may give it other GPUs beside the one in use.
+MACHINE = ("gpu", "driver", "cpu", "cores")
 _MOST_WORDS = 3
 
 
@@ -31,7 +32,7 @@ def context_of(
 ) -> Context:
     """What is measured with now."""
     document: dict[str, Mapping[str, Any]] = {
-        "machine": {key: machine.get(key) for key in _MACHINE},
+        "machine": {key: machine.get(key) for key in MACHINE},
         "versions": dict(versions),
         "measure": {
             "device": device,

@@ -11,7 +11,7 @@ from typing import Any
 
 from tetrace.errors import InputError
 from tetrace.study import earlier, results
-from tetrace.study.context import Context
+from tetrace.study.context import MACHINE, Context
 from tetrace.study.results import Attempt, Configuration, Losses, Results
 from tetrace.study.spec import MODEL_FILE, Planned, Study
 from tetrace.study.steps import Step, read_steps
@@ -78,12 +78,14 @@ class Ledger:
         """This run measures: what is said of the whole is `head`, which began when the first of what is kept did."""
         before = self._results
         kept = any(each.rounds for each in before.configurations)
+        alike = all(before.machine.get(name) == head.machine.get(name) for name in MACHINE)
         told = {name: before.versions[name] for name in _TOLD_BY_TORCH if name in before.versions}
         contexts = {**before.contexts, context.digest: context.document}
         used = {each.context for each in before.configurations}
         self._results = replace(
             head,
             started=before.started if kept else head.started,
+            machine=before.machine if kept and alike else head.machine,
             # Shares of a peak are of the first start that was calibrated, not of a later one's, while any of it is kept.
             peaks=(before.peaks if kept else None) or head.peaks,
             versions={**told, **head.versions},
