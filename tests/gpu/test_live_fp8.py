@@ -122,6 +122,29 @@ def test_casts_inside_of_norms_and_activations_show_codes(recordings: dict[str, 
     assert (fused["amax"] > 0).all()
 
 
+def test_what_is_cast_inside_is_made_again_on_request(
+    recordings: dict[str, tuple[str, str, Any]], tmp_path: Path
+) -> None:
+    """In every third step: its amax is the one that Transformer Engine found, within the rounding of the script's numbers."""
+    plain, _, before = recordings["delayed"]
+    printed, trace = run(tmp_path, "delayed", fp8=("--fp8-recompute", "3"))
+    assert printed == plain
+    rows, codes = frame(trace), frame(before)
+    key = ["step", "module", "role", "phase"]
+    again, fused = rows[rows["source"] == "recomputed"], codes[codes["source"] == "quantized"]
+    (offset,) = {step % 3 for step in again["step"]}
+    of_these_steps = fused["step"] % 3 == offset
+    assert sorted(again[key].itertuples(index=False)) == sorted(fused[of_these_steps][key].itertuples(index=False))
+    left = rows[rows["source"] == "quantized"]
+    assert sorted(left[key].itertuples(index=False)) == sorted(fused[~of_these_steps][key].itertuples(index=False))
+    assert {"layernorm_fwd"} < set(again["operation"])
+    assert again["squared_error"].notna().all()
+    joined = again.merge(frame(trace, "fp8_scales"), on=["step", "module", "role"], suffixes=("", "_update"))
+    assert len(joined) == len(again)
+    np.testing.assert_allclose(joined["amax"], joined["amax_update"], rtol=2.0**-8)
+    np.testing.assert_allclose(joined["scale"], joined["scale_update"], rtol=1e-6)
+
+
 def test_histograms_hold_every_value(recordings: dict[str, tuple[str, str, Any]]) -> None:
     trace = recordings["current"][2]
     rows, bins = frame(trace), frame(trace, "fp8_histograms")
