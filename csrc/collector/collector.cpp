@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -44,6 +45,7 @@ struct Collector {
   bool was_given = false;  // another tool has had CUPTI in this process
   std::string holder;      // who has it now
   std::uint64_t windows = 0;
+  std::int64_t opened_ns = 0;  // since when CUPTI records in the newest window
   std::string reason;
   CuptiApi api;
   std::unique_ptr<CallNames> calls;
@@ -86,6 +88,7 @@ void open_window(Collector& all) {
   all.state = State::recording;
   keep_asking(true);
   hand_over(Happened::recording_on);
+  all.opened_ns = now_ns();
 }
 
 void close_window(Collector& all) {
@@ -145,7 +148,7 @@ void give(Collector& all, const std::string& who) {
 void lose(std::int64_t since_ns) {
   Collector& all = collector();
   const std::string seen = other_tools();  // asks the loader, whose lock nobody should wait for that has ours
-  const std::unique_lock<std::mutex> lock(all.control, std::try_to_lock);
+  std::unique_lock<std::mutex> lock(all.control, std::try_to_lock);
   if (!lock.owns_lock() || all.state != State::recording) return;
   const std::string reason = "CUPTI hands its records to another tool (cuptiActivityRegisterCallbacks), " +
                              (seen.empty() ? "as cupti-python and Triton's Proton have it do" : "perhaps " + seen) +
@@ -156,7 +159,9 @@ void lose(std::int64_t since_ns) {
   hold_cupti(false);
   stop_asking();
   activity_buffers().write_off();
-  hand_over(Happened::failed, reason, 0, since_ns);
+  // A window that was shut for less than a period: the writer knows of the one before.
+  hand_over(Happened::failed, reason, 0, std::max(since_ns, all.opened_ns));
+  lock.unlock();  // who starts or stops meanwhile need not wait for whoever reads what is said
   say("the GPU is not recorded any more: " + reason);
 }
 

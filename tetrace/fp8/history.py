@@ -101,7 +101,8 @@ def tensor_history(trace: Trace, name: str) -> History:
     Raises `UsageError` with near names where there is none of this name.
     """
     rows, updates = tensors(trace), scales(trace)
-    alone = [key for key in updates.keys if key not in set(rows.keys)]
+    seen = set(rows.keys)
+    alone = [key for key in updates.keys if key not in seen]
     place = _find([*rows.keys, *alone], name)
     if place < len(rows.keys):
         return history_of(rows, updates, place)
