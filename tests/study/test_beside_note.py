@@ -67,9 +67,22 @@ def test_a_ratio_and_a_claim_on_it_are_judged_alike(tmp_path, fast, within, agre
     folder = made.write(tmp_path / "results")
     write(folder, of)
     text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    assert table(text, "A note: times faster than Slow, noted and here")[1][5] == within
+    assert table(text, "A note: how many times faster, noted and here")[1][6] == within
     assert f"A note: of 1 ratio (all pairs of rows) {agreement}." in text
     assert [one.verdict for one in Report(Material(folder, of)).judged] == [verdict]
+
+
+def test_every_pair_of_rows_that_is_counted_is_in_the_table(tmp_path):
+    third = '[[note.row]]\nlabel = "Faster"\nconfiguration = "faster"\ntotal_ms = 5.0\n[[claim]]'
+    of = study(tmp_path / "study", TOML.replace('"fast"]', '"fast", "faster"]').replace("[[claim]]", third))
+    made = Made(of)
+    for name, ms in (("slow", 2.0), ("fast", 1.0), ("faster", 0.5)):
+        made.measured(name, total=rounds(ms))
+    section = notes_section(Material(made.write(tmp_path / "results"), of))
+    assert [row[:3] for row in section.grids[1].rows] == [
+        ("Fast", "Slow", "2.000"), ("Faster", "Slow", "4.000"), ("Faster", "Fast", "2.000"),
+    ]  # fmt: skip
+    assert section.said[1] == "A note: of 3 ratios (all pairs of rows) 3 are within 10% of the note's."
 
 
 @pytest.mark.parametrize(
@@ -90,4 +103,4 @@ def test_what_makes_a_difference_is_of_the_time_that_the_ratio_is_of(tmp_path, c
     found = explained((3, 2), (0.5, 0.5), (7.5, 4.5), more=more)
     material.explanation = lambda of, against: found
     (row,) = notes_section(material).grids[1].rows
-    assert row[6] == says
+    assert row[7] == says

@@ -13,6 +13,7 @@ from tetrace.errors import InputError
 from tetrace.study.claims import FAILS, HOLDS, UNKNOWN
 from tetrace.study.figures import value
 from tetrace.study.material import Material
+from tetrace.study.numerics import numbers_section
 from tetrace.study.report import Report, write
 from tetrace.trace import store
 
@@ -72,6 +73,15 @@ def test_what_fp8_makes_of_gradients(profiles: Path) -> None:
     assert value(found, "gradient_clipped_pct", "hybrid").words() == "0%"
     assert value(found, "gradient_format", "hybrid").word == "E5M2"
     assert value(found, "gradient_flushed_pct", "hybrid", "e4m3").words() == "0.000× (0% and 10%)"
+
+
+def test_gradients_have_a_table_where_they_were_recorded(profiles: Path) -> None:
+    found = Material(profiles / "trains/results/h200", study(profiles / "trains", TRAINS))
+    grid = numbers_section(found).grids[-1]
+    assert grid.title == "What FP8 makes of gradients"
+    assert [column.head for column in grid.columns] == ["configuration", "format", "error", "becomes zero", "clipped"]
+    errors = [value(found, "gradient_error_pct", name).words() for name in ("e4m3", "hybrid")]
+    assert grid.rows == (("e4m3", "E4M3", errors[0], "10%", "0%"), ("hybrid", "E5M2", errors[1], "0%", "0%"))
 
 
 def test_a_claim_is_judged_by_the_other_study_of_the_same_machine(profiles: Path) -> None:

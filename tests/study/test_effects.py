@@ -88,16 +88,16 @@ def test_the_headline_answers_the_question(tmp_path):
     material = made(tmp_path, MODULES, TIMES | {"fused-hybrid": 9.0})
     report = Report(material)
     assert report.verdict == (
-        "Fastest: fused-hybrid, 9.000 ms a step, 1.111× (1.100 to 1.122) of unfused-none. modules: fused over unfused not told "
-        "apart with none; 1.23× to 1.39× with hybrid, block. recipe: hybrid over none 0.80× with unfused; 1.11× with fused; "
-        "block over none 0.80× to 0.98× with unfused, fused."
+        "Fastest: fused-hybrid, 9.000 ms a step, 1.111× (1.100 to 1.122) as fast as unfused-none. modules: fused over unfused "
+        "not told apart with none; 1.23× to 1.39× with hybrid, block. recipe: hybrid over none 0.80× with unfused; 1.11× "
+        "with fused; block over none 0.80× to 0.98× with unfused, fused."
     )  # fmt: skip
     write(material.folder, material.study)
     lines = (material.folder / "REPORT.md").read_text(encoding="utf-8").splitlines()
     assert lines[4:8] == [f"**{report.lead}**", "", *(f"- {line}" for line in report.answers)]
     shown = first_screen(material.folder, material.study, 300).splitlines()
     assert [line for line in shown if line.startswith(("Fastest", "What do", "modules:", "recipe:"))] == [
-        "Fastest: fused-hybrid, 9.000 ms a step, 1.111× (1.100 to 1.122) of unfused-none.",
+        "Fastest: fused-hybrid, 9.000 ms a step, 1.111× (1.100 to 1.122) as fast as unfused-none.",
         "What do fused modules gain?",
         *report.answers,
     ]

@@ -29,16 +29,16 @@ def test_what_the_noise_hides_is_not_called_fastest_of_all(tmp_path):
     [
         (
             (1.0, 1.25, 10.0, 8.0),
-            "Largest speed-up over its own baseline: large-fp8, 1.250× (1.250 to 1.250) of large-none.",
+            "Largest speed-up over its own baseline: large-fp8, 1.250× (1.250 to 1.250) as fast as large-none.",
         ),
         (
             (1.0, 0.5, 8.0, 4.0),
-            "Largest speed-up over its own baseline: small-fp8, 2.000× (2.000 to 2.000) of small-none, not told apart from the "
-            "speed-up of large-fp8.",
+            "Largest speed-up over its own baseline: small-fp8, 2.000× (2.000 to 2.000) as fast as small-none, not told apart "
+            "from the speed-up of large-fp8.",
         ),
         (
             (1.0, 1.25, 8.0, 16.0),
-            "Nothing is faster than its baseline: at best small-fp8, 0.800× (0.800 to 0.800) of small-none.",
+            "Nothing is faster than its baseline: at best small-fp8, 0.800× (0.800 to 0.800) as fast as small-none.",
         ),
         (
             (1.0, None, 10.0, None),

@@ -116,8 +116,8 @@ def test_kernels_that_cross() -> None:
     untold = replace(points[0], ratio=Estimate(1.01, 0.9, 1.2, 0, STEPS))
     beside = replace(swept, lines=(Line("flash", {}, (untold, points[1])),), crossings=())
     assert crossing_words(beside) == [
-        "Kernels: flash is faster, or as fast, than fused at every measured seq (256 to 1,024), 1.010× (0.900 to 1.200) at 256 "
-        "to 1.250× (1.240 to 1.260) at 1,024: no crossing is told there."
+        "Kernels: flash is faster than fused, or as fast as it, at every measured seq (256 to 1,024), 1.010× (0.900 to 1.200) at "
+        "256 to 1.250× (1.240 to 1.260) at 1,024: no crossing is told there."
     ]
 
 

@@ -30,7 +30,7 @@ def test_without_recordings_it_says_not_recorded(tmp_path):
         ["delayed", "17.000", "not recorded"],
         ["graphs", "3.000", "not recorded"],
     ]
-    ratios = table(text, "A note: times faster than BF16, noted and here")
+    ratios = table(text, "A note: how many times faster, noted and here")
     assert ratios[2][-1] == "none: not recorded"
 
 

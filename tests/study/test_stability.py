@@ -183,7 +183,7 @@ def test_the_answer_begins_with_what_became_of_the_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("last", "first", "note"),
     [
-        (10.0, "Fastest: 50304-e4m3, 1.000 ms a step, 2.000× (2.000 to 2.000) of 50304-none", ""),
+        (10.0, "Fastest: 50304-e4m3, 1.000 ms a step, 2.000× (2.000 to 2.000) as fast as 50304-none", ""),
         (math.nan, "The loss of 1 of 2 configurations stops being finite: 50304-e4m3", "loss NaN in step 1"),
         (math.inf, "The loss of 1 of 2 configurations stops being finite: 50304-e4m3", "loss Inf in step 1"),
     ],
@@ -222,7 +222,7 @@ def test_where_a_study_asks_what_fails_that_leads(tmp_path, more, leads):
     for recipe, ms, last in (("none", 2.0, 10.0), ("e4m3", 1.0, 10.5)):
         made.measured(f"50304-{recipe}", total=[ms] * 7, fields={"losses": Losses.of([11.0, last])})
     report = Report(Material(made.failed("50264-e4m3", "E", "m").write(tmp_path / "results"), of))
-    fastest = "Fastest: 50304-e4m3, 1.000 ms a step, 2.000× (2.000 to 2.000) of 50304-none"
+    fastest = "Fastest: 50304-e4m3, 1.000 ms a step, 2.000× (2.000 to 2.000) as fast as 50304-none"
     losses = "The loss of each of 2 configurations stays finite"
     assert ("1 of 3 configurations failed" in report.fates) is not leads
     if leads:

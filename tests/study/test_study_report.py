@@ -58,7 +58,7 @@ def test_the_table_of_configurations(written):
     text = (written[0] / "REPORT.md").read_text(encoding="utf-8")
     assert text.startswith(
         "# Layer stack · NVIDIA H200 · 2026-11-21\n\nWhat does FP8 gain?\n\n"
-        "**Fastest: graphs, 3.000 ms a step, 3.333× (3.333 to 3.333) of none.**\n\n"
+        "**Fastest: graphs, 3.000 ms a step, 3.333× (3.333 to 3.333) as fast as none.**\n\n"
         "- In 2 of 3 configurations the GPU idles more than half of a step (65% to 81%), so there the host decides.\n"
         "- 2 claims hold, 2 do not hold here, 1 cannot be told; 1 of 4 configurations failed.\n"
     )
@@ -86,14 +86,17 @@ def test_the_table_of_the_note(written):
         ["FP8 in graphs", "graphs", "", "", "", "5", "3.000", "2.940–3.090", "", "", "", "", "", "", ""],
         ["FP8 by blocks", "block", "", "", "", "12", "failed", "", "", "", "", "", "", "measured", "failed"],
     ]  # fmt: skip
-    ratios = table(text, "A note: times faster than BF16, noted and here")
-    assert [row[:6] for row in ratios[1:]] == [
-        ["FP8", "0.571", "0.588", "0.588–0.588", "+2.9%", "yes"],
-        ["FP8 in graphs", "2.000", "3.333", "3.333–3.333", "+66.7%", "no"],
-        ["FP8 by blocks", "0.833", "–", "", "–", "cannot be told"],
+    ratios = table(text, "A note: how many times faster, noted and here")
+    assert [row[:7] for row in ratios[1:]] == [
+        ["FP8", "BF16", "0.571", "0.588", "0.588–0.588", "+2.9%", "yes"],
+        ["FP8 in graphs", "BF16", "2.000", "3.333", "3.333–3.333", "+66.7%", "no"],
+        ["FP8 by blocks", "BF16", "0.833", "–", "", "–", "cannot be told"],
+        ["FP8 in graphs", "FP8", "3.500", "5.667", "5.667–5.667", "+61.9%", "no"],
+        ["FP8 by blocks", "FP8", "1.458", "–", "", "–", "cannot be told"],
+        ["FP8 by blocks", "FP8 in graphs", "0.417", "–", "", "–", "cannot be told"],
     ]
     # Not within 10%: what makes the difference, which few recorded steps do not tell.
-    assert [row[6] for row in ratios[1:3]] == ["", "not told, too few steps were recorded"]
+    assert [row[7] for row in ratios[1:3]] == ["", "not told, too few steps were recorded"]
     assert "A note: of 3 ratios (all pairs of rows) 1 is within 10% of the note's, 2 are not." in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tetrace.study.effects import axes
 from tetrace.study.material import Material
 from tetrace.study.report import Report
 from tetrace.study.screen import screen
-from tetrace.study.sizes import crossing_words, sweeps_section
+from tetrace.study.sizes import crossing_words, pays_words, sweeps_section
 from tetrace.study.spec import Claim
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 
@@ -116,6 +117,19 @@ def test_sentences_of_two_sweeps_along_one_option_are_told_apart(tmp_path, title
     lead = f"Attention flash becomes faster than fused (length: {places[0]}, for certain between 512 and 1,024; "
     assert report.lead.startswith(f"{lead}{name[0].lower()}{name[1:]}: {places[1]}, for certain between ")
     assert not any("becomes faster" in one for one in screen(report).said)
+
+
+def test_lines_that_do_not_pay_are_told_beside_one_that_does(tmp_path):
+    """One that never crosses, and one that becomes slower."""
+    material, found = swept(tmp_path)
+    side = "Length: unfused is slower than fused at every measured seq (256 to 1,024)"
+    assert pays_words(material, [found])[1:] == (side,)
+    later = replace(found.crossings[0], becomes="slower", between=(1024, 2048))
+    words = pays_words(material, [replace(found, crossings=(*found.crossings, later))])
+    assert words[1:] == (
+        "Length: flash becomes slower than fused at seq ≈ 790: for certain between 1,024 and 2,048",
+        side,
+    )
 
 
 def test_places_in_doubt_decide_nothing(tmp_path):

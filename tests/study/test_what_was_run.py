@@ -71,7 +71,7 @@ def test_the_same_work_has_a_fastest_whatever_baselines_there_are(tmp_path):
     times["none-mixed"] = rounds(3.3, WIDE)
     found = material(tmp_path, OWN_BASELINES, times, WORK)
     assert fastest_words(found) == (
-        "Fastest: fp8-mixed, 3.000 ms a step, 2.667× (2.667 to 2.667) of fp8-plain, not told apart from none-mixed"
+        "Fastest: fp8-mixed, 3.000 ms a step, 2.667× (2.667 to 2.667) as fast as fp8-plain, not told apart from none-mixed"
     )
 
 
@@ -98,7 +98,7 @@ def test_what_never_ran_beside_the_fastest_is_said_to(tmp_path):
     found = Material(made.write(tmp_path / "results"), of)
     assert found.speedup("fp8-mixed", "none-mixed").way == APART
     assert fastest_words(found) == (
-        "Fastest: fp8-mixed, 3.000 ms a step, 2.667× (2.667 to 2.667) of fp8-plain, 2 others never ran beside it"
+        "Fastest: fp8-mixed, 3.000 ms a step, 2.667× (2.667 to 2.667) as fast as fp8-plain, 2 others never ran beside it"
     )
 
 
@@ -150,15 +150,15 @@ def test_the_same_work_in_another_matrix_is_named_where_it_takes_less(tmp_path, 
         (
             (1.1, WIDE),
             (12.5, EVEN),
-            "No configuration is told to be faster than its baseline: at best small-fp8, 0.868× (0.649 to 1.299) of "
+            "No configuration is told to be faster than its baseline: at best small-fp8, 0.868× (0.649 to 1.299) as fast as "
             "small-none, not told apart from it, nor from the speed-up of large-fp8",
         ),
         # The larger median is the less certain one.
         (
             (0.9, WIDE),
             (9.9, EVEN),
-            "Largest speed-up over its own baseline: large-fp8, 1.010× (1.010 to 1.010) of large-none, not told apart from "
-            "the speed-up of small-fp8",
+            "Largest speed-up over its own baseline: large-fp8, 1.010× (1.010 to 1.010) as fast as large-none, not told apart "
+            "from the speed-up of small-fp8",
         ),
     ],
 )

@@ -37,6 +37,8 @@ _RULE = (
 )
 _WITHIN = {HOLDS: "yes", FAILS: "no", UNKNOWN: UNKNOWN}
 _GROUPS_NAMED = 3
+# Of what the GPU waits, what is less than this share is not named: the others would be most of it.
+_NAMED_OF_WAITING = 0.10
 _UNITS = {"gb": "GB", "gib": "GiB"}
 # A note's column of standard deviations: `forward_std_ms`, of steps' forwards.
 _SCATTER = "_std_ms"
@@ -51,7 +53,7 @@ def notes_section(material: Material) -> Section:
         compared = [one for one in _ratios(material, note) if one is not None]
         if compared:
             grids.append(_ratio_grid(material, note, compared))
-            said.append(_agreement(material, note))
+            said.append(_agreement(note, compared))
     if said:
         said.insert(0, _RULE)
     return Section("note", "Beside the note", tuple(said), tuple(grids))
@@ -122,7 +124,7 @@ def _scatter(material: Material, configuration: str, column: str) -> Value:
 
 
 class _Ratio:
-    """How many times faster a row is than the first, as noted and here."""
+    """How many times faster a row is than another, as noted and here."""
 
     def __init__(self, row: NoteRow, reference: NoteRow, noted: float, here: Value, verdict: str, phase: str) -> None:
         self.row, self.reference, self.noted, self.here, self.verdict = row, reference, noted, here, verdict
@@ -143,9 +145,8 @@ def _time_column(note: Note) -> str:
 
 def _ratios(material: Material, note: Note) -> Iterator[_Ratio | None]:
     column = _time_column(note)
-    if not column or not note.rows:
-        return
-    yield from (_ratio(material, row, note.rows[0], column) for row in note.rows[1:])
+    if column:
+        yield from (_ratio(material, row, over, column) for over, row in itertools.combinations(note.rows, 2))
 
 
 def _ratio(material: Material, row: NoteRow, reference: NoteRow, column: str) -> _Ratio | None:
@@ -162,8 +163,8 @@ def _ratio(material: Material, row: NoteRow, reference: NoteRow, column: str) ->
 
 def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> Grid:
     heads = (
-        Column("row", number=False), Column("noted"), Column("here"), Column("95%", keep=2), Column("off"),
-        Column("within 10%", number=False), Column("what makes the difference here", number=False, keep=1),
+        Column("row", number=False), Column("over", number=False), Column("noted"), Column("here"), Column("95%", keep=2),
+        Column("off"), Column("within 10%", number=False), Column("what makes the difference here", number=False, keep=1),
     )  # fmt: skip
     rows = []
     for one in compared:
@@ -172,6 +173,7 @@ def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> G
         rows.append(
             (
                 one.row.label,
+                one.reference.label,
                 f"{one.noted:.3f}",
                 value_cell(one.here.estimate),
                 interval_cell(one.here.estimate),
@@ -180,9 +182,7 @@ def _ratio_grid(material: Material, note: Note, compared: Sequence[_Ratio]) -> G
                 cut(why),
             )
         )
-    return Grid(
-        cut(f"{note.title}: times faster than {compared[0].reference.label}, noted and here"), heads, tuple(rows)
-    )
+    return Grid(cut(f"{note.title}: how many times faster, noted and here"), heads, tuple(rows))
 
 
 def _kernels(material: Material, one: _Ratio) -> str:
@@ -213,7 +213,9 @@ def _most_of(found: Explanation, group: Group) -> str:
     """The kernels, or what the GPU waited for, that are most of a group; empty where nobody knows."""
     if group.kind == BUSY:
         return f"{group.causes[0].name}, {group.causes[0].phase}"
-    parts = [one for one in grouped(group.causes) if one.is_told and one.difference_ns * group.difference_ns > 0]
+    least = _NAMED_OF_WAITING * abs(group.difference_ns)
+    same_way = [one for one in grouped(group.causes) if one.is_told and one.difference_ns * group.difference_ns > 0]
+    parts = [one for one in same_way if abs(one.difference_ns) >= least]
     return f"{parts[0].name} {_ms(parts[0])}" if parts and found.splits_waiting else ""
 
 
@@ -221,11 +223,9 @@ def _ms(group: Group) -> str:
     return f"{float(group.difference_ns) / 1e6:+.3f} ms"
 
 
-def _agreement(material: Material, note: Note) -> str:
+def _agreement(note: Note, compared: Sequence[_Ratio]) -> str:
     """Of all pairs of rows, how many have the noted ratio within 10%."""
-    column = _time_column(note)
-    pairs = [_ratio(material, b, a, column) for a, b in itertools.combinations(note.rows, 2)]
-    known = [(pair, pair.off) for pair in pairs if pair is not None and pair.off is not None]
+    known = [(pair, pair.off) for pair in compared if pair.off is not None]
     if not known:
         return f"{note.title}: no two of its rows were measured here."
     many = {verdict: sum(pair.verdict == verdict for pair, _ in known) for verdict in _WITHIN}

@@ -31,7 +31,7 @@ def fastest_words(material: Material) -> str:
     apart = [one for one, found in others.items() if found is not None and found.way == APART]
     alike = [one for one, found in others.items() if one not in apart and _may_be_as_fast(found)]
     if base and base not in alike and base not in apart and (speedup := material.speedup(name, base)):
-        words += f", {times(speedup)} of {base}"
+        words += f", {times(speedup)} as fast as {base}"
     if alike:
         words += f", not told apart from {several(alike)}"
     if apart:
@@ -75,7 +75,7 @@ def _gains_most(material: Material, members: Sequence[Configuration]) -> str:
         return "No configuration was measured beside its baseline"
     told = [one for one in known if one[0].low is not None and one[0].low > 1]
     best, name, base = max(told or known, key=lambda one: one[0].value)
-    words = f"{cut(name, 80)}, {times(best)} of {cut(base, 80)}"
+    words = f"{cut(name, 80)}, {times(best)} as fast as {cut(base, 80)}"
     if all(one.high is not None and one.high < 1 for one, _, _ in known):
         return f"Nothing is faster than its baseline: at best {words}"
     # Of other work, and so no pairs of rounds: their own intervals.

@@ -10,6 +10,7 @@ from tetrace.fp8.flags import share_words
 from tetrace.fp8.origins import counts
 from tetrace.report.grid import Column, Grid
 from tetrace.study.failing import shared_values
+from tetrace.study.figures import value
 from tetrace.study.results import MEASURED
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
 from tetrace.study.stability import Numbers, Refused, numbers, refused
@@ -27,10 +28,8 @@ _TRAINED = 0.01
 # Configurations that lose the same gradients are named in one row.
 _ALIKE = 9
 # Figures of claims on whether configurations run, and on what becomes of their numbers.
-_OF_NUMBERS = (
-    "state", "error", "finite", "first_loss", "last_loss", "max_saturation_pct", "gradient_error_pct",
-    "gradient_flushed_pct", "gradient_clipped_pct", "gradient_format",
-)  # fmt: skip
+_OF_GRADIENTS = ("gradient_format", "gradient_error_pct", "gradient_flushed_pct", "gradient_clipped_pct")
+_OF_NUMBERS = ("state", "error", "finite", "first_loss", "last_loss", "max_saturation_pct", *_OF_GRADIENTS)
 
 
 def losses_section(material: Material) -> Section:
@@ -119,6 +118,8 @@ def numbers_section(material: Material) -> Section:
     if any(said.problems for said in known):
         grids.append(_problems_grid(known, _SHOWN))
         more.append(_problems_grid(known, 0))
+    if made := list(_gradient_rows(material, [said.name for said in known])):
+        grids.append(_gradient_grid(made))
     return Section("numbers", "FP8 numbers", _lost_words(known), tuple(grids), more=tuple(more))
 
 
@@ -206,7 +207,7 @@ def _lost_words(known: Sequence[Numbers]) -> tuple[str, ...]:
         said = f"{less} of {many} configurations lose most elements of some gradients"
     else:
         said = f"{wholly} of {many} configurations lose gradients wholly"
-        said += f", {less} more most elements of some" if less else ""
+        said += f", {less} more lose most elements of some" if less else ""
     return (f"In first steps, at a scale of 1 since nothing has set it yet, {said}.",)
 
 
@@ -226,6 +227,26 @@ def _lost_grid(losing: Sequence[Numbers]) -> Grid:
     rows = tuple((several(names, _ALIKE), *row) for row, names in alike.items())
     note = "Lost: of what is not zero at least half becomes zero; wholly: 99% of the sum of squares, or zero after such a one."
     return Grid("Gradients lost before their first scale", heads, rows, note=note)
+
+
+def _gradient_rows(material: Material, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """What FP8 made of each configuration's gradients, as claims have it."""
+    for name in names:
+        found = [value(material, figure, name) for figure in _OF_GRADIENTS]
+        if all(one.known for one in found):
+            yield (name, *(one.words() for one in found))
+
+
+def _gradient_grid(rows: Sequence[tuple[str, ...]]) -> Grid:
+    heads = (
+        Column("configuration", number=False, code=True), Column("format", number=False), Column("error"),
+        Column("becomes zero"), Column("clipped"),
+    )  # fmt: skip
+    note = (
+        "Error: the root of the squared error over the sum of squares, the median of all gradients; the rest is of all their "
+        "elements. Gradients that delayed scaling had no scale for yet are left out."
+    )
+    return Grid("What FP8 makes of gradients", heads, tuple(rows), note=note)
 
 
 def origin_words(said: Numbers) -> str:

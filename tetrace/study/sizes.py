@@ -103,8 +103,8 @@ def _crossings(swept: Swept, only: str = "") -> list[str]:
 
 
 def pays_words(material: Material, swept: Sequence[Swept]) -> tuple[str, ...]:
-    """From which size on lines become faster than their baseline, of all sweeps of steps in a sentence for each; then those
-    that never cross. None where nothing becomes faster."""
+    """From which size on lines become faster than their baseline, of all sweeps of steps in a sentence for each; then lines
+    that never cross or become slower. None where nothing becomes faster."""
     timed = [one for one in swept if one.sweep.figure == "total_ms" and one.lines]
     found: dict[str, list[tuple[Swept, Crossing]]] = {}
     for one in timed:
@@ -118,8 +118,10 @@ def pays_words(material: Material, swept: Sequence[Swept]) -> tuple[str, ...]:
         f"{words}{_at_tokens(material, members)} ({'; '.join(map(_place_words, members))})"
         for words, members in found.items()
     ]
-    stay = [one for one in timed if not one.crossings]
-    return (*said, *(words.removesuffix(".") for one in stay for words in crossing_words(one)))
+    for one in timed:
+        told = {_crossing_sentence(one, crossing) for crossing in one.crossings if crossing.becomes == FASTER}
+        said += [f"{one.name}: {words.removesuffix('.')}" for words in _crossings(one) if words not in told]
+    return tuple(said)
 
 
 def _place_words(one: tuple[Swept, Crossing]) -> str:
@@ -136,13 +138,9 @@ def _at_tokens(material: Material, members: Sequence[tuple[Swept, Crossing]]) ->
         each = {one.tokens / x for x, one in points if one is not None and one.tokens and x}
         if len(each) != 1:
             return ""
-        found.append(f"{float(f'{crossing.at * each.pop():.3g}'):,.0f}")
-    ends = dict.fromkeys((min(found, key=_number), max(found, key=_number)))
+        found.append(float(f"{crossing.at * each.pop():.3g}"))
+    ends = dict.fromkeys(f"{end:,.0f}" for end in (min(found), max(found)))
     return f" at about {' to '.join(ends)} tokens a step"
-
-
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 def _crossing_sentence(swept: Swept, one: Crossing) -> str:
@@ -168,8 +166,8 @@ def _side_sentence(swept: Swept, line: Line) -> str:
     if not words:
         same = ", wider by what identical configurations differ by" if any(point.is_widened for point in known) else ""
         return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell{same}."
-    doubt = ", or as fast," if any(point.verdict in (SAME, UNDECIDED) for point in known) else ""
-    said = f"{line.name} is {words.pop()}{doubt} than {swept.sweep.baseline} at {places}"
+    doubt = ", or as fast as it," if any(point.verdict in (SAME, UNDECIDED) for point in known) else ""
+    said = f"{line.name} is {words.pop()} than {swept.sweep.baseline}{doubt} at {places}"
     return f"{said}{_range_words(known, bool(doubt)) if swept.is_recorded else ''}."
 
 
