@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests.study import made
-from tetrace.study import resolve
+from tetrace.study import resolve, why
 from tetrace.study.figures import value
 from tetrace.study.material import Material
 from tetrace.study.measured import measured_section
@@ -86,18 +88,19 @@ def test_stored_peaks_are_of_the_start_that_was_timed(name):
 
 
 @pytest.mark.parametrize(
-    ("ended", "later", "elsewhere"),
+    ("ended", "later", "elsewhere", "hours"),
     [
-        ("2026-11-21T08:40:00+00:00", {}, True),  # before the start that rounds were timed in
-        ("2026-11-21T10:30:00+00:00", {}, False),
-        ("2026-11-22T09:59:00+00:00", {}, True),  # in a later start, which others were timed in
+        ("2026-11-21T08:40:00+00:00", {}, True, 0),  # before the start that rounds were timed in
+        ("2026-11-21T10:20:00+00:00", {}, False, 0),
+        ("2026-11-21T15:20:00+00:00", {}, False, 5),
+        ("2026-11-22T09:59:00+00:00", {}, True, 0),  # in a later start, which others were timed in
         # The host of the others was up for a day when they were timed.
-        ("2026-11-21T09:59:30+00:00", {"began_ns": 24 * made.ONE_HOUR_NS}, False),
-        (None, {}, False),  # not known
+        ("2026-11-21T09:59:30+00:00", {"began_ns": 24 * made.ONE_HOUR_NS}, False, 0),
+        (None, {}, False, 0),  # not known
     ],
 )
 def test_a_recording_of_another_start_is_told(
-    tmp_path: Path, ended: str | None, later: dict[str, object], elsewhere: bool
+    tmp_path: Path, ended: str | None, later: dict[str, object], elsewhere: bool, hours: int
 ) -> None:
     study = made.study(tmp_path / "study", 'device = "cuda"\n' + TOML)
     recording = tmp_path / "recorded.tetrace"
@@ -112,14 +115,35 @@ def test_a_recording_of_another_start_is_told(
     assert material.recorded_elsewhere("0") == (moment if elsewhere else None)
     assert material.recorded_elsewhere("1") is None
     assert ("another start (2026-11-2" in str(recorded_section(material).grids)) is elsewhere
+    assert material.recorded_hours_later("0") == hours
 
 
-def test_two_recordings_of_a_study_that_tetrace_brings_are_of_another_start() -> None:
+@pytest.mark.parametrize(
+    ("elsewhere", "later", "said"),
+    [
+        ((), (), []),
+        (("a",), ("b",), [
+            "a was recorded in another start of the machine than it was timed in.", "b was recorded 3 h after it was timed.",
+        ]),
+        ((), ("a", "b"), ["Both were recorded 3 h after they were timed."]),
+        (("a", "b"), (), ["Both were recorded in another start of the machine than they were timed in."]),
+    ],
+)  # fmt: skip
+def test_what_an_explanation_says_of_it(elsewhere: tuple[str, ...], later: tuple[str, ...], said: list[str]) -> None:
+    material = SimpleNamespace(
+        recorded_elsewhere=lambda name: moment_of(LATER["at"]) if name in elsewhere else None,
+        recorded_hours_later=lambda name: 3 if name in later else 0,
+    )
+    assert list(why._elsewhere_words(cast("Any", material), cast("Any", SimpleNamespace(names=("a", "b"))))) == said
+
+
+def test_two_recordings_of_a_study_that_tetrace_brings_were_made_later() -> None:
+    """The study was stopped before them, and went on in another start, of which nothing timed is known."""
     place = resolve.find("hybrid")
     material = Material(STORED / "hybrid" / "results" / "h200", read_study(place.folder))
-    others = [one.name for one in material.recorded() if material.recorded_elsewhere(one.name)]
-    assert others == ["avoid:hybrid_current", "avoid:torch"]
+    hours = {one.name: found for one in material.recorded() if (found := material.recorded_hours_later(one.name))}
+    assert hours == {"avoid:hybrid_current": 7, "avoid:torch": 7}
     explained = material.explanation("avoid:torch", "delayed-hybrid_compiled")
     assert not isinstance(explained, str)
-    said = "avoid:torch was recorded in another start of the machine than it was timed in."
-    assert said in how_it_adds_up(material, explained)
+    assert "avoid:torch was recorded 7 h after it was timed." in how_it_adds_up(material, explained)
+    assert str(recorded_section(material).grids).count("7 h later") == 2

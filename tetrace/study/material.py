@@ -302,15 +302,25 @@ class Material:
     def recorded_elsewhere(self, name: str) -> datetime | None:
         """When a configuration was recorded, where that was for certain in another start of the machine than its rounds were
         timed in; else None."""
-        found, trace = self.configuration(name), self.trace(name)
-        own = starts_of(found.rounds) if found is not None else []
-        if isinstance(trace, str) or not own:
-            return None
-        ended_ns = (trace.metadata.facts.get("ended") or {}).get("ended_ns")
-        if not ended_ns:
-            return None
-        ended = datetime.fromtimestamp(ended_ns / 1e9, timezone.utc)
-        return ended if is_outside(ended, own, self._starts) else None
+        ended, own = self._recorded_at(name), self._own_starts(name)
+        return ended if ended and own and is_outside(ended, own, self._starts) else None
+
+    def recorded_hours_later(self, name: str) -> int:
+        """Hours from the last round of a configuration until it was recorded; 0 where the start tells more or nothing is
+        known. It may have been another start then, or somebody else's work beside it."""
+        ended, own = self._recorded_at(name), self._own_starts(name)
+        if ended is None or not own or self.recorded_elsewhere(name) is not None:
+            return 0
+        return max(0, round((ended - own[-1].last).total_seconds() / 3600))
+
+    def _recorded_at(self, name: str) -> datetime | None:
+        trace = self.trace(name)
+        ended_ns = None if isinstance(trace, str) else (trace.metadata.facts.get("ended") or {}).get("ended_ns")
+        return datetime.fromtimestamp(ended_ns / 1e9, timezone.utc) if ended_ns else None
+
+    def _own_starts(self, name: str) -> list[Start]:
+        found = self.configuration(name)
+        return starts_of(found.rounds) if found is not None else []
 
     @cached_property
     def _starts(self) -> list[Start]:

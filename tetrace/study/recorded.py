@@ -49,6 +49,8 @@ def recorded_section(material: Material) -> Section:
             "another start: recorded at that time (UTC), in another start of the machine than its rounds were timed in, whose "
             "host may have been faster or slower."
         )
+    if any(material.recorded_hours_later(one.name) for one in members):
+        notes.append("h later: so long after its rounds were timed, perhaps in another start of the machine.")
     grids = [Grid("Recordings: an average steady step", shown, lines, note=" ".join(notes))]
     if refusals:
         by_reason: dict[tuple[str, str], list[str]] = {}
@@ -103,6 +105,8 @@ def _start_words(material: Material, name: str) -> Iterator[str]:
     elsewhere = material.recorded_elsewhere(name)
     if elsewhere is not None:
         yield f"another start ({elsewhere:%Y-%m-%d %H:%M})"
+    if hours := material.recorded_hours_later(name):
+        yield f"{hours} h later"
 
 
 def refused_backends(run: Any) -> Iterator[tuple[str, str]]:

@@ -173,12 +173,17 @@ def _not_shown_words(found: Explanation) -> Iterator[str]:
 
 
 def _elsewhere_words(material: Material, found: Explanation) -> Iterator[str]:
-    """Whose recording is of another start of the machine than its timed steps."""
+    """Whose recording is of another start of the machine than its timed steps, or made much later."""
     others = [name for name in found.names if material.recorded_elsewhere(name) is not None]
     if len(others) == 1:
         yield f"{others[0]} was recorded in another start of the machine than it was timed in."
     elif others:
         yield "Both were recorded in another start of the machine than they were timed in."
+    later = {name: hours for name in found.names if (hours := material.recorded_hours_later(name))}
+    if len(later) == 2 and len(set(later.values())) == 1:
+        yield f"Both were recorded {max(later.values())} h after they were timed."
+    else:
+        yield from (f"{name} was recorded {hours} h after it was timed." for name, hours in later.items())
 
 
 def _factor_words(found: Explanation) -> Iterator[str]:
