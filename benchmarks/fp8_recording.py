@@ -119,6 +119,8 @@ def run(worker: str, size: str, blocks: int, steps: int, seconds: float | None =
 
 def watched(size: str, blocks: Iterable[int], steps: int) -> dict:
     """Blocks in turn, each way after a plain one; `SETTLING` steps after each change are not counted."""
+    import torch  # noqa: F401 - the observer is linked to its libraries
+
     import tetrace
     from tetrace.instrument import observer
 

@@ -128,6 +128,7 @@ def test_what_is_not_known_has_all_its_possibilities(run: list[str]) -> None:
     assert why.startswith(
         "no Python process was instrumented: none imported torch, which may be missing there, or it ran"
     )
+    assert uninstrumented.why(WELL, run, waits=True) == f"{why}; --steps all records the GPU of a program without torch"
 
 
 def test_a_python_without_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

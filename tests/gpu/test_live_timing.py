@@ -262,6 +262,21 @@ def test_losses_and_weights_are_those_of_the_plain_run(mode: str, tmp_path: Path
     assert tetrace.load(tmp_path / "run.tetrace").rows("module_times") > 0
 
 
+@pytest.mark.parametrize("threads", [1, 16])
+def test_compute_sanitizer_finds_nothing(threads: int) -> None:
+    sanitizer = shutil.which("compute-sanitizer", path="/usr/local/cuda/bin") or shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("compute-sanitizer is not installed")
+    script = [sys.executable, str(HERE / "timed_threads.py"), str(threads)]
+    command = [sanitizer, "--tool", "memcheck", "--error-exitcode", "9", *script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    if "Device not supported" in done.stdout:
+        pytest.skip("compute-sanitizer does not support this device")
+    assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-2000:])
+    printed = [line for line in done.stdout.splitlines() if not line.startswith("=========")]
+    assert int(printed[-1]) >= 30 * threads, done.stdout[-3000:]
+
+
 def test_what_a_killed_run_had_measured_is_there(tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(

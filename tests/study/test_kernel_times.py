@@ -44,7 +44,7 @@ def test_the_figure_is_what_the_table_of_attention_adds_up_to(attention: Materia
 
 
 def test_a_ratio_has_the_noise_of_a_difference_and_of_the_clock(attention: Material) -> None:
-    names = ("length:2048-flash", "length:2048-fused")
+    names = ("length:512-flash", "length:512-fused")
     found = kernel_ratio(attention, FIGURE, *names)
     runs = [attention.run(name) for name in names]
     of, against = (BY_NAME[FIGURE].value(run) for run in runs)
@@ -52,8 +52,8 @@ def test_a_ratio_has_the_noise_of_a_difference_and_of_the_clock(attention: Mater
     assert found.value == pytest.approx(against / of)
     half = noise.noise(*(BY_NAME[FIGURE].series(run) for run in runs)).difference[0]
     clock = clock_ratio(*(run.breakdown for run in runs))
-    # The products are the same, and took 3.6% longer in the recording of FlashAttention.
-    assert clock == pytest.approx(0.965, abs=0.001)
+    # The products are the same, and took 3.3% longer in the recording of FlashAttention.
+    assert clock == pytest.approx(0.968, abs=0.001)
     assert found.low == pytest.approx((against - half) / of * clock)
     assert found.high == pytest.approx((against + half) / of / clock)
     back = kernel_ratio(attention, FIGURE, *names[::-1])
@@ -75,7 +75,7 @@ def test_what_cannot_be_told(attention: Material, monkeypatch: pytest.MonkeyPatc
     assert kernel_ratio(bare, FIGURE, "a", "b") is None
     monkeypatch.setattr(noise, "FEWEST_STEPS", 100)
     found = kernel_ratio(attention, FIGURE, "te-flash", "te-fused")
-    assert (found.low, found.high, found.rounds) == (None, None, 9)
+    assert (found.low, found.high, found.rounds) == (None, None, 15)
 
 
 def test_the_sweep_of_attention_says_which_kernels_are_faster(attention: Material) -> None:
@@ -85,8 +85,8 @@ def test_the_sweep_of_attention_says_which_kernels_are_faster(attention: Materia
     said = [line.removeprefix(f"{kernels.name}: ") for line in section.said if line.startswith(kernels.name)]
     number = r"\d\.\d{3}× \(\d\.\d{3} to \d\.\d{3}\)"
     assert re.fullmatch(
-        rf"flash is faster than fused at every measured seq \(256 to 8,192\), {number} at 256 to {number} at 4,096: they do not "
-        r"cross there\.",
+        rf"flash is faster than fused, or as fast as it, at every measured seq \(256 to 8,192\), {number} at 256 to {number} at "
+        r"4,096: no crossing is told there\.",
         said[0],
     )
     assert re.fullmatch(
@@ -127,7 +127,10 @@ def test_a_claim_on_a_step_says_what_is_so_of_its_kernels(attention: Material) -
     for one in judged:
         assert one.verdict == "cannot be told", "the verdict is on the step"
         assert one.value.words() in one.here
-        said = "it holds: 1\\.3" if "unfused" in one.claim.against else "it does not hold here: 0\\.9"
+        said = {
+            "te-flash": "it does not hold here: 0\\.9",
+            "te_fp8-flash": "it cannot be told: 0\\.9",  # 0.939 (0.877 to 1.003): both ran at another clock
+        }.get(one.claim.against, "it holds: 1\\.3")
         assert re.search(rf"; of attention kernels alone, as recorded, {said}\d\d× \(", one.why)
     bare = Report(Material(attention.folder, attention.study, recordings=False))
     whys = [one.why for one in bare.judged if one.claim.beside]

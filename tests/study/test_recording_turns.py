@@ -32,6 +32,7 @@ class Recorded:
 
     alive: ClassVar[list[str]] = []
     together: ClassVar[list[list[str]]] = []
+    asked: ClassVar[list[tuple[str, str, int]]] = []
     crowded: tuple[str, ...] = ()
 
     def __init__(self, name: str, output: Path) -> None:
@@ -41,6 +42,7 @@ class Recorded:
         self.alive.append(name)
 
     def ask(self, request: dict[str, Any]) -> None:
+        self.asked.append((self.name, request["do"], request.get("steps", 0)))
         if request["do"] == "record_first":
             if self.name in self.crowded and len(self.alive) > 1:
                 self.failure = Failure(Error("first step", "OutOfMemoryError", "no"), out_of_memory=True)
@@ -79,7 +81,7 @@ def recorded(
         return Recorded(planned.name, run.ledger.folder / planned.file_name)
 
     Recorded.alive.clear()
-    Recorded.together = []
+    Recorded.together, Recorded.asked = [], []
     Recorded.crowded = crowded
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(process, "attend", lambda *_arguments: None)
@@ -105,6 +107,18 @@ def test_as_many_are_alive_as_the_gpu_has_room_for(tmp_path: Path, monkeypatch: 
     assert max(map(len, together)) == 1, "one at least"
     _, together = recorded(tmp_path / "c", monkeypatch, gib=200)
     assert max(map(len, together)) == 4, "nothing is known of the GPU"
+
+
+def test_all_warm_up_before_any_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before rounds. The last two steps of each warm-up are of the turn that is recorded, which are its lead-in."""
+    run, _ = recorded(tmp_path, monkeypatch)
+    assert (run.measure.warmup, run.study.recording.steps) == (10, 10)
+    assert Recorded.asked == [
+        *((name, "record_first", 0) for name in ALL),
+        *((name, "record_warm_up", 8) for name in ALL),
+        *((name, "record", 2 + 10 + 2) for name in ALL),
+    ]
+    assert recordings.options(run)[2:4] == ("--steps", "11:21")
 
 
 def test_all_that_run_out_of_memory_together_are_recorded_alone(

@@ -167,7 +167,8 @@ class Session:
         instrumented = any(working.glob("process-*/process.json"))
         try:
             problem, notices = self._collect(run)
-            missing = "" if instrumented else uninstrumented.why(run.ended, self.command.run)
+            waits = run.collector.records_gpu and not self.options.window.whole_run
+            missing = "" if instrumented else uninstrumented.why(run.ended, self.command.run, waits)
             self._end(run, notices, missing)
             if missing and (problem or not run.collector.records_gpu):
                 raise InputError(_left(working, _nothing(run.ended, problem, missing)))

@@ -14,6 +14,7 @@ _POSSIBLE = (
     f"{_NONE}: none imported torch, which may be missing there, or it ran as python -I, -E or -S, with a PYTHONPATH of "
     "its own, or as another Python than tetrace is built for"
 )
+_WITHOUT_TORCH = "--steps all records the GPU of a program without torch"
 # What ran may hide its imports, hence no more than what could be seen.
 _FAILED_EARLY = "the script failed ({}) before it imported torch, as far as could be seen"
 # Options of Python whose value may be the next word.
@@ -21,11 +22,14 @@ _WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 _WITHOUT_SITE = set("IES")
 
 
-def why(ended: Ended, run: Sequence[str]) -> str:
-    """Why no process of the command `run` left anything of its own."""
+def why(ended: Ended, run: Sequence[str], waits: bool = False) -> str:
+    """Why no process of the command `run` left anything of its own. `waits`: its GPU would be recorded, from a step on that
+    only an instrumented process comes to."""
     known = _known(run)
     if ended.finished:
-        return f"{_NONE}: {known}" if known else _POSSIBLE
+        if known:
+            return f"{_NONE}: {known}"
+        return f"{_POSSIBLE}; {_WITHOUT_TORCH}" if waits else _POSSIBLE
     return _FAILED_EARLY.format(ended.how) + (f"; {known}" if known else "")
 
 

@@ -1,4 +1,5 @@
-"""A short recording of each configuration, by `tetrace record`: built side by side, one after the other on the GPU.
+"""A short recording of each configuration, by `tetrace record`: built side by side, one after the other on the GPU, as in a
+round.
 
 All of those save together, once the last one has run: what saves would disturb the host of the next one.
 """
@@ -8,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tetrace.study import first_steps, process
 from tetrace.study.process import Process
-from tetrace.study.progress import BUILD, RECORDING, SAVING
+from tetrace.study.progress import BUILD, FIRST_STEP, RECORDING, SAVING, WARM_UP
+from tetrace.study.worker import LEAD_IN
 
 if TYPE_CHECKING:
     from tetrace.study.runner import Run
@@ -71,6 +73,24 @@ def _first(run: Run) -> int:
     return 1 + run.measure.warmup
 
 
+def _lead_in(run: Run) -> int:
+    """How many steps of the warm-up are in the turn that is recorded, as many as come before those of a round."""
+    return min(LEAD_IN, run.measure.warmup)
+
+
+def _warm_up(run: Run, alive: Mapping[str, Process], one_at_a_time: bool) -> None:
+    """All before any is recorded, so that one is recorded in the rhythm of rounds: a GPU at its power cap runs as fast in
+    steps after a pause, and slower in those that follow on many others."""
+    steps = run.measure.warmup - _lead_in(run)
+    for name, each in alive.items():
+        if one_at_a_time:
+            run.plan.running[name] = FIRST_STEP
+            _turn(run, [each], {"do": "record_first"})
+        run.plan.running[name] = WARM_UP
+        _turn(run, [each], {"do": "record_warm_up", "steps": steps, "cpus": run.place.settle()})
+        del run.plan.running[name]
+
+
 def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
     """Record these side by side; returns those that ran out of memory while others were alive."""
     alive: dict[str, Process] = {}
@@ -85,14 +105,13 @@ def _record(run: Run, chunk: Sequence[Planned], room: Path) -> list[Planned]:
         one_at_a_time = first_steps.are_alone(run.study, run.measure)
         if not one_at_a_time:
             _turn(run, alive.values(), {"do": "record_first"})
-        run.plan.took(RECORDING, time.monotonic() - began)
         run.plan.running.clear()
+        _warm_up(run, alive, one_at_a_time)
+        run.plan.took(RECORDING, time.monotonic() - began)
         for planned in chunk:
             each = alive[planned.name]
             with run.plan.working(RECORDING, planned.name):
-                if one_at_a_time:
-                    _turn(run, [each], {"do": "record_first"})
-                steps = run.measure.warmup + run.study.recording.steps + _MORE_STEPS
+                steps = _lead_in(run) + run.study.recording.steps + _MORE_STEPS
                 _turn(run, [each], {"do": "record", "steps": steps, "cpus": run.place.settle()})
             if each.failure is None:
                 recorded.append((planned, each))

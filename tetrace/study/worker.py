@@ -194,18 +194,29 @@ class Worker:
         self._synchronize()
         return {}
 
+    def _record_warm_up(self, steps: int, cpus: list[int]) -> dict[str, Any]:
+        """Steps that are not recorded, under `tetrace record`. Until its next turn comes it is the last one of them."""
+        self._enter("warm-up")
+        with processors.kept_on(cpus):
+            self._run_unmeasured(steps)
+        return {}
+
     def _record(self, steps: int, cpus: list[int]) -> dict[str, Any]:
-        """The steps after the first one for `tetrace record`, without our events on the stream."""
+        """The steps after the warm-up for `tetrace record`."""
         self._enter("recording")
         # What follows is the recorder's: it must not disturb the next one.
         with processors.kept_on(cpus):
-            for _ in range(steps):
-                tetrace.step()
-                # The loss is not kept: a copy of it would be a kernel more than in a round.
-                self._workload.step(_no_mark)
-            self._synchronize()
+            self._run_unmeasured(steps)
             tetrace.step()
         return {}
+
+    def _run_unmeasured(self, steps: int) -> None:
+        """Steps for `tetrace record`, without our events on the stream."""
+        for _ in range(steps):
+            tetrace.step()
+            # The loss is not kept: a copy of it would be a kernel more than in a round.
+            self._workload.step(_no_mark)
+        self._synchronize()
 
     def _run(self, steps: int, mark: Mark) -> None:
         for _ in range(steps):
