@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tetrace.study import first_steps, process
+from tetrace.study import first_steps, off_rounds, process
 from tetrace.study.process import Process
 from tetrace.study.progress import BUILD, FIRST_STEP, RECORDING, SAVING, WARM_UP
 from tetrace.study.worker import LEAD_IN
@@ -30,7 +30,15 @@ _MORE_BYTES = 2 << 30
 
 
 def record_all(run: Run, waiting: Sequence[Planned], room: Path) -> None:
-    """Record all of `waiting`. One that fails has its error in the results, and the others go on."""
+    """Record all of `waiting`, once more those in which the GPU ran at another clock than in their rounds. One that fails
+    has its error in the results, and the others go on."""
+    _record_each(run, waiting, room)
+    with off_rounds.to_record_again(run, waiting) as again:
+        run.plan.expect(RECORDING, len(again))
+        _record_each(run, again, room)
+
+
+def _record_each(run: Run, waiting: Sequence[Planned], room: Path) -> None:
     left = list(waiting)
     while left:
         chunk = left[: _fitting(run, left)]
@@ -79,8 +87,8 @@ def _lead_in(run: Run) -> int:
 
 
 def _warm_up(run: Run, alive: Mapping[str, Process], one_at_a_time: bool) -> None:
-    """All before any is recorded, so that one is recorded in the rhythm of rounds: a GPU at its power cap runs as fast in
-    steps after a pause, and slower in those that follow on many others."""
+    """All before any is recorded, so that recordings have the rhythm of rounds: a GPU at its power cap is faster in the steps
+    after a pause than in those that follow on many others. What is off its rounds all the same is in `off_rounds.py`."""
     steps = run.measure.warmup - _lead_in(run)
     for name, each in alive.items():
         if one_at_a_time:

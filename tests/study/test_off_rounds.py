@@ -1,0 +1,94 @@
+"""Recordings that are off their rounds are made once more; the closer one is kept. The recordings are real, of an H200."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tetrace.study import off_rounds, spec
+from tetrace.study.material import Material
+
+PROFILES = Path(__file__).resolve().parents[2] / "profiles"
+STUDY = spec.read(PROFILES / "attention")
+STORED = PROFILES / "attention" / "results" / "h200"
+# The GPU was slowed while the first was recorded; the second is the same configuration under another name.
+SLOWED, CLOSER = "te-fused", "te-auto"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    """A run of which `SLOWED` was recorded. `said`: what was told; `changed`: what the ledger was told."""
+    for name in ("study.json", "steps.csv"):
+        shutil.copy(STORED / name, tmp_path)
+    record(tmp_path, SLOWED)
+    said, changed = list[str](), list[dict[str, Any]]()
+    ledger = SimpleNamespace(
+        folder=tmp_path, change=lambda name, **fields: changed.append({"name": name, **fields}), save=lambda: None
+    )
+    watcher = SimpleNamespace(say=said.append)
+    return SimpleNamespace(ledger=ledger, study=STUDY, watcher=watcher, said=said, changed=changed)
+
+
+def record(folder: Path, name: str) -> None:
+    """The recording of `SLOWED` becomes that of `name`."""
+    shutil.copytree(STORED / f"{name.replace(':', '.')}.tetrace", folder / f"{SLOWED}.tetrace")
+
+
+def planned(name: str) -> Any:
+    return next(one for one in STUDY.configurations if one.name == name)
+
+
+def steps_ms(run: Any) -> float:
+    totals = Material(run.ledger.folder, STUDY).breakdown(SLOWED).totals
+    return totals.wall_ns / totals.steps / 1e6
+
+
+def test_how_far_recorded_steps_are_off() -> None:
+    material = Material(STORED, STUDY)
+    for name, ratio in ((SLOWED, 1.108), (CLOSER, 1.046), ("te_fp8-flash", 0.957)):
+        assert 1 + off_rounds.off_by(material, name) == pytest.approx(ratio, abs=0.001)
+
+
+def test_a_step_that_waits_for_the_host_tells_nothing() -> None:
+    fusion = spec.read(PROFILES / "fusion")
+    assert off_rounds.off_by(Material(PROFILES / "fusion" / "results" / "h200", fusion), "fused-none") is None
+
+
+def test_what_is_near_is_left_alone(run: Any) -> None:
+    with off_rounds.to_record_again(run, [planned("te_fp8-flash"), planned("vanilla-by_hand")]) as again:
+        assert again == [], "these were not recorded here"
+    assert run.said == []
+
+
+def test_the_closer_one_is_kept(run: Any) -> None:
+    with off_rounds.to_record_again(run, [planned(SLOWED)]) as again:
+        assert again == [planned(SLOWED)]
+        assert not (run.ledger.folder / f"{SLOWED}.tetrace").exists()
+        record(run.ledger.folder, CLOSER)
+    assert run.said == ["te-fused: its recorded steps take 1.108 times those of its rounds"]
+    assert steps_ms(run) == pytest.approx(17.67, abs=0.02)
+    assert run.changed == []
+    assert [path.name for path in run.ledger.folder.glob("*.tetrace*")] == [f"{SLOWED}.tetrace"]
+
+
+@pytest.mark.parametrize("other", ["", "length:8192-unfused"])
+def test_it_is_put_back_where_no_closer_one_was_made(run: Any, other: str) -> None:
+    """None was made, as after a failure or Ctrl-C; or one that is farther off."""
+    before = steps_ms(run)
+    with off_rounds.to_record_again(run, [planned(SLOWED)]):
+        if other:
+            record(run.ledger.folder, other)
+    assert steps_ms(run) == before
+    assert run.changed == [{"name": SLOWED, "recording": f"{SLOWED}.tetrace", "recording_error": None}]
+    assert [path.name for path in run.ledger.folder.glob("*.tetrace*")] == [f"{SLOWED}.tetrace"]
+
+
+def test_it_is_put_back_after_an_interrupt(run: Any) -> None:
+    before = steps_ms(run)
+    with pytest.raises(KeyboardInterrupt), off_rounds.to_record_again(run, [planned(SLOWED)]):
+        raise KeyboardInterrupt
+    assert steps_ms(run) == before
