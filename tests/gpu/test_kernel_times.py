@@ -21,7 +21,7 @@ def unchanged(_name: str, ns: float) -> float:
 
 
 def recorded(rng: np.random.Generator, change: Change) -> dict[str, list[list[int]]]:
-    """A recording: another clock, kernels that differ by half a percent from process to process, and by 2% from launch to launch."""
+    """A recording: another clock, half a percent between processes of each kernel, and 2% between launches."""
     clock, made = np.exp(rng.normal(0, 0.015)), {}
     for name, (ns, count) in (GEMMS | SMALL).items():
         own = change(name, ns) * clock * np.exp(rng.normal(0, 0.005))
