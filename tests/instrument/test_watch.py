@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -198,8 +199,6 @@ class TestWatch:
         assert not len(watch.table())
 
     def test_a_backward_that_is_only_traced_is_none(self, monkeypatch, capfd):
-        # As in torch 2.11, where the flag is not set while AOTAutograd traces.
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
         net, entered = nn.Linear(4, 4), []
         loss = torch.compile(lambda x: nn.functional.gelu(x).sum(), backend="aot_eager")
 
@@ -210,12 +209,16 @@ class TestWatch:
 
             return run
 
-        with tetrace.watch(net) as watch:
-            restore = engine.patch(counted)
+        with ExitStack() as ended:
+            # As in torch 2.11, where the flag is not set while AOTAutograd traces. Only tetrace, which takes it when it
+            # patches, may get this one: Dynamo lists torch's functions once for the process, and would keep it.
+            with monkeypatch.context() as older:
+                older.setattr(torch.compiler, "is_compiling", lambda: False)
+                watch = ended.enter_context(tetrace.watch(net))
+                ended.callback(engine.patch(counted))
             for _ in range(3):
                 loss(net(torch.randn(3, 4))).backward()
                 tetrace.step()
-            restore()
         assert len(entered) == 3
         rows = watch.table()
         assert rows[rows["role"] == "loss"]["step"].tolist() == [0, 1, 2]
