@@ -159,7 +159,7 @@ class Made:
             ("amax", "smallest", "mean", "mean_square", "squared_error", "scale", "scale_min", "scale_max"), np.nan
         )
         row = {"phase": "forward", "operation": "forward", "source": "check", "format": "", "scaling": ""}
-        more = {"dtype": "bfloat16", "shape": "8x8", "elements": elements, "nans": nans, "infs": infs}
+        more = {"dtype": "bfloat16", "shape": "", "elements": elements, "nans": nans, "infs": infs}
         self.tensors.append({**described, **row, **more, **unknown, **number, **columns})
         return self
 

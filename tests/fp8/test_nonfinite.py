@@ -365,6 +365,38 @@ class TestALinear:
         assert [before for before, _ in found.parameters] == [None]
         assert advice(found).endswith("look for what is not finite, or huge, in its b.weight")
 
+    @pytest.mark.parametrize(
+        ("read", "says"), [(18550.0, "fp16 ends at 65,504: train"), (2.0, "too small to overflow")]
+    )
+    def test_an_infinity_in_fp16(self, read: float, says: str) -> None:
+        """It is an overflow where products can reach 65,504; else something wrote to an operand."""
+        run = self.plain(read=read)
+        for row in run.tensors:
+            row["dtype"] = "float16"
+        assert says in advice(self.found(run))
+
+    @pytest.mark.parametrize(
+        ("read", "says"),
+        [
+            (
+                1e6,
+                "; its number type was not recorded: if it is fp16, what was seen of its operands, b.weight.parameter (amax "
+                "0.2) and a.output (amax 1e+06), can go beyond 65,504; if not: b.weight was written to since step 0, or",
+            ),
+            (
+                2.0,
+                "b.weight.parameter (amax 0.2) and a.output (amax 2), cannot even reach 65,504, where fp16 ends: b.weight",
+            ),
+        ],
+    )
+    def test_older_recordings_do_not_name_number_types(self, read: float, says: str) -> None:
+        run = self.plain(read=read)
+        for row in run.tensors:
+            row["dtype"] = ""
+        said = advice(self.found(run))
+        assert says in said
+        assert "too small to overflow" not in said
+
     def test_a_large_operand_is_named(self) -> None:
         assert "the largest that it read is b.weight.parameter (amax 1e+30)" in advice(
             self.found(self.plain(weight=1e30, read=1e10))
@@ -490,6 +522,22 @@ class TestANorm:
             "LayerNorm divides by the root of a variance, and squares of what was seen before it (a.output, amax 2.7) cannot "
             "overflow: n.weight was written to since step 0, or its input is another tensor than a.output"
         )
+
+    @pytest.mark.parametrize(
+        ("amax", "says"),
+        [
+            (
+                1e3,
+                "if it is fp16, squares of what was seen before it, a.output (amax 1e+03), can go beyond 65,504; if not: n.",
+            ),
+            (
+                2.7,
+                "a.output (amax 2.7), cannot even reach 65,504, where fp16 ends: n.weight was written to since step 0",
+            ),
+        ],
+    )
+    def test_of_an_unknown_number_type(self, amax: float, says: str) -> None:
+        assert says in self.advice(amax, dtype="")
 
     def test_of_something_huge(self) -> None:
         says = "squares of what it read can overflow: a.output (amax 1e+20): look at how it grew"

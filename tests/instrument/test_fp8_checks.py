@@ -28,7 +28,7 @@ class Checked:
         monkeypatch.setattr(fp8_checks, "_C", watched)
         self.checks = fp8_checks.Checks(lambda module: module != "unwanted", lambda function: function)
 
-    def _site(self, role, module, _phase, operation):
+    def _site(self, role, module, _phase, operation, _dtype):
         self.sites.append((role, f"{module}.{operation}"))
         return len(self.sites) - 1
 

@@ -16,6 +16,8 @@ from tests.instrument.runs import record
 from tests.instrument.test_transformer_engine import train
 from tetrace.fp8 import reference
 from tetrace.fp8.formats import E4M3, E5M2
+from tetrace.fp8.nonfinite import find_nonfinite
+from tetrace.fp8.nonfinite_advice import advice
 from tetrace.instrument import fp8_inspection
 
 
@@ -123,6 +125,66 @@ def test_what_is_checked_besides(tmp_path):
     assert rows["scale"].isna().all()
     assert not trace.has("fp8_histograms")
     assert not trace.has("fp8_scales")
+
+
+class TwoLinears(nn.Module):
+    """Plain torch, with nothing of FP8."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+
+def test_an_overflow_of_fp16_is_told_as_one(tmp_path):
+    """Number types of all that is checked are in a recording: of outputs, the loss, gradients and parameters."""
+
+    def body():
+        torch.manual_seed(0)
+        net = TwoLinears().half()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+        for step in range(3):
+            with torch.no_grad():
+                net.b.weight.mul_(100 if step == 2 else 1)
+            loss = net(torch.randn(8, 64).half() * (1000 if step == 2 else 1)).float().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    trace = recorded(tmp_path, body)
+    rows = frame(trace)
+    assert set(tuples(rows, "role", "dtype")) == {
+        ("output", "float16"),
+        ("loss", "float32"),
+        ("gradient", "float16"),
+        ("parameter", "float16"),
+    }
+    (origin,) = find_nonfinite(trace).origins
+    assert (origin.tensor.name, origin.dtype, origin.tensor.infs > 0) == ("b.output", "float16", True)
+    assert advice(origin).startswith("fp16 ends at 65,504")
+
+
+def test_a_module_may_return_another_number_type_later(tmp_path):
+    """Of a tuple the first is looked at; the type of what is in a dictionary, or is in a type of its own, is not known."""
+
+    class Packing(nn.Linear):
+        def forward(self, x, pack):
+            return pack(super().forward(x))
+
+    def body():
+        net = Packing(4, 4)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float16):
+            net.to(dtype)(torch.ones(2, 4, dtype=dtype), lambda made: made)
+        net(torch.ones(2, 4, dtype=torch.float16), lambda made: (made, None))
+        net(torch.ones(2, 4, dtype=torch.float16), lambda made: {"made": made})
+        with torch.device("cpu"):  # a mode that torch asks about each function
+            net(torch.ones(2, 4, dtype=torch.float16), lambda made: made)
+
+    rows = frame(recorded(tmp_path, body))
+    expected = ["float32", "float16", "bfloat16", "float16", "float16", "", "float16"]
+    assert tuples(rows, "module", "role", "dtype") == [("Packing", "output", dtype) for dtype in expected]
 
 
 def test_the_first_that_is_not_finite_is_where_it_was_put(tmp_path):

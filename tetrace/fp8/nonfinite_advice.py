@@ -14,7 +14,7 @@ from tetrace.units import plural
 if TYPE_CHECKING:
     from tetrace.fp8.origins import Origin, Seen
 
-# The largest finite number of a type; fp32's for all others, as bf16 ends near it.
+# The largest finite number of a type; fp32's for all others, as bf16 ends near it. Older recordings name no type of outputs.
 _LARGEST_HALF = 65504.0
 _LARGEST = {"float16": _LARGEST_HALF, "half": _LARGEST_HALF}
 _LARGEST_SINGLE = float(np.finfo(np.float32).max)
@@ -27,8 +27,6 @@ def advice(origin: Origin) -> str:
         return _of_a_jump(origin)
     if kind == "gradient":
         return _of_gradient(origin)
-    if origin.overflowed_half:
-        return f"fp16 ends at {_LARGEST_HALF:,.0f}: train in bf16, or scale this tensor down"
     if kind == "weight" and origin.before and origin.before.role.endswith(".parameter"):
         return f"it was finite after step {origin.before.step}: look at what wrote to it since (a load, a hook, a copy in place)"
     if kind == "parameter" and origin.read:
@@ -38,6 +36,8 @@ def advice(origin: Origin) -> str:
         )
     if kind in ("weight", "parameter") or origin.tensor.phase == OPTIMIZER:
         return "look at the gradient and the learning rate of the step before; clip gradients, or skip steps that are not finite"
+    if origin.overflowed_half and _largest_product(origin) > _LARGEST_HALF:
+        return f"fp16 ends at {_LARGEST_HALF:,.0f}: train in bf16, or scale this tensor down"
     if kind == "loss":
         return "look at the logits and the labels: a log of 0, an index outside the vocabulary, a mean over no token"
     if origin.tensor.phase == BACKWARD:
@@ -48,7 +48,7 @@ def advice(origin: Origin) -> str:
         return _of_norm(origin)
     if operation == "Embedding":
         return "Embedding copies rows of its weight: look at what wrote to it"
-    if operation.endswith("Linear") or operation.startswith("Conv") or operation == "generic_gemm":
+    if _is_product(operation):
         return _of_product(origin)
     return "look at what its operation divides by or exponentiates, and at its amax in the steps before"
 
@@ -91,14 +91,22 @@ def _of_norm(origin: Origin) -> str:
     _, read = _operands(origin)
     if read is None:
         return f"{does}: look for what is not finite, or so large that its square overflows, in its input"
-    if read.amax**2 * read.tensor_elements > _LARGEST.get(origin.dtype, _LARGEST_SINGLE):
-        return (
-            f"{does}, and squares of what it read can overflow: {read.name} (amax {read.amax:.3g}): look at how it grew"
-        )
+    most, seen = read.amax**2 * read.tensor_elements, f"{read.name} (amax {read.amax:.3g})"
+    if most > _LARGEST.get(origin.dtype, _LARGEST_SINGLE):
+        return f"{does}, and squares of what it read can overflow: {seen}: look at how it grew"
     causes = _causes(origin) or "look at what else writes to its output"
+    if not origin.dtype:
+        return f"{does}{_of_no_known_type(f'squares of what was seen before it, {seen},', most)}: {causes}"
     return (
         f"{does}, and squares of what was seen before it ({read.name}, amax {read.amax:.3g}) cannot overflow: {causes}"
     )
+
+
+def _of_no_known_type(what: str, most: float) -> str:
+    """What can be said of the range of a result, at most `most`, where the recording does not name its number type."""
+    if most <= _LARGEST_HALF:
+        return f", and {what} cannot even reach {_LARGEST_HALF:,.0f}, where fp16 ends"
+    return f"; its number type was not recorded: if it is fp16, {what} can go beyond {_LARGEST_HALF:,.0f}; if not"
 
 
 def _causes(origin: Origin) -> str:
@@ -128,8 +136,7 @@ def _of_product(origin: Origin) -> str:
             return f"its parameters were finite {when}, and {given}: a batch of data, or what runs before it"
         missing = unseen or [word for word, one in (("weight", weight), ("input", read)) if not one]
         return f"{does}: look for what is not finite, or huge, in its {' and '.join(missing)}"
-    # Of a row no more products are summed than an operand has elements.
-    most = known[0].amax * known[1].amax * max(one.tensor_elements for one in known)
+    most = _most(known[0], known[1])
     if most > _LARGEST.get(origin.dtype, _LARGEST_SINGLE):
         largest = max(known, key=lambda one: one.amax)
         return f"{does}; the largest that it read is {largest.name} (amax {largest.amax:.3g}): look at how it grew"
@@ -138,7 +145,28 @@ def _of_product(origin: Origin) -> str:
         again = f"record it again with all rows: --fp8-modules '{re.escape(origin.tensor.module)}' without --fp8-rows"
         return f"{does}, and only some rows of {' and '.join(partly)} were looked at: {again}"
     why = _causes(origin) or "look at what else writes to its output"
+    if not origin.dtype:
+        seen = " and ".join(f"{one.name} (amax {one.amax:.3g})" for one in known)
+        return f"{does}{_of_no_known_type(f'what was seen of its operands, {seen},', most)}: {why}"
     return f"{does}, and what was seen of its operands is too small to overflow: {why}"
+
+
+def _is_product(operation: str) -> bool:
+    """Whether all that it does is to multiply and add."""
+    return operation.endswith("Linear") or operation.startswith("Conv") or operation == "generic_gemm"
+
+
+def _largest_product(origin: Origin) -> float:
+    """The largest magnitude that products of what was seen can add up to; infinite where that is not known."""
+    weight, read = _operands(origin)
+    if not _is_product(origin.tensor.operation) or weight is None or read is None or weight.sampled or read.sampled:
+        return math.inf
+    return _most(weight, read)
+
+
+def _most(one: Seen, other: Seen) -> float:
+    """Of a row no more products are summed than an operand has elements."""
+    return one.amax * other.amax * max(one.tensor_elements, other.tensor_elements)
 
 
 def _operands(origin: Origin) -> tuple[Seen | None, Seen | None]:

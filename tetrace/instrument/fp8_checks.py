@@ -11,10 +11,14 @@ from typing import Any
 import torch
 
 from tetrace import _C
-from tetrace.instrument import dynamo, engine, modules, ranges, steps
-from tetrace.instrument.unseen import unseen, unseen_call
+from tetrace.instrument import dynamo, engine, fp8_operands, modules, ranges, steps
+from tetrace.instrument.unseen import unseen, unseen_output
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+# Number types that rows of outputs have; None is that of a result that is not looked into. One module may return several:
+# an evaluation runs before autocast.
+_DTYPES = (None, *fp8_operands.DTYPES)
+_PLACES = {dtype: place for place, dtype in enumerate(_DTYPES)}
 
 
 class Checks:
@@ -35,7 +39,7 @@ class Checks:
 
     def install(self) -> Callable[[], None]:
         """Begins; returns the function that ends it."""
-        unwatch = modules.watch_outputs(unseen_call(_C.watch_output))
+        unwatch = modules.watch_outputs(unseen_output(_C.watch_output, _PLACES))
         unpatch = engine.patch(self._around_backward)
         steps.before_optimizer.append(self._before)
         steps.after_optimizer.insert(0, self._after)
@@ -49,12 +53,15 @@ class Checks:
         return restore
 
     @dynamo.quiet
-    def _site_of_output(self, module_site: int) -> int:
+    def _site_of_output(self, number: int) -> int:
+        """The site of the rows of what `unseen_output` numbers so; negative where it is not to be checked."""
+        module_site, place = divmod(number, len(_DTYPES))
         about = ranges.describe(module_site)
         module = str(about.get("module", ""))
         if not module or not self._wants(module):
             return -1
-        return _site("output", module, str(about.get("phase", "")), str(about.get("class", "")))
+        dtype = _name_of(_DTYPES[place])
+        return _site("output", module, str(about.get("phase", "")), str(about.get("class", "")), dtype)
 
     def _around_backward(self, plain: engine.Run) -> engine.Run:
         def run(roots: Any, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +76,7 @@ class Checks:
         if _C.watch_is_on():
             # Of a DTensor what is here.
             found = [getattr(root, "_local_tensor", root) for root in roots if isinstance(root, torch.Tensor)]
-            _C.watch_check([_site("loss", "(loss)", "forward", "backward")] * len(found), found)
+            _C.watch_check([_site("loss", "(loss)", "forward", "backward", _dtype(one)) for one in found], found)
 
     @unseen
     @dynamo.quiet
@@ -90,7 +97,7 @@ class Checks:
         if not left:
             return
         found = [(sites[place], read(parameters[place])) for place in left]
-        found = [(site, one if type(one) in _PLAIN else getattr(one, "_local_tensor", None)) for site, one in found]
+        found = [(site, _here(one)) for site, one in found]
         # Of what has no known number type csrc/watch and Inspection see nothing.
         found = [(site, one) for site, one in found if type(one) in _PLAIN and one.layout is torch.strided]
         _C.watch_check([site for site, _ in found], [one for _, one in found])
@@ -111,7 +118,8 @@ class Checks:
         if known is not None and known[0]() is parameter:
             return known[1]
         _, module, name = self._name(parameter)
-        site = _site(role, module, "optimizer", name) if self._wants(module) else -1
+        held = _here(_gradient(parameter) if role == "gradient" else parameter)
+        site = _site(role, module, "optimizer", name, _dtype(held)) if self._wants(module) else -1
         self._sites[role][id(parameter)] = weakref.ref(parameter), site
         return site
 
@@ -136,5 +144,21 @@ def _gradient(parameter: Any) -> Any:
     return parameter.grad if parameter.grad is not None else getattr(parameter, "main_grad", None)
 
 
-def _site(role: str, module: str, phase: str, operation: str) -> int:
-    return ranges.site("fp8", f"check {role}", phase=phase, module=module, role=role, call=operation, source="check")
+def _here(tensor: Any) -> Any:
+    """A plain tensor itself, of a DTensor what is here."""
+    return tensor if type(tensor) in _PLAIN else getattr(tensor, "_local_tensor", None)
+
+
+def _dtype(tensor: Any) -> str:
+    """The number type of a plain tensor; empty for all else, whose attributes may be the script's code."""
+    return _name_of(tensor.dtype) if type(tensor) in _PLAIN else ""
+
+
+def _name_of(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.") if dtype is not None else ""
+
+
+def _site(role: str, module: str, phase: str, operation: str, dtype: str) -> int:
+    return ranges.site(
+        *("fp8", f"check {role}"), phase=phase, module=module, role=role, call=operation, source="check", dtype=dtype
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -15,6 +15,7 @@ from tetrace.instrument import dynamo
 _core: Any = torch._C
 _tracing, _dispatch_modes = _core._get_tracing_state, _core._len_torch_dispatch_stack
 _function_modes = _core._len_torch_function_stack
+_PLAIN, _SEVERAL = (torch.Tensor, torch.nn.Parameter), (tuple, list)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -36,17 +37,27 @@ def unseen(function: F) -> F:
     return cast(F, dynamo.skipped(run))
 
 
-def unseen_call(function: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
-    """The same for a function that runs no operation of torch, and is called for every module: it only asks tensors what they
-    are, which a `TorchFunctionMode` and `torch.jit.trace` would notice."""
+def unseen_output(watch: Callable[[int, Any], None], places: Mapping[Any, int]) -> Callable[[int, Any], None]:
+    """A function that is called with the site and the result of every module, and calls `watch` with the result and one number
+    for both the site and the number type: `site * len(places)` and the type's place in `places`. Place 0 is for types that are
+    not there, and for what is neither a tensor nor begins with one. No operation of torch is run: tensors are only asked what
+    they are, which a `TorchFunctionMode` and `torch.jit.trace` would notice."""
+    apart = len(places)
 
-    def run(site: int, value: Any) -> None:
+    @dynamo.skipped
+    def look(site: int, result: Any) -> None:
+        first = result[0] if type(result) in _SEVERAL and result else result
+        watch(site * apart + (places.get(first.dtype, 0) if type(first) in _PLAIN else 0), result)
+
+    def run(site: int, result: Any) -> None:
         if _tracing() is not None:
             return
-        if not _function_modes():
-            function(site, value)
+        if _function_modes():
+            with _core.DisableTorchFunction():
+                look(site, result)
             return
-        with _core.DisableTorchFunction():
-            function(site, value)
+        # As in `look`: a call of one more function that Dynamo passes by takes as long as all of this.
+        first = result[0] if type(result) in _SEVERAL and result else result
+        watch(site * apart + (places.get(first.dtype, 0) if type(first) in _PLAIN else 0), result)
 
     return dynamo.skipped(run)
