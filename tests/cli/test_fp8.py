@@ -426,6 +426,20 @@ def test_a_parameter_that_was_read_before_and_after_a_forward(tmp_path: Path) ->
     assert "its a.bias.parameter: not read before this forward; 8 NaN of 8 elements when read after it" in text
 
 
+def test_nan_that_a_rank_may_have_received(tmp_path: Path) -> None:
+    made = Made().tensor(7, "a.input", [1.0]).tensor(7, "k.input", [np.nan], process=1)
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("nan", tmp_path / "run.tetrace").split())
+    assert (
+        "made before the first observation on rank 1 rank 1 may have received it from rank 0, which holds other modules: "
+        "it is the first that rank 1 reads in forward 1 tensor in all "
+        "Look at what rank 0 computes last, and what is sent from there."
+    ) in text
+    assert "the start of the recording" not in text
+    health = " ".join(said("health", tmp_path / "run.tetrace").split())
+    assert "maybe received from rank 0" in health
+
+
 def test_nan_in_a_compiled_module(tmp_path: Path) -> None:
     made = Made().site("compiled", name="(compiled: M)", module="(compiled: M)").check(0, "M.output", nans=1)
     store.write(made.trace(), tmp_path / "run.tetrace")

@@ -107,7 +107,15 @@ def _story(origin: Origin) -> Iterator[str]:
         at = "" if origin.before.step == seen.step else f" of step {origin.before.step}"
         yield f"made between {origin.before.name}{at} ({_state(origin.before)}) and {seen.name}: {_in_between(seen)}"
     else:
-        yield "made before the first observation: it was so from the start of the recording"
+        yield "made before the first observation" + (
+            f" on {origin.rank}" if origin.received_from else ": it was so from the start of the recording"
+        )
+    if origin.received_from:
+        hold = "which holds" if len(origin.received_from) == 1 else "which hold"
+        yield (
+            f"{origin.rank} may have received it from {origin.senders}, {hold} other modules: it is the first that "
+            f"{origin.rank} reads in {seen.phase}"
+        )
     for before, after in origin.parameters:
         yield f"  its {_parameter(before, after)}"
     if origin.before_amax:
@@ -208,7 +216,7 @@ def _others(found: NonFinite, top: int) -> Grid:
             f"{one.tensor.nans:,}",
             f"{one.tensor.infs:,}",
             f"{one.tensors:,}",
-            one.made_by or f"after {one.before.name if one.before else 'the start'}",
+            one.made_by or one.after,
         )
         for one in shown
     )

@@ -150,11 +150,7 @@ def _level(share: float, limits: tuple[float, float, float]) -> str:
 def _non_finite(recorded: Recorded) -> Iterator[Problem]:
     for origin in nonfinite.find_nonfinite(recorded.trace).origins:
         seen = origin.tensor
-        made = (
-            f"made by {origin.made_by}"
-            if origin.made_by
-            else f"after {origin.before.name if origin.before else 'the start'}"
-        )
+        made = f"made by {origin.made_by}" if origin.made_by else origin.after
         others = f", then {plural(origin.tensors - 1, 'more tensor')}" if origin.tensors > 1 else ""
         yield Problem(
             kind="non_finite",

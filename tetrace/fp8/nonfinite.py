@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.fp8.backward_order import in_order_of_backward, places
+from tetrace.fp8.nonfinite_ranks import kind_of, of_first_rank, senders, step_of
 from tetrace.fp8.observations import (
     BACKWARD,
     CHECK,
@@ -97,7 +98,7 @@ def _stretches(rows: Rows) -> Iterator[tuple[int, int]]:
 
 def _origin(rows: Rows, names: dict[int, str], first: int, last: int) -> Origin:
     bad = non_finite(rows) > 0
-    row = _first(rows, np.flatnonzero(bad & (rows["step"] == first)))
+    row = _first_made(rows, of_first_rank(rows, np.flatnonzero(bad & (rows["step"] == first))))
     process = int(rows["process"][row])
     # Rows are sorted by process: what this one did until then is a slice.
     begin = int(np.searchsorted(rows["process"], process))
@@ -117,42 +118,26 @@ def _origin(rows: Rows, names: dict[int, str], first: int, last: int) -> Origin:
         last_step=last,
         before_amax=_amax_before(rows, row, past),
         parameters=_parameters(rows, row, past, [one.role for one in read]),
+        received_from=senders(rows, names, row),
         **_jumped(rows, row, past),
         **_of_backward(rows, row),
     )
 
 
-def _first(rows: Rows, bad: Places) -> int:
-    """The earliest of the rows `bad` of one step. Clocks of ranks differ: their place in the step is compared."""
-    best, place = int(bad[0]), -1
-    for process in np.unique(rows["process"][bad]).tolist():
-        mine = bad[rows["process"][bad] == process]
-        of_step = _of_step(rows, int(mine[0]))
-        own = int(np.searchsorted(of_step, mine[0]))
-        if place < 0 or own < place:
-            best, place = _first_made(rows, mine, of_step), own
-    return best
-
-
-def _first_made(rows: Rows, bad: Places, of_step: Places) -> int:
-    """The first row of `bad`; of gradients, which are read together before the optimizer's step, the one that backward
-    made first."""
+def _first_made(rows: Rows, bad: Places) -> int:
+    """The first row of `bad`, of one step and process; of gradients, which are read together before the optimizer's step, the
+    one that backward made first."""
     first = int(bad[0])
-    if _kind(rows, first) != "gradient":
+    if kind_of(rows, first) != "gradient":
         return first
-    among = set(bad.tolist())
+    of_step, among = step_of(rows, first), set(bad.tolist())
     ordered = in_order_of_backward(rows, of_step.tolist(), _batch(rows, first, of_step))
     return next(row for row in ordered if row in among)
 
 
-def _of_step(rows: Rows, row: int) -> Places:
-    """All rows of the step and process of `row`."""
-    return np.flatnonzero((rows["process"] == rows["process"][row]) & (rows["step"] == rows["step"][row]))
-
-
 def _batch(rows: Rows, row: int, of_step: Places) -> list[int]:
     """The gradients that were read together with the one in `row`: those around it, with nothing else in between."""
-    kind = np.array([_kind(rows, one) == "gradient" for one in of_step.tolist()])
+    kind = np.array([kind_of(rows, one) == "gradient" for one in of_step.tolist()])
     place = int(np.searchsorted(of_step, row))
     others = np.flatnonzero(~kind)
     begin, end = np.searchsorted(others, place) - 1, np.searchsorted(others, place)
@@ -164,9 +149,9 @@ def _batch(rows: Rows, row: int, of_step: Places) -> list[int]:
 
 def _of_backward(rows: Rows, row: int) -> dict[str, Any]:
     """What the other gradients of the step say of a gradient that is the first that is not finite."""
-    if _kind(rows, row) != "gradient":
+    if kind_of(rows, row) != "gradient":
         return {}
-    of_step = _of_step(rows, row)
+    of_step = step_of(rows, row)
     together = _batch(rows, row, of_step)
     ordered = in_order_of_backward(rows, of_step.tolist(), together)
     bad = [one for one in ordered if rows["nans"][one] > 0 or rows["infs"][one] > 0]
@@ -181,11 +166,6 @@ def _of_backward(rows: Rows, row: int) -> dict[str, Any]:
         and all(modules[ordered.index(one)] == own for one in bad),
         "wholly": all(rows["nans"][one] == rows["elements"][one] for one in bad),
     }
-
-
-def _kind(rows: Rows, row: int) -> str:
-    """The role without the name of the GEMM or parameter that it is of."""
-    return rows.keys[int(rows.tensor[row])][1].rpartition(".")[2]
 
 
 def _producer(rows: Rows, row: int, past: Places) -> tuple[str, tuple[Seen, ...]]:
@@ -239,7 +219,7 @@ def _last_finite(rows: Rows, row: int, past: Places) -> Seen | None:
     of the step's forward and loss: gradients are read together, after all of backward."""
     good = past[non_finite(rows)[past] == 0]
     module, role = rows.keys[int(rows.tensor[row])]
-    if _kind(rows, row) == "gradient":
+    if kind_of(rows, row) == "gradient":
         good = good[(rows["step"][good] == rows["step"][row]) & rows.isin("phase", FORWARD)[good]]
     if role.rpartition(".")[2] == "weight":
         part = role.rpartition(".")[0]
@@ -311,8 +291,8 @@ def _grew_first(rows: Rows, past: Places, between: Places) -> tuple[Seen, Seen] 
 def _next(rows: Rows, row: int, bad: Places) -> tuple[Seen, ...]:
     """The tensors that went bad next, each once; of gradients that were read together those that backward made next."""
     later = bad[bad > row].tolist()
-    if _kind(rows, row) == "gradient":
-        of_step = _of_step(rows, row)
+    if kind_of(rows, row) == "gradient":
+        of_step = step_of(rows, row)
         ordered, among = in_order_of_backward(rows, of_step.tolist(), _batch(rows, row, of_step)), set(bad.tolist())
         last = max(ordered)
         later = [*(one for one in ordered if one in among), *(one for one in later if one > last)]

@@ -22,6 +22,15 @@ _LARGEST_SINGLE = float(np.finfo(np.float32).max)
 
 def advice(origin: Origin) -> str:
     """What to look at next."""
+    if not origin.received_from:
+        return _of_its_own(origin)
+    sent = f"what {origin.senders} computes last, and what is sent from there"
+    # What a module returns may be its own doing too.
+    return f"{_of_its_own(origin)}; or look at {sent}" if origin.tensor.role == "output" else f"look at {sent}"
+
+
+def _of_its_own(origin: Origin) -> str:
+    """What its own rank can have done."""
     kind = origin.tensor.role.rpartition(".")[2]
     if origin.jumped:
         return _of_a_jump(origin)

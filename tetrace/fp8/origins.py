@@ -10,6 +10,9 @@ from tetrace.fp8.observations import steps_seen, tensor_name
 if TYPE_CHECKING:
     import pandas as pd
 
+# How many of the ranks that a tensor may have come from are named.
+_SENDERS = 4
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -63,6 +66,8 @@ class Origin:
     tensor was made in forward: those of its own module first, then those that grew most. `grew_first` is a tensor, before and
     then, that had grown so before that step of the optimizer: the first of them, where there is one.
     `compiled` is the module that torch.compile took whole which holds this tensor's: nothing inside it was observed.
+    `received_from` are ranks that hold other modules, where the tensor is the first that its own one reads in forward or
+    backward: it may have come from one of them.
     """
 
     tensor: Seen
@@ -85,6 +90,21 @@ class Origin:
     jumped: tuple[tuple[Seen, Seen], ...] = ()
     grew_first: tuple[Seen, Seen] | None = None
     compiled: str = ""
+    received_from: tuple[str, ...] = ()
+
+    @property
+    def senders(self) -> str:
+        """In words, the ranks that it may have come from: `rank 0 or rank 2`; empty where there are none."""
+        first, others = self.received_from[:_SENDERS], len(self.received_from) - _SENDERS
+        words = [*first, f"{others} more"] if others > 0 else first
+        return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), *words[-1:]])
+
+    @property
+    def after(self) -> str:
+        """In words, what is known of when it was made, where no operation is known that made it."""
+        if self.received_from:
+            return f"maybe received from {self.senders}"
+        return f"after {self.before.name if self.before else 'the start'}"
 
     @property
     def overflowed_half(self) -> bool:
