@@ -69,11 +69,15 @@ def note(left: int, rows: tuple[tuple[str, ...], ...] = ()) -> str:
     return "; ".join(said)
 
 
-def recorded(columns: Sequence[Column], rows: Sequence[tuple[str, ...]]) -> Grid:
-    """A grid without title, of the columns in which something was recorded."""
+def recorded(columns: Sequence[Column], rows: Sequence[tuple[str, ...]], always: Collection[str] = ()) -> Grid:
+    """A grid without title, of the columns in which something was recorded, and of those with a head in `always`."""
     from tetrace.report.grid import Grid
 
-    kept = [place for place, _ in enumerate(columns) if not rows or any(row[place] != UNKNOWN for row in rows)]
+    kept = [
+        place
+        for place, column in enumerate(columns)
+        if not rows or column.head in always or any(row[place] != UNKNOWN for row in rows)
+    ]
     return Grid("", tuple(columns[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in rows))
 
 
