@@ -247,6 +247,22 @@ def test_whatif_answers_and_says_what_it_had(recording: Path) -> None:
     )
 
 
+def test_a_history_that_nobody_asked_for_is_not_called_so(tmp_path: Path) -> None:
+    made = Made()
+    for step in range(3):
+        made.tensor(step, "a.input", [2.0, 0.5], scale=224.0, scaling="current")
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("whatif", tmp_path / "run.tetrace", "recipe=delayed").split())
+    assert "! it would have an amax history of 1,024 steps, the longest recorded one has 2" in text
+    assert "asked for" not in text
+
+
+def test_what_is_not_about_numbers_is_left_to_the_report() -> None:
+    for command in (["health"], ["nan"], ["tensor", "(loss)"], ["whatif", "margin=1"], ["compare", str(GPU)]):
+        assert "cuDNN" not in printed(command[0], GPU, *command[1:])
+    assert "cuDNN" in run("report", GPU).stdout
+
+
 def test_compare_says_where_they_part(recording: Path, tmp_path: Path) -> None:
     store.write(training(planted=False).trace(), tmp_path / "sound.tetrace")
     text = " ".join(said("compare", tmp_path / "sound.tetrace", recording).split())

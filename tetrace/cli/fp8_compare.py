@@ -67,7 +67,7 @@ def page(a: Trace, b: Trace, title: str, found: Comparison, top: int) -> Page:
         verdict=_verdict(found),
         said=(*_alone("A", found.only_a), *_alone("B", found.only_b), *_sampled_apart(found), *_codes(found)),
         grids=(grid,) if rows else (),
-        notices=(*(f"A: {line}" for line in a.metadata.notices), *(f"B: {line}" for line in b.metadata.notices)),
+        notices=(*(f"A: {line}" for line in words.notices(a)), *(f"B: {line}" for line in words.notices(b))),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={name: list(getattr(found, name)) for name in ("only_a", "only_b", "steps", "sampled_apart")},

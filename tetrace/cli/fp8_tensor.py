@@ -65,7 +65,7 @@ def page(trace: Trace, found: History, top: int) -> Page:
         verdict=f"{found.name}: {', '.join(word for word in about if word)}, {many}.",
         said=tuple(_sparklines(found)),
         grids=(dataclasses.replace(grid, title="By step", note="; ".join(filter(None, (earlier, note)))),),
-        notices=(*trace.metadata.notices, *words.by_rows([found.scaling])),
+        notices=(*words.notices(trace), *words.by_rows([found.scaling])),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={
