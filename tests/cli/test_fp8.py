@@ -165,6 +165,41 @@ def test_tensor_says_where_it_is_worst_and_leaves_out_what_was_not_recorded(reco
     assert head.split() == ["step", "NaN", "Inf"]
 
 
+def test_of_codes_alone_no_loss_is_told(tmp_path: Path) -> None:
+    """The first gradients become zero in a kernel that leaves codes alone: that is no 0 of flushed."""
+    made = Made()
+    for step in range(2):
+        made.tensor(step, "a.input", [2.0, 0.0], scale=224.0, scaling="current", source="quantized")
+        made.tensor(step, "b.input", [2.0, 0.5], scale=400.0)
+    path = tmp_path / "run.tetrace"
+    store.write(made.trace(), path)
+    text = said("tensor", path, "a.input")
+    assert "a.input: E4M3, current, bfloat16, 2, quantize, 2 steps; only its FP8 codes were seen." in " ".join(
+        text.split()
+    )
+    lines = text.splitlines()
+    assert lines[lines.index("By step") + 1].split() == [
+        *("step", "amax", "scale", "of", "range", "at", "±max", "flushed", "NaN", "Inf", "zeros"),
+    ]
+    assert lines[lines.index("By step") + 2].split() == ["0", "2", "224", "1×", "0", "–", "0", "0", "50.0%"]
+    assert "clipped" not in text
+    row = json.loads(printed("tensor", path, "a.input", "--json"))["rows"][0]
+    assert (row["clipped"], row["flushed"], row["at_max"]) == (None, None, 0.0)
+    assert "codes" not in said("tensor", path, "b.input")
+    text = printed("compare", path, path, "--wide")
+    assert "A: only the FP8 codes of 1 tensor were seen; those that are the largest value are at ±max" in text
+    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith(("tensor", "a.", "b."))}
+    assert " ".join(rows["tensor"].split()).endswith("clipped A B at ±max A B flushed A B SNR A B")
+    assert rows["a.input"].split()[-8:] == ["–", "–", "0", "0", "–", "–", "–", "–"]
+
+
+def test_of_a_pair_whose_a_was_not_recorded_b_is_named(tmp_path: Path) -> None:
+    for name, source in (("a", "quantized"), ("b", "input")):
+        store.write(Made().tensor(0, "a.input", [2.0], source=source).trace(), tmp_path / f"{name}.tetrace")
+    text = printed("compare", tmp_path / "a.tetrace", tmp_path / "b.tetrace", "--wide")
+    assert "clipped B at ±max A flushed B SNR B" in " ".join(text.split())
+
+
 def test_health_of_a_sound_run(tmp_path: Path) -> None:
     store.write(training(planted=False).trace(), tmp_path / "run.tetrace")
     assert "Healthy: nothing of what tetrace looks for in 7 tensors in 10 steps." in said(
@@ -210,6 +245,22 @@ def test_whatif_answers_and_says_what_it_had(recording: Path) -> None:
         "recipe=delayed,margin=1,history=512 against what ran, of 6 tensors: more than 0.01% clipped in 1 → 1, more than "
         "1% flushed in 0 → 1; SNR better by 1 dB or more in 0, worse in 0." in text
     )
+
+
+def test_a_history_that_nobody_asked_for_is_not_called_so(tmp_path: Path) -> None:
+    made = Made()
+    for step in range(3):
+        made.tensor(step, "a.input", [2.0, 0.5], scale=224.0, scaling="current")
+    store.write(made.trace(), tmp_path / "run.tetrace")
+    text = " ".join(said("whatif", tmp_path / "run.tetrace", "recipe=delayed").split())
+    assert "! it would have an amax history of 1,024 steps, the longest recorded one has 2" in text
+    assert "asked for" not in text
+
+
+def test_what_is_not_about_numbers_is_left_to_the_report() -> None:
+    for command in (["health"], ["nan"], ["tensor", "(loss)"], ["whatif", "margin=1"], ["compare", str(GPU)]):
+        assert "cuDNN" not in printed(command[0], GPU, *command[1:])
+    assert "cuDNN" in run("report", GPU).stdout
 
 
 def test_compare_says_where_they_part(recording: Path, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ class Made:
         finite = flat[np.isfinite(flat)]
         magnitudes = np.abs(finite[finite != 0])
         saturated, flushed, error = counts(finite, scale, format)
+        of_codes = columns.get("source") == "quantized"
         row = {
             **_described(name, step, columns.get("process", 0), len(self.tensors)),
             "phase": "forward",
@@ -130,13 +131,13 @@ class Made:
             "nans": int(np.isnan(flat).sum()),
             "infs": int(np.isinf(flat).sum()),
             "saturated": saturated,
-            "flushed": flushed,
+            "flushed": -1 if of_codes else flushed,
             "subnormal": subnormal(finite, scale, format),
             "amax": float(magnitudes.max(initial=0)),
             "smallest": float(magnitudes.min()) if len(magnitudes) else 0.0,
             "mean": float(finite.mean(dtype=np.float64)) if len(finite) else 0.0,
             "mean_square": float((finite.astype(np.float64) ** 2).mean()) if len(finite) else 0.0,
-            "squared_error": error,
+            "squared_error": np.nan if of_codes else error,
             "scale_min": np.nan,
             "scale_max": np.nan,
             **columns,

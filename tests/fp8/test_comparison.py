@@ -102,6 +102,18 @@ class TestComparison:
         assert one.a.snr_db == pytest.approx(decibels(float((values.astype(np.float64) ** 2).sum()), error))
         assert (one.b.format, one.b.scaling, one.b.scale, one.b.saturated) == ("E5M2", "current", 50.0, 0)
 
+    def test_of_codes_alone_nothing_was_clipped_that_is_known(self) -> None:
+        a = Made().tensor(0, "a.input", [500.0, 0.0], scale=1.0)
+        b = Made().tensor(0, "a.input", [500.0, 0.0], scale=1.0, source="quantized")
+        (one,) = compare(a.trace(), b.trace()).differences
+        assert (one.a.saturated, one.a.clipped, one.a.flushed, math.isnan(one.a.at_max)) == (0.5, 0.5, 0.0, True)
+        assert (one.b.saturated, one.b.at_max, math.isnan(one.b.clipped), math.isnan(one.b.flushed)) == (
+            0.5,
+            0.5,
+            True,
+            True,
+        )
+
     def test_the_table_is_pandas(self) -> None:
         table = compare(run().trace(), run(3).trace()).table
         assert table.loc[0, ["module", "parts_at", "a_amax", "b_amax"]].tolist() == ["1", 3, 2.0, 3.0]
@@ -129,6 +141,20 @@ class TestHistory:
         made.tensor(0, "a.input", [4.0, 0.0], scale=1.0, process=1).tensor(0, "a.input", [9e9], phase="recompute")
         (step,) = tensor_history(made.trace(), "a.input").steps
         assert (step.observations, step.elements, step.amax, step.saturated) == (3, 6, 500.0, 1 / 6)
+
+    def test_codes_at_the_largest_value_are_not_called_clipped(self) -> None:
+        made = Made().tensor(0, "a.input", [500.0, 0.0], scale=1.0, source="quantized")
+        made.tensor(1, "a.input", [500.0, 0.0], scale=1.0, source="recomputed")
+        found = tensor_history(made.trace(), "a.input")
+        codes, whole = found.steps
+        assert (codes.at_max, math.isnan(codes.clipped), math.isnan(codes.flushed)) == (0.5, True, True)
+        assert (whole.clipped, whole.flushed, math.isnan(whole.at_max)) == (0.5, 0.0, True)
+        assert found.steps_of_codes == 1
+
+    def test_current_scaling_clips_nothing(self) -> None:
+        """Its amax may be a rounding above the largest value."""
+        (step,) = tensor_history(Made().tensor(0, "a.input", [450.0], scaling="current").trace(), "a.input").steps
+        assert (step.saturated, step.clipped) == (1.0, 0.0)
 
     def test_a_tensor_that_was_only_checked(self) -> None:
         (step,) = tensor_history(Made().check(0, "a.output", nans=2).trace(), "a.output").steps

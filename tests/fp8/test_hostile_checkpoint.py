@@ -249,6 +249,64 @@ def test_a_memo_of_a_large_number_takes_no_memory(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
+def _text(word: str) -> bytes:
+    encoded = word.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+# What is memoized once, and copied by each call: of 200 KB several GB.
+AMPLIFIERS = {
+    "bytes": (_text("a" * 200_000) + b"q\x00", b"c_codecs\nencode\nh\x00" + _text("latin1") + b"\x86R0"),
+    "bytes in UTF-8": (_text("\xe9" * 100_000) + b"q\x00", b"c_codecs\nencode\nh\x00" + _text("utf-8") + b"\x86R0"),
+    "lists": (b"](" + b"K\x01" * 100_000 + b"eq\x00", b"cbuiltins\nlist\nh\x00\x85R0"),
+    "tuples of a text": (_text("a" * 200_000) + b"q\x00", b"ctorch\nSize\nh\x00\x85R0"),
+    "dicts": (b"](" + b"K\x01K\x02\x86" * 40_000 + b"eq\x00", b"ccollections\nOrderedDict\nh\x00\x85R0"),
+    "names": (
+        _text("transformer_engine.common.recipe") + b"q\x010" + _text("A" * 200_000) + b"q\x00",
+        b"h\x01h\x00\x930",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [*AMPLIFIERS])
+def test_copies_have_a_budget(kind: str, tmp_path: Path) -> None:
+    """The one of a whole file is of its size: it is refused before there are as many copies as it asks for."""
+    once, again = AMPLIFIERS[kind]
+    path = in_file(b"\x80\x02" + once + b"0" + again * 10_000 + b"N.", tmp_path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "ask for copies of more than 16 times as many" in refused(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+    assert plain_pickle.read(b"\x80\x02" + once + b"0" + again + b"N.") is None
+
+
+def test_many_states_of_one_storage(tmp_path: Path) -> None:
+    state = torch.cat([as_tensor(linear()), torch.zeros(1 << 20, dtype=torch.uint8)])
+    path = tmp_path / "a.pt"
+    torch.save({f"m{n}._extra_state": state for n in range(2)}, path)
+    assert len(read_checkpoint(path).modules) == 2
+    torch.save({f"m{n}._extra_state": state for n in range(100)}, path)
+    assert "ask for copies of more than 16 times as many" in refused(path)
+
+
+def test_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("tetrace.fp8.checkpoint.open_contents", read)
+    assert "it asks for more memory than there is" in refused(tmp_path / "a.pt")
+
+
+def test_an_attribute_is_a_name_too() -> None:
+    """Joined, it is held against the list as any other."""
+    for owner, name in (("builtins\nobject", "__class__x"), ("transformer_engine.common.recipe\nFormat", "__class__")):
+        with pytest.raises(RefusedError, match=rf"{name}', which is not on the list"):
+            plain_pickle.read(b"cbuiltins\ngetattr\n(c" + owner.encode() + b"\n" + _text(name) + b"tR.")
+    for name in ("E4M3", "HYBRID"):
+        owner = b"transformer_engine.common.recipe\nFormat\n"
+        found = plain_pickle.read(b"cbuiltins\ngetattr\n(c" + owner + _text(name) + b"tR.")
+        assert found.name == f"transformer_engine.common.recipe.Format.{name}"
+
+
 def test_a_tensor_larger_than_its_storage(tmp_path: Path) -> None:
     state = {"proj._extra_state": as_tensor(linear())}
     held = io.BytesIO()

@@ -64,13 +64,24 @@ def test_an_empty_tensor_has_nothing() -> None:
     found = fp8.inspect(torch.zeros(0, 4, dtype=torch.float16))
     assert (found.elements, found.amax, found.saturated_pct) == (0, 0, 0)
     assert math.isnan(found.mean)
+    assert repr(found) == "TensorStats(no values)"
+
+
+def test_a_scale_that_nothing_can_be_counted_with_is_refused_and_the_way_out_counts() -> None:
+    """Everything would become zero, and the kernels would count none of it."""
+    ones = torch.ones(8)
+    for tensor in (ones, ones.to(torch.float8_e4m3fn)):
+        with pytest.raises(UsageError, match=r"the scale 1e-40 is below 2\*\*-127.*from_histogram\(inspect\(tensor\)"):
+            fp8.inspect(tensor, scale=1e-40)
+    assert fp8.from_histogram(fp8.inspect(ones).histogram, "E4M3", 1e-40).flushed == (8, 8)
+    assert fp8.inspect(ones, scale=2.0**-127).flushed == 8
 
 
 @pytest.mark.parametrize("values", [[], [torch.nan] * 3, [torch.inf, -torch.inf]])
 def test_where_nothing_is_finite_no_snr_is_told(values) -> None:
     found = fp8.inspect(torch.tensor(values))
     assert math.isnan(found.snr_db)
-    assert repr(found).endswith(", SNR not told)")
+    assert repr(found).endswith(", SNR not told)") == bool(values)
     assert fp8.inspect(torch.tensor([*values, 0.0])).snr_db == math.inf
 
 

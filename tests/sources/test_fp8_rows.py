@@ -89,7 +89,7 @@ def test_what_was_not_known_is_missing(tmp_path):
     check, codes = read(tmp_path)["fp8_tensors"].to_dict("records")
     assert (check["source"], check["format"], check["saturated"], check["flushed"]) == ("check", "", -1, -1)
     assert np.isnan([check["mean"], check["mean_square"], check["scale"], check["squared_error"]]).all()
-    assert (codes["source"], codes["saturated"]) == ("quantized", 0)
+    assert (codes["source"], codes["saturated"], codes["flushed"]) == ("quantized", 0, -1)
     assert np.isnan(codes["squared_error"])
 
 

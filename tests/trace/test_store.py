@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tetrace
+from tests.fp8.made import Made
 from tests.report.runs import rendered
 from tests.sources.exports import Export, all_rows, process_id
 from tests.traces import Recording
@@ -57,6 +58,12 @@ class TestRoundTrip:
         )
         store.write(Trace(metadata, two_processes().tables), tmp_path / "run.tetrace")
         assert store.read(tmp_path / "run.tetrace").metadata == metadata
+
+    def test_what_was_flushed_of_codes_is_not_known_in_old_recordings_either(self, tmp_path: Path) -> None:
+        """They hold a 0 there."""
+        made = Made().tensor(0, "a.input", [1.0], source="quantized", flushed=0).tensor(0, "b.input", [1.0], flushed=0)
+        store.write(made.trace(), tmp_path / "a.tetrace")
+        assert store.read(tmp_path / "a.tetrace").column("fp8_tensors", "flushed").tolist() == [-1, 0]
 
     def test_a_recording_has_the_name_of_its_folder(self, tmp_path: Path) -> None:
         """It may have been renamed or copied since: what is shown is the file that was given."""

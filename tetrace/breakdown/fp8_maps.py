@@ -24,7 +24,7 @@ __all__ = ["MEASURES", "Fp8Maps", "Health", "History", "fp8_maps", "tensor_name"
 
 MEASURES = {
     "range_used": "Amax times scale as a share of the format's largest value; above 1 values are clipped.",
-    "saturated": "Share of the elements that are clipped to the largest value.",
+    "saturated": "Share of the elements that are clipped to the largest value; of FP8 codes alone, of those that are it.",
     "flushed": "Share of the elements that are not zero and become zero.",
     "not_finite": "Elements that are NaN or infinite.",
 }

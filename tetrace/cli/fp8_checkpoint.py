@@ -93,7 +93,8 @@ def _recipes(found: Checkpoint) -> Iterator[str]:
         yield f"no scale of {direction} was ever set: these states are from before the first {direction} in FP8"
     empty = sum(module.status == "empty" for module in found.modules)
     if empty:
-        yield f"{_counted(empty, 'module')} with an empty state: a recipe that keeps none, or no FP8 in them"
+        them = "it" if empty == 1 else "them"
+        yield f"{_counted(empty, 'module')} with an empty state: a recipe that keeps none, or no FP8 in {them}"
 
 
 def _counted(count: int, word: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import click
 
 from tetrace.cli import fp8_words as words
 from tetrace.cli.pages import Output, output_options
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     from tetrace.fp8.comparison import Comparison, Difference
@@ -50,14 +53,9 @@ def page(a: Trace, b: Trace, title: str, found: Comparison, top: int) -> Page:
     from tetrace.report.page import Page
 
     shown = found.differences[: words.first(top, len(found.differences))]
-    heads = (
-        *(("tensor", False, 0), ("parts at", True, 0), ("amax there A", True, 0), ("B", True, 0)),
-        *(("largest A", True, 4), ("B", True, 4), ("scale A", True, 3)),
-        *(("B", True, 3), ("clipped A", True, 1), ("B", True, 1), ("flushed A", True, 1), ("B", True, 1)),
-        *(("SNR A", True, 2), ("B", True, 2)),
-    )
-    columns = tuple(Column(head, number, keep, code=head == "tensor") for head, number, keep in heads)
     rows = tuple(_line(one) for one in shown)
+    columns: tuple[Column, ...] = (Column("tensor", number=False, code=True), Column("parts at"))
+    columns += tuple(Column(head, keep=keep) for head, keep in _heads(rows))
     left = len(found.differences) - len(shown)
     grid = dataclasses.replace(
         words.recorded(columns, rows),
@@ -67,13 +65,27 @@ def page(a: Trace, b: Trace, title: str, found: Comparison, top: int) -> Page:
     return Page(
         title=title,
         verdict=_verdict(found),
-        said=(*_alone("A", found.only_a), *_alone("B", found.only_b), *_sampled_apart(found)),
+        said=(*_alone("A", found.only_a), *_alone("B", found.only_b), *_sampled_apart(found), *_codes(found)),
         grids=(grid,) if rows else (),
-        notices=(*(f"A: {line}" for line in a.metadata.notices), *(f"B: {line}" for line in b.metadata.notices)),
+        notices=(*(f"A: {line}" for line in words.notices(a)), *(f"B: {line}" for line in words.notices(b))),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={name: list(getattr(found, name)) for name in ("only_a", "only_b", "steps", "sampled_apart")},
     )
+
+
+_PAIRS = (
+    *(("amax there", 0), ("largest", 4), ("scale", 4), ("clipped", 1), ("at ±max", 2)),
+    *(("flushed", 1), ("SNR", 3)),
+)
+
+
+def _heads(rows: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, int]]:
+    """The heads of the pairs of columns, and which are kept longest; `B` alone says nothing where its A is left out."""
+    for pair, (name, keep) in enumerate(_PAIRS):
+        has_a = any(row[2 + 2 * pair] != words.UNKNOWN for row in rows)
+        yield f"{name} A", keep
+        yield "B" if has_a or not rows else f"{name} B", keep
 
 
 def _line(one: Difference) -> tuple[str, ...]:
@@ -87,8 +99,10 @@ def _line(one: Difference) -> tuple[str, ...]:
         words.number(b.amax),
         words.number(a.scale),
         words.number(b.scale),
-        words.share(a.saturated),
-        words.share(b.saturated),
+        words.share(a.clipped),
+        words.share(b.clipped),
+        words.share(a.at_max),
+        words.share(b.at_max),
         words.share(a.flushed),
         words.share(b.flushed),
         words.decibels(a.snr_db),
@@ -116,6 +130,15 @@ def _sampled_apart(found: Comparison) -> list[str]:
         return []
     many = f"{len(found.sampled_apart):,} tensor{'' if len(found.sampled_apart) == 1 else 's'}"
     return [f"A and B looked at other shares of the rows of {many} (--fp8-rows): amaxes of these are not compared"]
+
+
+def _codes(found: Comparison) -> Iterator[str]:
+    """Of how many tensors a side saw FP8 codes alone: what a cast clipped and flushed is not known then."""
+    for side in ("a", "b"):
+        many = sum(not math.isnan(getattr(one, side).at_max) for one in found.differences)
+        if many:
+            tensors = plural(many, "tensor")
+            yield f"{side.upper()}: only the FP8 codes of {tensors} were seen; those that are the largest value are at ±max"
 
 
 def _alone(side: str, names: tuple[str, ...]) -> list[str]:

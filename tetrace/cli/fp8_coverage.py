@@ -77,7 +77,7 @@ def _verdict(breakdown: Breakdown, modules: Table) -> str:
     words = f"{percent(covered.fp8_ns, covered.gemm_ns)} of GEMM time is FP8"
     outside = [row for row in modules.rows() if row["gemm_ns"] > row["fp8_ns"] + row["unknown_ns"]]
     if covered.unknown_ns:
-        words += f", {percent(covered.unknown_ns, covered.gemm_ns)} does not tell its format"
+        words += f", {percent(covered.unknown_ns, covered.gemm_ns)} of GEMM time does not tell its format"
     if not outside:
         return f"{words}; no module ran a GEMM in another format."
     longest: dict[str, int] = {}

@@ -49,7 +49,7 @@ def page(run: Path, trace: Trace, found: NonFinite, top: int) -> Page:
         said=tuple(_story(origins[0])) if origins else (),
         grids=(_others(found, top),) if len(origins) > 1 else (),
         advice=tuple(_advice(origins[0], run)) if origins else (),
-        notices=(*trace.metadata.notices, *_notices(found)),
+        notices=(*words.notices(trace), *_notices(found)),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={"checked": found.checked, "steps": list(found.steps), "switched_off": found.switched_off},

@@ -31,7 +31,8 @@ _WIDEST = 80
 def tensor(run: Path, name: str, output: Output) -> None:
     """Show one tensor by step: amax, scale, range used, what was clipped and flushed, SNR.
 
-    NAME is a module's path, a dot, and the tensor's role in it: layers.3.mlp.fc1.weight.
+    NAME is a module's path, a dot, and the tensor's role in it: layers.3.mlp.fc1.weight. Where only the FP8 codes of a
+    tensor were seen, what is told is how many are the format's largest value (at ±max): clipped, or just that.
     """
     import tetrace
     from tetrace.fp8.history import tensor_history
@@ -48,21 +49,23 @@ def page(trace: Trace, found: History, top: int) -> Page:
     from tetrace.report.page import Page
 
     shown = found.steps[len(found.steps) - words.first(top, len(found.steps)) :]
-    heads = (("step", 0), ("amax", 0), ("scale", 0), ("of range", 1), ("clipped", 0), ("flushed", 0), ("SNR dB", 1))
-    more = (("next scale", 3), ("NaN", 0), ("Inf", 0), ("zeros", 2))
+    heads = (("step", 0), ("amax", 0), ("scale", 0), ("of range", 1), ("clipped", 0), ("at ±max", 0), ("flushed", 0))
+    more = (("SNR dB", 1), ("next scale", 3), ("NaN", 0), ("Inf", 0), ("zeros", 2))
     columns = tuple(Column(head, keep=keep) for head, keep in (*heads, *more))
     rows = tuple(_line(step) for step in shown)
     left = len(found.steps) - len(shown)
     earlier = f"{left:,} earlier step{'' if left == 1 else 's'}: --top 0 shows all" if left else ""
     about = (found.format, found.scaling, found.dtype, found.shape, found.operation)
-    grid = words.recorded(columns, rows)
+    # That flushing is not known is news: of most tensors it is.
+    grid = words.recorded(columns, rows, always=["flushed"] if found.steps_of_codes else [])
     note = words.note(0, grid.rows)
+    many = f"{len(found.steps):,} steps{_codes(found)}{_worst(found.steps)}"
     return Page(
         title=words.title(trace, found.name),
-        verdict=f"{found.name}: {', '.join(word for word in about if word)}, {len(found.steps):,} steps{_worst(found.steps)}.",
+        verdict=f"{found.name}: {', '.join(word for word in about if word)}, {many}.",
         said=tuple(_sparklines(found)),
         grids=(dataclasses.replace(grid, title="By step", note="; ".join(filter(None, (earlier, note)))),),
-        notices=(*trace.metadata.notices, *words.by_rows([found.scaling])),
+        notices=(*words.notices(trace), *words.by_rows([found.scaling])),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={
@@ -73,10 +76,18 @@ def page(trace: Trace, found: History, top: int) -> Page:
     )
 
 
+def _codes(found: History) -> str:
+    """That only FP8 codes were seen, and of how many steps: what a cast lost is not known then."""
+    if not found.steps_of_codes:
+        return ""
+    few = f" in {found.steps_of_codes:,} of them" if found.steps_of_codes < len(found.steps) else ""
+    return f"; only its FP8 codes were seen{few}"
+
+
 def _worst(steps: Sequence[Step]) -> str:
     """The steps in which most was clipped, flushed and not finite; nothing where none was."""
     said = []
-    for word, name in (("clipped", "saturated"), ("flushed", "flushed")):
+    for word, name in (("clipped", "clipped"), ("flushed", "flushed")):
         worst = max(steps, key=lambda step: -1.0 if math.isnan(getattr(step, name)) else getattr(step, name))
         if getattr(worst, name) > 0:
             said.append(f"{word} most in step {worst.step} ({words.share(getattr(worst, name))})")
@@ -92,7 +103,8 @@ def _line(step: Step) -> tuple[str, ...]:
         words.number(step.amax),
         words.number(step.scale),
         words.number(step.range_used) + "×" * (step.range_used == step.range_used),
-        words.share(step.saturated),
+        words.share(step.clipped),
+        words.share(step.at_max),
         words.share(step.flushed),
         words.decibels(step.snr_db),
         words.number(step.next_scale),

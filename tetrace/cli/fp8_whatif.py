@@ -65,7 +65,7 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
         verdict=found.verdict,
         grids=(grid,) if rows else (),
         advice=tuple(with_path(line, str(run)) for line in _advice(found)),
-        notices=(*trace.metadata.notices, *_limits(found), *words.by_rows(_recipes(found))),
+        notices=(*words.notices(trace), *_limits(found), *words.by_rows(_recipes(found))),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={
@@ -127,9 +127,9 @@ def _limits(found: WhatIf) -> list[str]:
     ]
     had = max((row.history for row in found.rows), default=0)
     if found.wanted_history > had and found.rows:
-        lines.append(
-            f"an amax history of {found.wanted_history:,} steps was asked for, the longest recorded one has {had:,}"
-        )
+        wanted = f"an amax history of {found.wanted_history:,} steps"
+        asked = f"{wanted} was asked for" if found.settings.history else f"it would have {wanted}"
+        lines.append(f"{asked}, the longest recorded one has {had:,}")
     if found.steps_left_out:
         of = f"{found.tensors_left_out:,} tensor{'' if found.tensors_left_out == 1 else 's'}"
         first, last, many = found.steps_left_out[0], found.steps_left_out[-1], len(found.steps_left_out)

@@ -16,12 +16,19 @@ _BY_ROWS = (
     "with scales for blocks all numbers are of the copy by rows; the copy by columns, which the weight gradient's GEMM reads, "
     "has blocks of its own (but for 128 × 128) and was not looked at"
 )
+# As tetrace/instrument/process.py says it; `tetrace report` and `tetrace doctor` do.
+_NO_NUMBERS = "copies of cuDNN are loaded"
 _UNKNOWN_NOTE = f"{UNKNOWN} was not recorded"
 
 
 def title(trace: Trace, *words: str) -> str:
     """The recording's name and what of it is shown."""
     return " · ".join([trace.metadata.source, *words])
+
+
+def notices(trace: Trace) -> tuple[str, ...]:
+    """The recording's notices, without what is about how fast it was, or whether it ran, and not about numbers."""
+    return tuple(line for line in trace.metadata.notices if _NO_NUMBERS not in line)
 
 
 def by_rows(scalings: Collection[str]) -> tuple[str, ...]:
@@ -69,11 +76,15 @@ def note(left: int, rows: tuple[tuple[str, ...], ...] = ()) -> str:
     return "; ".join(said)
 
 
-def recorded(columns: Sequence[Column], rows: Sequence[tuple[str, ...]]) -> Grid:
-    """A grid without title, of the columns in which something was recorded."""
+def recorded(columns: Sequence[Column], rows: Sequence[tuple[str, ...]], always: Collection[str] = ()) -> Grid:
+    """A grid without title, of the columns in which something was recorded, and of those with a head in `always`."""
     from tetrace.report.grid import Grid
 
-    kept = [place for place, _ in enumerate(columns) if not rows or any(row[place] != UNKNOWN for row in rows)]
+    kept = [
+        place
+        for place, column in enumerate(columns)
+        if not rows or column.head in always or any(row[place] != UNKNOWN for row in rows)
+    ]
     return Grid("", tuple(columns[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in rows))
 
 

@@ -131,6 +131,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, allow: Collection[str] = ()
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); choose a file that can") from error
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint: it asks for more memory than there is; read it where there is more"
+        ) from error
     return Checkpoint(str(path), contents.container, len(contents.shapes), modules)
 
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.fp8.backward_order import in_order_of_backward
-from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, starts_of, tensor_name, tensors
+from tetrace.fp8.observations import (
+    CHECK,
+    QUANTIZED,
+    RECOMPUTE,
+    Rows,
+    clipped,
+    non_finite,
+    starts_of,
+    tensor_name,
+    tensors,
+)
 from tetrace.fp8.whatif import decibels
 
 if TYPE_CHECKING:
@@ -31,6 +41,8 @@ class Side:
     amax: float
     scale: float
     saturated: float
+    clipped: float
+    at_max: float
     flushed: float
     snr_db: float
     non_finite: int
@@ -210,6 +222,7 @@ def _side(rows: Rows) -> Side:
     measured = rows.take(~rows.isin("source", CHECK))
     measured = measured if len(measured) else rows
     elements = int(measured["elements"].sum())
+    codes = measured.take(measured.isin("source", QUANTIZED))
     finite = measured["elements"] - non_finite(measured)
     nonzero = int((finite - np.maximum(measured["zeros"], 0)).sum())
     last, known = len(measured) - 1, measured["amax"][~np.isnan(measured["amax"])]
@@ -219,6 +232,8 @@ def _side(rows: Rows) -> Side:
         amax=float(known.max()) if len(known) else _UNKNOWN,
         scale=float(measured["scale"][last]),
         saturated=_share(measured["saturated"], elements),
+        clipped=_share(clipped(measured), elements),
+        at_max=_share(codes["saturated"], int(codes["elements"].sum())) if len(codes) else _UNKNOWN,
         flushed=_share(measured["flushed"], nonzero),
         snr_db=decibels(float((measured["mean_square"] * finite).sum()), float(measured["squared_error"].sum())),
         non_finite=int(non_finite(rows).sum()),

@@ -14,8 +14,10 @@ from tetrace.errors import UsageError
 from tetrace.fp8.observations import (
     CHECK,
     DELAYED,
+    QUANTIZED,
     RECOMPUTE,
     Rows,
+    clipped,
     non_finite,
     scales,
     starts_of,
@@ -39,7 +41,9 @@ class Step:
     """A tensor in one step, over its micro-batches and ranks. What was not recorded is NaN, counts -1.
 
     `range_used` is amax times scale as a share of the format's largest value: above 1 values are clipped. `saturated` is
-    a share of all elements, `flushed` of those that are not zero. `next_scale` and `history_max` are of delayed scaling.
+    what was counted, as a share of all elements: those that a cast made smaller are `clipped`, and of FP8 codes that alone
+    were seen, those that are the largest value are `at_max`, NaN where none were. `flushed` is a share of what is not zero.
+    `next_scale` and `history_max` are of delayed scaling.
     """
 
     step: int
@@ -51,6 +55,8 @@ class Step:
     next_scale: float
     history_max: float
     saturated: float
+    clipped: float
+    at_max: float
     flushed: float
     snr_db: float
     mean: float
@@ -77,6 +83,11 @@ class History:
     def name(self) -> str:
         """Module and role."""
         return tensor_name(self.module, self.role)
+
+    @property
+    def steps_of_codes(self) -> int:
+        """In how many steps the tensor was seen as its FP8 codes alone, by some rank or micro-batch at least."""
+        return sum(step.at_max == step.at_max for step in self.steps)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -166,7 +177,7 @@ def _of_updates(updates: Rows, module: str, role: str) -> History:
     last = np.append(begins[1:], len(mine)) - 1
     with np.errstate(invalid="ignore", over="ignore"):
         used = mine["amax"] * mine["scale"] / _largest_values(mine)
-    unknown = dict.fromkeys(("saturated", "flushed", "snr_db", "mean", "zeros"), _UNKNOWN)
+    unknown = dict.fromkeys(("saturated", "clipped", "at_max", "flushed", "snr_db", "mean", "zeros"), _UNKNOWN)
     steps = [
         Step(
             step=int(mine["step"][place]),
@@ -198,9 +209,9 @@ def _steps(rows: Rows, updates: Rows) -> tuple[Step, ...]:
     def total(values: Any) -> Any:
         return np.add.reduceat(values, begins)
 
-    def share(name: str, whole: Any) -> Any:
-        known = np.logical_and.reduceat(rows[name] >= 0, begins)
-        return np.where(known, total(rows[name]) / np.maximum(whole, 1), _UNKNOWN)
+    def share(counts: Any, whole: Any) -> Any:
+        known = np.logical_and.reduceat(counts >= 0, begins)
+        return np.where(known, total(counts) / np.maximum(whole, 1), _UNKNOWN)
 
     def count(name: str) -> Any:
         return np.where(np.logical_and.reduceat(rows[name] >= 0, begins), total(rows[name]), -1)
@@ -209,6 +220,8 @@ def _steps(rows: Rows, updates: Rows) -> tuple[Step, ...]:
         return [float(updates[name][place]) if place >= 0 else _UNKNOWN for place in places]
 
     elements = total(rows["elements"])
+    codes = rows.isin("source", QUANTIZED).astype(np.int64)
+    at_max = total(rows["saturated"] * codes) / np.maximum(total(rows["elements"] * codes), 1)
     with np.errstate(invalid="ignore", over="ignore"):
         used = rows["amax"] * rows["scale"]
     signal, error = total(rows["mean_square"] * finite), total(rows["squared_error"])
@@ -220,12 +233,14 @@ def _steps(rows: Rows, updates: Rows) -> tuple[Step, ...]:
         "amax": np.fmax.reduceat(rows["amax"], begins),
         "scale": rows["scale"][np.append(begins[1:], len(rows)) - 1],
         "range_used": np.fmax.reduceat(used, begins) / _largest_values(rows)[begins],
-        "saturated": share("saturated", elements),
-        "flushed": share("flushed", elements - total(zeros) - total(bad)),
+        "saturated": share(rows["saturated"], elements),
+        "clipped": share(clipped(rows), elements),
+        "at_max": np.where(total(codes) > 0, at_max, _UNKNOWN),
+        "flushed": share(rows["flushed"], elements - total(zeros) - total(bad)),
         "mean": total(rows["mean"] * finite) / np.maximum(total(finite), 1),
         "nans": count("nans"),
         "infs": count("infs"),
-        "zeros": share("zeros", elements),
+        "zeros": share(rows["zeros"], elements),
     }
     lists = {name: values.tolist() for name, values in columns.items()}
     lists["snr_db"] = [decibels(*both) for both in zip(signal.tolist(), error.tolist(), strict=True)]

@@ -187,6 +187,15 @@ def non_finite(rows: Rows) -> Places:
     return np.maximum(rows["nans"], 0) + np.maximum(rows["infs"], 0)
 
 
+def clipped(rows: Rows) -> Places:
+    """Values that a cast made smaller, -1 where that is not known: a code at the largest value may have been just that.
+
+    Current scaling puts the amax a rounding above the largest value at most, which loses nothing.
+    """
+    beyond = np.where(rows.isin("scaling", CURRENT), np.minimum(rows["saturated"], 0), rows["saturated"])
+    return np.where(rows.isin("source", QUANTIZED), -1, beyond)
+
+
 def starts_of(*keys: npt.NDArray[Any]) -> Places:
     """Where a new group begins in columns that are sorted by `keys`; there is none in empty columns."""
     if not len(keys[0]):

@@ -43,10 +43,12 @@ _FAMILIES = re.compile(
     r"torch\.(cuda\.)?[A-Z][A-Za-z0-9]*Storage"
     r"|torch\.(u?int|float|bfloat|complex|q?u?int|bits)\d+(_e\d+m\d+\w*|x\d+)?|torch\.(bool|half|double|long|short)"
     r"|torch\.(contiguous_format|preserve_format|channels_last)"
-    # Recipes and their fields; tensors of Transformer Engine as weights.
-    r"|transformer_engine\.common\.recipe\.[A-Z_]\w*"
-    r"|transformer_engine\.pytorch\.(quantized_tensor|float8_tensor|tensor(\.\w+)*)\.[A-Za-z_]\w*"
-    r"|transformer_engine(_torch|\.pytorch(\.\w+)*)\.DType"
+    # Recipes, their fields, and members of enums as Python 3.11 names them; tensors of Transformer Engine as weights, and
+    # what makes them.
+    r"|transformer_engine\.common\.recipe\.[A-Z_]\w*(\.[A-Za-z]\w*)?"
+    r"|transformer_engine\.pytorch\.(quantized_tensor|float8_tensor|tensor(\.\w+)*)\.[A-Za-z_]\w*(\._make_in_reduce_ex)?"
+    r"|transformer_engine(_torch|\.pytorch(\.\w+)*)\.DType(\.k\w+)?"
+    r"|torch\.distributed\.checkpoint\.metadata\._MEM_FORMAT_ENCODING\.[A-Z_]+"
 )
 
 

@@ -5,11 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+# Copies that checkpoints need are a part of the file: bytes as text, and lists at 8 bytes an element of 1 to 3. A small one may
+# have some more.
+_TIMES, _AT_LEAST = 16, 1 << 20
+# Of a pair in a list and in a dict, and of a character at most.
+_PAIR_BYTES, _UTF8_BYTES = 48, 4
 _CODECS = ("latin1", "latin-1", "utf-8", "ascii")
 
 
 class RefusedError(ValueError):
     """What a file holds and must not, or lacks; one line without the file's name."""
+
+
+class Copies:
+    """How many bytes of copies reading a file of `size` bytes may make: what is in it once can be named a thousand times."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._left = max(_TIMES * size, _AT_LEAST)
+
+    def spend(self, count: int) -> None:
+        """Count a copy of so many bytes, before it is made. Raises `RefusedError` where it is one too many."""
+        self._left -= count
+        if self._left < 0:
+            raise RefusedError(
+                f"its {self._size:,} bytes ask for copies of more than {_TIMES} times as many, which checkpoints do not; "
+                "nothing of it was run"
+            )
 
 
 @dataclass(frozen=True)
@@ -44,42 +66,38 @@ class Persistent:
     id: Any
 
 
-def made(callee: Any, args: Any) -> Any:
+def made(callee: Any, args: Any, copies: Copies) -> Any:
     """What a call stands for: containers and bytes as such, everything else as its name and arguments."""
     if not isinstance(callee, Global) or not isinstance(args, tuple):
         raise RefusedError("its pickle calls what is no name; nothing of it was run")
     name = callee.name
-    if name == "builtins.getattr":
-        return _attribute(*args)
     if name in ("copyreg._reconstructor", "copyreg.__newobj__"):
-        return made(args[0], ())
-    if name == "_codecs.encode":
-        return _encoded(*args)
+        return made(args[0], (), copies)
+    if name in ("_codecs.encode", "builtins.bytes", "builtins.bytearray"):
+        return _encoded(copies, *args)
     if name in ("collections.OrderedDict", "builtins.dict"):
         pairs: dict[Any, Any] = {}
-        put_pairs(pairs, [word for pair in (args[0] if args else ()) for word in pair])
+        put_pairs(pairs, [word for key, value in _elements(args, copies, _PAIR_BYTES) for word in (key, value)])
         return pairs
     if name in ("torch.Size", "builtins.tuple"):
-        return tuple(args[0]) if args else ()
+        return tuple(_elements(args, copies))
     if name in ("builtins.list", "builtins.set", "builtins.frozenset"):
-        return list(args[0]) if args else []
-    if name in ("builtins.bytes", "builtins.bytearray"):
-        return _encoded(*args)
+        return list(_elements(args, copies))
     return Made(name, args)
 
 
-def _attribute(owner: Any, name: Any) -> Global:
-    """Members of enums are pickled so, and methods of classes."""
-    if not isinstance(owner, Global) or not isinstance(name, str):
-        raise RefusedError("its pickle takes an attribute of what is no name; nothing of it was run")
-    return Global(f"{owner.name}.{name}")
+def _elements(args: tuple[Any, ...], copies: Copies, each: int = 8) -> Any:
+    """What a container is made of; `each` are the bytes that an element of it takes."""
+    copies.spend(each * len(args[0]) if args else 0)
+    return args[0] if args else ()
 
 
-def _encoded(text: Any = b"", codec: Any = "latin1") -> bytes:
+def _encoded(copies: Copies, text: Any = b"", codec: Any = "latin1") -> bytes:
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str) or codec not in _CODECS:
         raise RefusedError(f"its pickle has bytes in the codec {str(codec)[:40]!a}, which checkpoints do not")
+    copies.spend(_UTF8_BYTES * len(text) if codec == "utf-8" else len(text))
     return text.encode(codec)
 
 

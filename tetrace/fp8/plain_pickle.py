@@ -8,12 +8,13 @@ are refused all the same, because a checkpoint that holds them is not what it sa
 from __future__ import annotations
 
 import fnmatch
+import os
 import pickletools
 from collections.abc import Collection
 from typing import IO, Any
 
 from tetrace.fp8.pickle_names import is_known
-from tetrace.fp8.pickled import Global, Made, Persistent, RefusedError, made, put_pairs, put_values
+from tetrace.fp8.pickled import Copies, Global, Made, Persistent, RefusedError, made, put_pairs, put_values
 
 # Of protocols up to 2, which write the names of Python 2.
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
@@ -33,7 +34,7 @@ def read(file: IO[bytes] | bytes, allowed: Collection[str] = ()) -> Any:
     `allowed`: patterns of more names that may be in it, as `megatron.*`. Raises `RefusedError` for any other, and for what
     is no whole pickle.
     """
-    machine = _Machine(frozenset(allowed))
+    machine = _Machine(frozenset(allowed), Copies(_size(file)))
     try:
         for opcode, argument, _ in pickletools.genops(file):
             machine.run(opcode.name, argument)
@@ -45,11 +46,22 @@ def read(file: IO[bytes] | bytes, allowed: Collection[str] = ()) -> Any:
         raise RefusedError(f"its pickle is cut off or damaged ({words or type(error).__name__})") from error
 
 
+def _size(file: IO[bytes] | bytes) -> int:
+    """Bytes from the file's position to its end."""
+    if isinstance(file, bytes):
+        return len(file)
+    begin = file.tell()
+    size = file.seek(0, os.SEEK_END) - begin
+    file.seek(begin)
+    return size
+
+
 class _Machine:
     """The stack and the memo of a pickle in reading."""
 
-    def __init__(self, allowed: frozenset[str]) -> None:
+    def __init__(self, allowed: frozenset[str], copies: Copies) -> None:
         self._allowed = allowed
+        self._copies = copies
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -174,7 +186,11 @@ class _Machine:
     def _named(self, module: Any, name: Any) -> Global:
         if not isinstance(module, str) or not isinstance(name, str):
             raise RefusedError("its pickle names something by no text")
-        full = f"{_RENAMED.get(module, module)}.{name}"
+        return self._allow(f"{_RENAMED.get(module, module)}.{name}")
+
+    def _allow(self, full: str) -> Global:
+        # Of one text in a file many names can be made.
+        self._copies.spend(len(full))
         if not is_known(full) and not any(fnmatch.fnmatchcase(full, pattern) for pattern in self._allowed):
             raise RefusedError(
                 f"it names {full[:200]!a}, which is not on the list of what a checkpoint may hold; nothing of it was run"
@@ -183,24 +199,35 @@ class _Machine:
 
     def _reduce(self, _: Any) -> None:
         callee, args = self._pop_last(2)
-        self._stack.append(made(callee, args))
+        self._stack.append(self._made(callee, args))
 
     _newobj = _reduce
 
     def _newobj_ex(self, _: Any) -> None:
         callee, args, named = self._pop_last(3)
-        found = made(callee, args)
+        found = self._made(callee, args)
         if isinstance(found, Made) and named:
             found.state = named
         self._stack.append(found)
 
     def _obj(self, _: Any) -> None:
         callee, *args = self._pop_to_mark()
-        self._stack.append(made(callee, tuple(args)))
+        self._stack.append(self._made(callee, tuple(args)))
 
     def _inst(self, words: Any) -> None:
         args = self._pop_to_mark()
-        self._stack.append(made(self._named(*str(words).split(" ", 1)), tuple(args)))
+        self._stack.append(self._made(self._named(*str(words).split(" ", 1)), tuple(args)))
+
+    def _made(self, callee: Any, args: Any) -> Any:
+        if isinstance(callee, Global) and callee.name == "builtins.getattr" and isinstance(args, tuple):
+            return self._attribute(*args)
+        return made(callee, args, self._copies)
+
+    def _attribute(self, owner: Any, name: Any) -> Global:
+        """Members of enums are pickled so, and methods of classes."""
+        if not isinstance(owner, Global) or not isinstance(name, str):
+            raise RefusedError("its pickle takes an attribute of what is no name; nothing of it was run")
+        return self._allow(f"{owner.name}.{name}")
 
     def _build(self, _: Any) -> None:
         (state,) = self._pop_last(1)

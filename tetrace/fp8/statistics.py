@@ -90,6 +90,8 @@ class TensorStats:
         return 10 * math.log10(signal / self.squared_error) if signal > 0 else -math.inf
 
     def __repr__(self) -> str:
+        if not self.elements:
+            return "TensorStats(no values)"
         bad = f", {self.nans:,} NaN, {self.infs:,} Inf" if self.nans or self.infs else ""
         shown = f"{self.elements:,} elements, {self.zeros:,} zero{bad}; amax {self.amax:.6g}, mean {self.mean:.4g}"
         if not self.format:

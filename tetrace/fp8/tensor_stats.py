@@ -23,6 +23,8 @@ _DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 _CODES = {torch.float8_e4m3fn: "E4M3", torch.float8_e5m2: "E5M2"}
 _CODE_DTYPES = {"E4M3": 3, "E5M2": 4}
 _WITH_HISTOGRAM, _IS_INVERSE = 1, 2
+# As the kernels have it (csrc/fp8/numbers.cuh): with less they count nothing.
+_LEAST_SCALE = 2.0**-127
 # Of one launch: counts of bins have 32 bits.
 _MOST_ELEMENTS = 1 << 31
 
@@ -41,7 +43,7 @@ def inspect(
     no matrix of evenly spaced rows is copied first, and `copied` says so.
 
     Raises `UsageError` for what is no such tensor, for a `format` other than E4M3 and E5M2, and for a scale that is no
-    finite positive number; `TetraceError` where the kernels are missing or do not run.
+    finite number from 2^-127 on; `TetraceError` where the kernels are missing or do not run.
     """
     number_format = format_named(format)
     source = _quantized_parts(tensor)
@@ -82,6 +84,11 @@ def _checked_scale(scale: float | torch.Tensor, device: torch.device) -> torch.T
         raise UsageError(f"a scale of {found.numel()} elements; give one number")
     if not (bool(found.isfinite()) and bool(found > 0)):
         raise UsageError(f"the scale {found.item()} is no finite positive number; give one that is")
+    if found.item() < _LEAST_SCALE:
+        raise UsageError(
+            f"the scale {found.item():.3g} is below 2**-127, and has no inverse in fp32: nothing can be counted with it; "
+            "tetrace.fp8.from_histogram(inspect(tensor).histogram, format, scale) does without"
+        )
     return found.to(device)
 
 

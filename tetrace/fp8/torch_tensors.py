@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from tetrace.fp8 import plain_pickle
-from tetrace.fp8.pickled import Global, Made, Persistent, RefusedError
+from tetrace.fp8.pickled import Copies, Global, Made, Persistent, RefusedError
 from tetrace.fp8.zip_archive import SIGNATURE, ZipArchive
 
 if TYPE_CHECKING:
@@ -82,7 +82,15 @@ def read_archive(file: IO[bytes], allowed: Collection[str] = ()) -> tuple[Any, C
     if order.strip() != b"little":
         raise RefusedError(f"it was written with the byte order {order[:20]!r}; save it on a little-endian machine")
     value = plain_pickle.read(archive.read(pickles[0]), allowed)
-    return value, lambda key: archive.read(f"{folder}data/{key}")
+    copies = Copies(file.seek(0, io.SEEK_END))
+
+    def read(key: str) -> bytes:
+        held = archive.read(f"{folder}data/{key}")
+        # Many states may name one storage.
+        copies.spend(len(held))
+        return held
+
+    return value, read
 
 
 def tensor_of(value: Any, storage: Callable[[str], bytes]) -> Tensor | None:

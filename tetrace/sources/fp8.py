@@ -122,6 +122,8 @@ def _by_format(seen: Array) -> dict[str, Array]:
     known = (seen["flags"] & rows.FORMAT_KNOWN) != 0
     codes = (seen["flags"] & rows.QUANTIZED) != 0
     found = {name: np.where(known, seen[name].astype(np.int64), -1) for name in _OF_FORMAT}
+    # What became zero, and how far off the others are, codes do not say.
+    found["flushed"] = np.where(codes, -1, found["flushed"])
     found["squared_error"] = np.where(known & ~codes, seen["squared_error"], np.nan)
     scales = ("scale", "scale_min", "scale_max")
     return found | {name: np.where(seen[name] != 0, seen[name].astype(np.float64), np.nan) for name in scales}

@@ -57,8 +57,11 @@ TENSORS = Table(
         _count("zeros", "Zeros among them."),
         _count("nans", "NaNs."),
         _count("infs", "Infinite values."),
-        _count("saturated", "Finite values beyond the format's largest, which they become."),
-        _count("flushed", "Values that are not zero and become zero."),
+        _count(
+            "saturated",
+            "Finite values beyond the format's largest, which they become; of FP8 codes alone, those that are the largest.",
+        ),
+        _count("flushed", "Values that are not zero and become zero; of FP8 codes alone it is not known."),
         _count("subnormal", "Values that become a subnormal code, which has fewer digits."),
         _number("amax", "Largest magnitude of the finite values."),
         _number("smallest", "Smallest magnitude of those that are finite and not zero; 0 where there is none."),

@@ -170,13 +170,33 @@ def _with_new_columns(rows: pa.Table, table: Table) -> pa.Table:
     return rows
 
 
+def _without_guesses(rows: pa.Table, table: Table) -> pa.Table:
+    """Rows of an older `.tetrace`, where what was flushed was 0 of tensors that were seen as FP8 codes alone."""
+    import numpy as np
+
+    from tetrace.trace.arrays import numbers
+
+    # Nulls are refused by what reads the table.
+    if table.name != "fp8_tensors" or any(rows.column(name).null_count for name in ("source", "flushed")):
+        return rows
+    rows = rows.unify_dictionaries()
+    chunks = rows.column("source").chunks
+    words = chunks[0].dictionary.to_pylist() if chunks else []
+    of_codes = np.isin(
+        column_of(rows.column("source")), [code for code, word in enumerate(words) if word == "quantized"]
+    )
+    place, field = rows.column_names.index("flushed"), rows.schema.field("flushed")
+    flushed = np.where(of_codes, -1, column_of(rows.column("flushed")))
+    return rows.set_column(place, field, numbers(flushed, field.type))
+
+
 def _read_file(file: Path, table: Table) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            return _with_new_columns(parquet.read(), table).cast(table.arrow())
+            return _without_guesses(_with_new_columns(parquet.read(), table).cast(table.arrow()), table)
     except PermissionError as error:
         raise InputError(f"{file}: not readable by this user; change its permissions") from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:

@@ -144,7 +144,8 @@ def tensor_history(history: History) -> Spec:
     data = [
         line("amax", [_positive(step.amax) for step in history.steps], blue, "y", "%{y:.4~g}"),
         line("largest that fits", [_positive(value) for value in fits], orange, "y", "%{y:.4~g}", "dash"),
-        line("saturated", [_plain(step.saturated) for step in history.steps], red, "y2", "%{y:.3%}"),
+        line("clipped", [_plain(step.clipped) for step in history.steps], red, "y2", "%{y:.3%}"),
+        line("codes at ±max", [_plain(step.at_max) for step in history.steps], red, "y2", "%{y:.3%}", "dash"),
         line("flushed", [_plain(step.flushed) for step in history.steps], "#8d99a6", "y2", "%{y:.3%}", "dot"),
     ]
     data = [trace for trace in data if any(value is not None for value in trace["y"])]
