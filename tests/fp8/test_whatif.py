@@ -13,6 +13,8 @@ import tetrace
 from tests.fp8.drawn import NAME, drawn, used
 from tests.fp8.made import Made, counts
 from tetrace.errors import InputError, UsageError
+from tetrace.fp8.health import check_health
+from tetrace.fp8.observations import tensors
 from tetrace.fp8.settings import parse
 from tetrace.fp8.whatif import WhatIf, what_if
 
@@ -20,14 +22,14 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 class TestDelayedHistory:
-    """Scales of delayed scaling are made of the amaxes of earlier steps."""
+    """Scales of delayed scaling are made of the amaxes of earlier steps; recordings of which the start was not recorded."""
 
     @staticmethod
     def rising() -> Made:
-        """Amaxes 1, 2, 4, ... of a run with current scaling."""
+        """Amaxes 2, 4, 8, ... of a run with current scaling."""
         run = Made()
-        for step in range(6):
-            run.tensor(step, NAME, [2.0**step, 0.5], scaling="current")
+        for step in range(1, 7):
+            run.tensor(step, NAME, [2.0**step, 1.0], scaling="current")
         return run
 
     def test_a_tensor_that_grows_is_clipped_in_every_step(self) -> None:
@@ -43,7 +45,7 @@ class TestDelayedHistory:
         random = np.random.default_rng(length)
         amaxes = [float(np.float32(2.0**e)) for e in random.uniform(-3, 3, 60)]
         run = Made()
-        for step, amax in enumerate(amaxes):
+        for step, amax in enumerate(amaxes, 1):
             run.tensor(step, "other.input", [amax * 9], scaling="current").tensor(step, NAME, [amax], scaling="current")
         found = what_if(run.trace(), recipe="delayed", history=length).rows
         row = next(row for row in found if row.name == NAME)
@@ -64,7 +66,7 @@ class TestDelayedHistory:
     def test_a_step_whose_amax_is_zero_takes_no_place(self, algorithm: str) -> None:
         """Transformer Engine does not roll the history then (delayed_scaling.cu), and leaves the scale as it was."""
         run = Made()
-        for step, amax in enumerate([8.0, 0.0, 0.0, 8.0, 4.0, 0.0]):
+        for step, amax in enumerate([8.0, 0.0, 0.0, 8.0, 4.0, 0.0], 1):
             run.tensor(step, NAME, [amax], scaling="current")
         (row,) = what_if(run.trace(), recipe="delayed", history=1, algorithm=algorithm).rows
         assert (row.steps, row.history, row.saturated_upper, row.flushed_upper) == (2, 1, 0, 0)
@@ -73,7 +75,7 @@ class TestDelayedHistory:
     def test_each_micro_batch_is_an_update(self, scaling: str) -> None:
         """Transformer Engine updates scales at the end of each outermost autocast: the second is cast by the first."""
         run = Made()
-        for step in range(3):
+        for step in range(1, 4):
             for amax in (1.0, 100.0):
                 run.tensor(step, NAME, [amax, 0.5], scale=448.0, scaling=scaling)
                 run.tensor(step, "a.grad_output", [1.0], scaling="current", phase="backward")
@@ -87,7 +89,7 @@ class TestDelayedHistory:
 
     def test_a_module_that_runs_twice_in_an_autocast_has_one_update(self) -> None:
         run = Made()
-        for step in range(3):
+        for step in range(1, 4):
             run.tensor(step, NAME, [1.0], scaling="current").tensor(step, NAME, [100.0], scaling="current")
         (row,) = what_if(run.trace(), recipe="delayed", history=1).rows
         assert (row.steps, row.saturated_upper) == (2, 0)
@@ -97,7 +99,7 @@ class TestDelayedHistory:
         amaxes = [1.0, 1.0, 1.0, np.inf, 1.0, 10.0, 10.0, 10.0, 10.0, 10.0]
         run, clipped, scale = Made(), 0, np.nan
         for step, amax in enumerate(amaxes):
-            run.tensor(step, NAME, [amax, 0.5], scaling="current")
+            run.tensor(step + 1, NAME, [amax, 0.5], scaling="current")
             before = max(amaxes[max(step - length, 0) : step], default=np.inf)
             scale = 448 / before if np.isfinite(before) else scale
             clipped += bool(np.isfinite(amax) and amax * scale > 448)
@@ -108,7 +110,7 @@ class TestDelayedHistory:
 
     def test_most_recent(self) -> None:
         run = Made()
-        for step, amax in enumerate([8.0, 1.0, 4.0]):
+        for step, amax in enumerate([8.0, 1.0, 4.0], 1):
             run.tensor(step, NAME, [amax], scaling="current")
         (by_max,) = what_if(run.trace(), recipe="delayed", history=4).rows
         (newest,) = what_if(run.trace(), recipe="delayed", history=4, algorithm="most_recent").rows
@@ -121,7 +123,7 @@ class TestDelayedHistory:
         assert row.saturated_lower == row.saturated_upper == 0.25
 
     def test_one_step_has_no_history(self) -> None:
-        found = what_if(Made().tensor(0, NAME, [1.0], scaling="current").trace(), recipe="delayed")
+        found = what_if(Made().tensor(7, NAME, [1.0], scaling="current").trace(), recipe="delayed")
         assert (found.rows, found.unanswered) == ((), {"no amax of an earlier step": 1})
 
     def test_the_margin_that_ran_is_known_from_its_scales(self) -> None:
@@ -131,6 +133,78 @@ class TestDelayedHistory:
         (same,) = what_if(run.trace(), margin=2).rows
         (doubled,) = what_if(run.trace(), margin=1).rows
         assert (same.saturated_upper, doubled.saturated_upper) == (0, 0.5)
+
+
+class TestTheStartOfARun:
+    """Delayed scaling begins at a scale of 1, and stays there until a step has given the history an entry."""
+
+    @staticmethod
+    def gradients(first: int) -> Made:
+        """Of a run with current scaling: one that E4M3 flushes at scale 1, and from step 1 on another; one that fits."""
+        run = Made()
+        for step in range(first, first + 3):
+            run.tensor(step, NAME, [1.0, 0.5], scale=448, scaling="current")
+            run.tensor(step, "a.grad_output", [1e-5, 2e-5] if step else [0.0, 0.0], scale=2e7, scaling="current")
+            run.tensor(step, "b.grad_output", [1e-4, 2e-4], scale=2e6, scaling="current")
+        return run
+
+    def test_what_delayed_scaling_lost_it_would_have_lost(self) -> None:
+        """The same model and seed was recorded with both."""
+        results = Path(__file__).parents[2] / "profiles" / "stability" / "results" / "h200"
+        with_current, delayed = (tetrace.load(results / f"fused-{one}-0.tetrace") for one in ("current", "e4m3"))
+        found = what_if(with_current, recipe="delayed", format="E4M3")
+        lost = {row.name for row in found.rows if row.unset_steps}
+        (problem,) = (one for one in check_health(delayed).problems if one.kind == "lost_gradients")
+        assert "17 of 17 gradients in step 0" in problem.evidence
+        rows = tensors(delayed)
+        # Zero from the start or flushed, at a scale of 1: all that come after the first one that is lost are zero.
+        nothing_left = (rows["scale"] == 1) & (rows["zeros"] + rows["flushed"] == rows["elements"])
+        recorded = np.flatnonzero((rows["step"] == 0) & nothing_left)
+        assert lost == {rows.name(place) for place in recorded.tolist()}
+        assert len(lost) == problem.tensors == 17
+        assert (str(found.flushed), found.steps_left_out, found.first_step) == ("0 → 17", (), None)
+
+    def test_the_scale_is_1_until_the_history_has_an_entry(self) -> None:
+        rows = {row.name: row for row in what_if(self.gradients(0).trace(), recipe="delayed").rows}
+        assert {name: (row.steps, row.unset_steps) for name, row in rows.items()} == {
+            NAME: (3, 0),
+            "a.grad_output": (2, 1),
+            "b.grad_output": (3, 1),
+        }
+        assert rows["b.grad_output"].flushed == (1 / 3, 1 / 3)
+
+    def test_a_wider_format_loses_less_there(self) -> None:
+        found = what_if(self.gradients(0).trace(), recipe="delayed", format="HYBRID")
+        assert [row.unset_steps for row in found.rows] == [0, 0, 0]
+
+    def test_a_start_that_was_not_recorded_is_told(self) -> None:
+        found = what_if(self.gradients(5).trace(), recipe="delayed")
+        assert found.first_step == (5, 3, 3, 2)
+        assert found.verdict.endswith(
+            ". The recording does not hold the run's start: from scratch, delayed scaling begins at scale 1, where 2 of 3 "
+            "tensors would lose 50% or more of what is not zero, by step 5."
+        )
+        assert what_if(self.gradients(5).trace(), recipe="current").first_step is None
+
+    def test_of_what_the_first_recorded_step_lacks_it_is_not_known(self) -> None:
+        run = Made().tensor(5, NAME, [1.0], scaling="current")
+        for step in (6, 7):
+            run.tensor(step, NAME, [1.0], scaling="current").tensor(step, "a.grad_output", [1e-5], scaling="current")
+        assert what_if(run.trace(), recipe="delayed").verdict.endswith(
+            "where 0 of 1 tensor would lose 50% or more of what is not zero, by step 5; of 1 more that is not known."
+        )
+        none = Made().tensor(5, NAME, [0.0], scaling="current").tensor(6, NAME, [1.0], scaling="current")
+        assert what_if(none.tensor(7, NAME, [1.0], scaling="current").trace(), recipe="delayed").verdict.endswith(
+            "delayed scaling begins at scale 1, and how many tensors its first step would lose there is not known."
+        )
+
+    def test_delayed_scaling_that_ran_on_from_a_checkpoint(self) -> None:
+        """Its first step has a scale: what another format would lose at the start is told, of another margin it is as it ran."""
+        run = Made()
+        for step in range(2):
+            run.tensor(step, "a.grad_output", [1e-5], scale=1e7, format="E5M2")
+        assert what_if(run.trace(), format="E4M3").first_step == (0, 1, 1, 1)
+        assert what_if(run.trace(), margin=1).first_step is None
 
 
 class TestAnswers:
@@ -272,10 +346,10 @@ class TestAgainstWhatRan:
     def test_steps_whose_scale_is_not_known_are_told(self) -> None:
         """They are left out of what ran as well, so that the same tensor loses less there than with another question."""
         run = Made()
-        for step in range(4):
-            run.tensor(step, NAME, [1.0, 1e-9 if step == 0 else 1.0], scale=448.0, scaling="current")
+        for step in range(1, 5):
+            run.tensor(step, NAME, [1.0, 1e-9 if step == 1 else 1.0], scale=448.0, scaling="current")
         found, whole = what_if(run.trace(), recipe="delayed", history=1), what_if(run.trace(), format="E5M2")
-        assert (found.steps_left_out, found.tensors_left_out) == ((0,), 1)
+        assert (found.steps_left_out, found.tensors_left_out) == ((1,), 1)
         assert (whole.steps_left_out, whole.tensors_left_out) == ((), 0)
         assert (found.flushed.ran, whole.flushed.ran) == (0, 1)
 

@@ -13,7 +13,8 @@ from tetrace.cli.pages import Output, output_options
 from tetrace.report.commands import with_path
 
 if TYPE_CHECKING:
-    from tetrace.fp8.whatif import Row, WhatIf
+    from tetrace.fp8.whatif import WhatIf
+    from tetrace.fp8.whatif_rows import Row
     from tetrace.report.page import Page
     from tetrace.trace.trace import Trace
 
@@ -76,6 +77,7 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
             "steps_left_out": list(found.steps_left_out),
             "tensors_left_out": found.tensors_left_out,
             "steps_not_finite": list(found.steps_not_finite),
+            "first_step": found.first_step and found.first_step._asdict(),
             "clipped": vars(found.clipped),
             "flushed": vars(found.flushed),
             "snr": {"better": found.better, "worse": found.worse},
@@ -110,14 +112,18 @@ def _change(ran: str, would: str) -> str:
 
 def _advice(found: WhatIf) -> Iterator[str]:
     """What formats and margins cannot help with."""
+    from tetrace.fp8.observations import DELAYED
     from tetrace.fp8.whatif import NOTABLE_FLUSHED
 
     unset = [row for row in found.rows if row.unset_steps and row.flushed_upper > NOTABLE_FLUSHED]
-    if unset:
-        yield (
-            f"{len(unset):,} of those flushed have a step before their first scale, which is 1 then whatever margin and "
-            "format: see Gradients lost in `tetrace fp8 health RUN`; recipe=current has no such step."
-        )
+    if not unset:
+        return
+    lost = f"{len(unset):,} of those flushed have a step before their first scale, which is 1 then whatever margin and format"
+    if any(row.ran_recipe == DELAYED for row in unset):
+        yield f"{lost}: see Gradients lost in `tetrace fp8 health RUN`; recipe=current has no such step."
+    else:
+        # What lies behind a gradient that is lost wholly is zero, and gets its scale a step later: that did not run.
+        yield f"{lost}. Steps after it can lose those behind them too, which is not recorded; recipe=current has no such step."
 
 
 def _limits(found: WhatIf) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tetrace.fp8.backward_order import in_order_of_backward
 from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, starts_of, tensor_name, tensors
-from tetrace.fp8.whatif import decibels
+from tetrace.fp8.whatif_rows import decibels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
