@@ -289,9 +289,39 @@ class TestAgainstWhatRan:
         found = what_if(self.run().trace(), margin=1)
         assert (str(found.clipped), str(found.flushed)) == ("1 → 0", "1 → 1")
         assert found.verdict == (
-            "margin=1 against what ran, of 3 tensors: more than 0.01% clipped in 1 → 0, more than 1% flushed in 1 → 1; SNR "
-            "better by 1 dB or more in 1, worse in 0."
+            "margin=1 against what ran, of 3 tensors, each by its worst step: more than 0.01% clipped in 1 → 0, more than "
+            "1% flushed in 1 → 1; SNR better by 1 dB or more in 1, worse in 0."
         )
+
+    @pytest.mark.parametrize("steps", [2, 21, 300])
+    def test_a_step_counts_as_much_in_a_long_recording(self, steps: int) -> None:
+        """`health` judges each step: one that loses all is not made up for by others."""
+        run = Made()
+        for step in range(steps):
+            run.tensor(step, "a.grad_output", np.full(8, 1e-5), scale=4e7 if step else 1.0)
+            run.tensor(step, "b.input", [1.0, 3.0 if step == 1 else 1.0], scale=448.0 if step else 1.0)
+        found = what_if(run.trace(), margin=1)
+        assert (str(found.flushed), str(found.clipped)) == ("1 → 1", "1 → 1")
+        row = next(row for row in found.rows if row.role == "grad_output")
+        assert (row.worst_ran_flushed, row.worst_flushed, row.worst_step) == (1.0, (1.0, 1.0), 0)
+        assert row.flushed == pytest.approx((1 / steps, 1 / steps))
+        clipped = next(row for row in found.rows if row.role == "input")
+        assert (clipped.worst_ran_clipped, clipped.worst_clipped, clipped.worst_step) == (0.5, (0.5, 0.5), 1)
+
+    def test_before_the_first_scale_half_counts(self) -> None:
+        """As in `health`: weights lose some percent of their smallest values at a scale of 1."""
+        for lost, many in ((49, 0), (50, 1)):
+            run = Made()
+            for step in range(2):
+                values = np.append(np.ones(100 - lost), np.full(lost, 2.0 ** (-5 if step else -12)))
+                run.tensor(step, "a.weight", values, scale=448.0 if step else 1.0)
+            assert str(what_if(run.trace(), margin=1).flushed) == f"{many} → {many}", lost
+
+    def test_a_rank_counts_as_much_among_many(self) -> None:
+        run = Made()
+        for process in range(200):
+            run.tensor(0, NAME, [1.0] if process else [1e-9], scale=2.0, process=process)
+        assert str(what_if(run.trace(), margin=1).flushed) == "1 → 1"
 
     def test_what_was_lost_and_is_lost_still_more_is_counted(self) -> None:
         """The count of tensors alone would hide it."""
@@ -304,8 +334,8 @@ class TestAgainstWhatRan:
         for asked in ({"format": "E4M3"}, {"margin": 0}, {"recipe": "delayed"}):
             found = what_if(self.run().trace(), **asked)
             assert found.verdict == (
-                f"{found.settings} is what ran, so nothing changes: of 3 tensors, more than 0.01% clipped in 1, more than 1% "
-                "flushed in 1."
+                f"{found.settings} is what ran, so nothing changes: of 3 tensors, each by its worst step, more than "
+                "0.01% clipped in 1, more than 1% flushed in 1."
             )
 
     def test_what_loses_the_same_with_another_scale_is_not_what_ran(self) -> None:
@@ -321,10 +351,14 @@ class TestAgainstWhatRan:
         run = Made().tensor(0, "a.input", values, scale=2.0).tensor(1, "a.input", values, scale=1.0)
         row, *_ = what_if(run.trace(), recipe="delayed", format="E4M3", margin=0).rows
         change = WhatIf(
-            parse(["margin=1"]), (dataclasses.replace(row, saturated_lower=0.0, saturated_upper=0.1),), {}, 0, False
+            parse(["margin=1"]),
+            (dataclasses.replace(row, worst_saturated_lower=0.0, worst_saturated_upper=0.1),),
+            {},
+            0,
+            False,
         )
         assert str(change.clipped).endswith("0 to 1")
-        unknown = dataclasses.replace(row, ran_saturated=float("nan"))
+        unknown = dataclasses.replace(row, worst_ran_saturated=float("nan"))
         assert str(WhatIf(parse(["margin=1"]), (unknown,), {}, 0, False).clipped).startswith("0 to 1 → ")
 
     def test_an_amax_that_a_rounding_puts_beyond_is_not_clipped(self) -> None:

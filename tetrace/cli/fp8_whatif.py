@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tetrace.report.page import Page
     from tetrace.trace.trace import Trace
 
+_OVER_ALL = "shares and SNR are over all steps; the verdict counts by the worst"
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -54,13 +56,12 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
     shown = found.rows[: words.first(top, len(found.rows))]
     heads = (
         *(("tensor", False, 0), ("ran", False, 2), ("what if", False, 1), ("clipped", True, 0), ("flushed", True, 0)),
-        *(("SNR dB, about", True, 0), ("worst step", True, 3)),
+        *(("SNR dB, about", True, 0), ("worst step", True, 3), ("most clipped", True, 3), ("most flushed", True, 3)),
     )
     columns = tuple(Column(head, number, keep, code=head == "tensor") for head, number, keep in heads)
     rows = tuple(_line(row) for row in shown)
-    grid = Grid(
-        f"Each tensor with {found.settings}", columns, rows, note=words.note(len(found.rows) - len(shown), rows)
-    )
+    note = "; ".join(filter(None, (words.note(len(found.rows) - len(shown), rows), _OVER_ALL)))
+    grid = Grid(f"Each tensor with {found.settings}", columns, rows, note=note)
     return Page(
         title=words.title(trace, str(found.settings)),
         verdict=found.verdict,
@@ -103,6 +104,13 @@ def _line(row: Row) -> tuple[str, ...]:
             )
         ),
         str(row.worst_step),
+        *(
+            ran if row.as_ran else _change(ran, would)
+            for ran, would in (
+                (words.share(row.worst_ran_clipped), words.bounds(*row.worst_clipped)),
+                (words.share(row.worst_ran_flushed), words.bounds(*row.worst_flushed)),
+            )
+        ),
     )
 
 
@@ -115,7 +123,7 @@ def _advice(found: WhatIf) -> Iterator[str]:
     from tetrace.fp8.observations import DELAYED
     from tetrace.fp8.whatif import NOTABLE_FLUSHED
 
-    unset = [row for row in found.rows if row.unset_steps and row.flushed_upper > NOTABLE_FLUSHED]
+    unset = [row for row in found.rows if row.unset_steps and row.worst_flushed_upper > NOTABLE_FLUSHED]
     if not unset:
         return
     lost = f"{len(unset):,} of those flushed have a step before their first scale, which is 1 then whatever margin and format"

@@ -33,7 +33,7 @@ NOTABLE_CLIPPED, NOTABLE_FLUSHED, NOTABLE_DB = 1e-4, 1e-2, 1.0
 
 @dataclass(frozen=True)
 class Change:
-    """Tensors that lose more than `limit`: as it ran, and with what is asked for at least and at most.
+    """Tensors that lose more than `limit` in their worst step: as it ran, and with what is asked for at least and at most.
 
     `ran_unknown` are those of which it was not recorded; `more` are those that lost more and lose still more, by `limit`
     or more."""
@@ -80,13 +80,15 @@ class WhatIf:
 
     @property
     def clipped(self) -> Change:
-        """Tensors of which more than `NOTABLE_CLIPPED` is clipped."""
-        return _change([row.ran_clipped for row in self.rows], [row.clipped for row in self.rows], NOTABLE_CLIPPED)
+        """Tensors of which more than `NOTABLE_CLIPPED` is clipped in some step: an average hides one in a long recording."""
+        ran = [row.worst_ran_clipped for row in self.rows]
+        return _change(ran, [row.worst_clipped for row in self.rows], NOTABLE_CLIPPED)
 
     @property
     def flushed(self) -> Change:
-        """Tensors of which more than `NOTABLE_FLUSHED` becomes zero."""
-        return _change([row.ran_flushed for row in self.rows], [row.flushed for row in self.rows], NOTABLE_FLUSHED)
+        """Tensors of which more than `NOTABLE_FLUSHED` becomes zero in some step."""
+        ran = [row.worst_ran_flushed for row in self.rows]
+        return _change(ran, [row.worst_flushed for row in self.rows], NOTABLE_FLUSHED)
 
     @property
     def better(self) -> int:
@@ -118,12 +120,12 @@ class WhatIf:
             # Another history may have come to the same.
             is_it = "gives the scales that ran" if self.settings.history or self.settings.algorithm else "is what ran"
             return (
-                f"{self.settings} {is_it}, so nothing changes: of {many}, {clipped} in {self.clipped.least:,}, {flushed} "
-                f"in {self.flushed.least:,}."
+                f"{self.settings} {is_it}, so nothing changes: of {many}, each by its worst step, {clipped} in "
+                f"{self.clipped.least:,}, {flushed} in {self.flushed.least:,}."
             )
         return (
-            f"{self.settings} against what ran, of {many}: {clipped} in {self.clipped}, {flushed} in {self.flushed}; SNR "
-            f"better by {NOTABLE_DB:g} dB or more in {self.better:,}, worse in {self.worse:,}."
+            f"{self.settings} against what ran, of {many}, each by its worst step: {clipped} in {self.clipped}, {flushed} in "
+            f"{self.flushed}; SNR better by {NOTABLE_DB:g} dB or more in {self.better:,}, worse in {self.worse:,}."
         )
 
     @property
