@@ -207,6 +207,52 @@ class TestTheStartOfARun:
         assert what_if(run.trace(), margin=1).first_step is None
 
 
+class TestPowersOfTwo:
+    """Where nobody asks, scales are powers of two as they were in the run."""
+
+    @staticmethod
+    def run(power: bool, scaling: str = "current") -> Made:
+        """Values of which one quarter is flushed by a scale that is rounded down, and none by one that is not."""
+        values = np.tile(np.array([1.0, 1.0, 1.0, 2.0**-18.5], np.float32), (8, 32))
+        scale = 256.0 if power else 448.0
+        of_blocks = {"scale_min": scale, "scale_max": scale} if scaling == "block" else {}
+        return Made().tensor(0, NAME, values, scale=scale, scaling=scaling, layouts=("1x128",), **of_blocks)
+
+    @pytest.mark.parametrize("scaling", ["current", "block"])
+    @pytest.mark.parametrize("power", [True, False])
+    def test_recorded_scales_tell(self, power: bool, scaling: str) -> None:
+        trace = self.run(power, scaling).trace()
+        found, same, other = (what_if(trace, recipe=scaling, power_of_two=asked) for asked in (None, power, not power))
+        assert ([row.as_ran for row in found.rows], found.rows) == ([True], same.rows)
+        assert [row.as_ran for row in other.rows] == [False]
+        word = "yes" if power else "no"
+        assert found.powers_of_two == (f"power_of_two={word} for {scaling} scaling: as its recorded scales are",)
+        assert same.powers_of_two == other.powers_of_two == ()
+
+    @pytest.mark.parametrize("scaling", ["current", "block"])
+    @pytest.mark.parametrize("power", [True, False])
+    def test_what_quantizers_were_told_comes_first(self, power: bool, scaling: str) -> None:
+        run = self.run(not power, scaling).site("quantize", scaling=scaling, force_pow_2_scales=power)
+        (words,) = what_if(run.trace(), format="E5M2").powers_of_two
+        assert words == f"power_of_two={'yes' if power else 'no'} for {scaling} scaling: as its quantizers were told"
+
+    @pytest.mark.parametrize(("scaling", "word"), [("current", "no"), ("block", "yes")])
+    def test_of_what_did_not_run_it_is_the_default(self, scaling: str, word: str) -> None:
+        run = Made().tensor(0, NAME, np.ones((8, 128)), scale=256.0, layouts=("1x128",))
+        (words,) = what_if(run.trace(), recipe=scaling).powers_of_two
+        assert words.startswith(f"power_of_two={word} for {scaling} scaling: Transformer Engine's default")
+
+    def test_gradients_alone(self) -> None:
+        """`QParams(power_2_scale=True)` of a recipe is for input, weight or gradient."""
+        run = Made().tensor(0, "a.input", [1.0], scale=448.0, scaling="current")
+        run.tensor(0, "a.grad_output", [1.0], scale=256.0, scaling="current")
+        found = what_if(run.trace(), recipe="current")
+        assert found.powers_of_two == (
+            "power_of_two=yes for 1 tensor of current scaling, no for others: as their recorded scales are",
+        )
+        assert [row.as_ran for row in found.rows] == [True, True]
+
+
 class TestAnswers:
     """What is answered, and what is said to be not recorded."""
 

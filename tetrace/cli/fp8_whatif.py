@@ -79,6 +79,7 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
             "tensors_left_out": found.tensors_left_out,
             "steps_not_finite": list(found.steps_not_finite),
             "first_step": found.first_step and found.first_step._asdict(),
+            "powers_of_two": list(found.powers_of_two),
             "clipped": vars(found.clipped),
             "flushed": vars(found.flushed),
             "snr": {"better": found.better, "worse": found.worse},
@@ -153,6 +154,7 @@ def _limits(found: WhatIf) -> list[str]:
         one, last, many = found.steps_not_finite[0], found.steps_not_finite[-1], len(found.steps_not_finite)
         steps = f"step{'' if many == 1 else 's'} {words.steps(one, last, many)}"
         lines.append(f"{steps} left out where a tensor held a NaN or an Inf, of what ran too: see `tetrace fp8 nan`")
+    lines += found.powers_of_two
     if found.sampled:
         lines.append("histograms are of a sample of each tensor's rows: bounds are estimates")
     return lines

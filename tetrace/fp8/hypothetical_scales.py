@@ -44,7 +44,7 @@ def length_of_run(updates: Rows) -> int:
     return int(updates["history_length"].max(initial=0))
 
 
-def from_amax(rows: Rows, kind: Places, power_of_two: bool) -> Singles:
+def from_amax(rows: Rows, kind: Places, power_of_two: Mask) -> Singles:
     """Current scaling: the tensor's own amax."""
     return current_scale(rows["amax"], _LARGEST[kind], power_of_two)
 

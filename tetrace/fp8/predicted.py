@@ -10,7 +10,19 @@ import numpy as np
 from tetrace.errors import UsageError
 from tetrace.fp8 import hypothetical_scales as hypothetical
 from tetrace.fp8.block_prediction import SIZES, predict_blocks
-from tetrace.fp8.observations import CURRENT, DELAYED, MXFP8, RECOMPUTE, WHOLE, Rows, is_gradient, non_finite, scales
+from tetrace.fp8.observations import (
+    BLOCK,
+    CURRENT,
+    DELAYED,
+    MXFP8,
+    RECOMPUTE,
+    WHOLE,
+    Rows,
+    is_gradient,
+    non_finite,
+    scales,
+)
+from tetrace.fp8.powers_of_two import powers_of_two
 from tetrace.fp8.prediction import FORMATS, Histograms, Points, limits, predict
 from tetrace.fp8.settings import RECIPES, Settings
 from tetrace.trace.schema import BY_NAME
@@ -82,6 +94,7 @@ class Case:
         self.wanted_history = 0
         self.sampled = False
         self.first_step: FirstStep | None = None
+        self.powers = {one: powers_of_two(trace, every, one) for one in (CURRENT, BLOCK)}
 
     def _usable(self) -> Places:
         every = self.every
@@ -141,7 +154,10 @@ class Case:
     def _as_ran(
         self, rows: Rows, ran: Places, kind: Places, recipe: Places, scale: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
-        of_blocks = (recipe >= _OF_BLOCKS) & (self.settings.power_of_two is None)
+        of_blocks = recipe == _MX
+        of_blocks |= (recipe == _OF_BLOCKS) & (
+            self._power_of_two(BLOCK, self.rows) == self.powers[BLOCK].taken[self.rows]
+        )
         same: npt.NDArray[np.bool_] = (kind == ran) & (recipe == self._ran(rows))
         # The scale of current scaling is recorded by way of its inverse.
         return same & (of_blocks | np.isclose(scale, rows["scale"], rtol=1e-6, atol=0))
@@ -169,9 +185,14 @@ class Case:
         of_blocks = np.where(rows.isin("scaling", MXFP8), _MX, _OF_BLOCKS)
         return np.where(rows.isin("scaling", DELAYED), 1, np.where(rows.isin("scaling", CURRENT), 0, of_blocks))
 
+    def _power_of_two(self, scaling: str, rows: Places) -> Mask:
+        """Whether scales are powers of two, for observations `rows` (places in the table): as asked for, else as it ran."""
+        asked = self.settings.power_of_two
+        return self.powers[scaling].taken[rows] if asked is None else np.full(len(rows), asked)
+
     def _scales(self, rows: Rows, ran: Places, kind: Places, recipe: Places) -> _Scales:
         settings, updates = self.settings, self.updates
-        scale = hypothetical.from_amax(rows, kind, bool(settings.power_of_two))
+        scale = hypothetical.from_amax(rows, kind, self._power_of_two(CURRENT, self.rows))
         used, unset = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
         delayed = np.flatnonzero(recipe == 1)
         if not len(delayed):
@@ -221,6 +242,7 @@ class Case:
         blocks, of_row, source = _histograms(self.trace, self.every, "fp8_blocks")
         layouts = np.array(self.trace.words("fp8_blocks", "layout"))[self.trace.column("fp8_blocks", "layout")[source]]
         places, columns = [], []
+        power = self._power_of_two(BLOCK, self.rows)
         for place in wanted.tolist():
             here, elements = (_rows_of(column, self.rows[place]) for column in (of_row, self.of_row))
             layout = "1x32" if recipe[place] == _MX else _layout(rows.keys[int(rows.tensor[place])][1])
@@ -239,7 +261,7 @@ class Case:
                 number,
                 SIZES[layout],
                 FORMATS[int(kind[place])],
-                self.settings.power_of_two is not False or layout == "1x32",
+                bool(power[place]) or layout == "1x32",
             )
             places.append(place)
             columns.append((0.0, 0.0, found.flushed_lower, found.flushed_upper, found.squared_error))

@@ -63,6 +63,7 @@ class WhatIf:
     tensors, `tensors_left_out` in all, have no scale with what is asked for: its amaxes were not recorded. In
     `steps_not_finite` some tensors that have a row held a NaN or an Inf. What ran counts without those steps too.
     `first_step` is of a run from scratch, where delayed scaling is asked for and the recording does not hold the start.
+    `powers_of_two` says what was taken of them where nobody asks, for current and block scaling.
     """
 
     settings: Settings
@@ -74,6 +75,7 @@ class WhatIf:
     tensors_left_out: int = 0
     steps_not_finite: tuple[int, ...] = ()
     first_step: FirstStep | None = None
+    powers_of_two: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.verdict
@@ -158,6 +160,12 @@ def _change(ran: list[float], bounds: list[tuple[float, float]], limit: float) -
     )
 
 
+def _powers(case: Case, rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """What was taken of powers of two where nobody asked for either."""
+    recipes = {row.recipe for row in rows} if case.settings.power_of_two is None else set()
+    return tuple(found.words for scaling, found in case.powers.items() if scaling in recipes)
+
+
 def rows_of(found: WhatIf) -> list[dict[str, Any]]:
     """The rows as dictionaries with `COLUMNS`."""
     return [{**dataclasses.asdict(row), "snr_change_db": row.snr_change_db} for row in found.rows]
@@ -213,4 +221,5 @@ def what_if(
         tensors_left,
         tuple(np.unique(every["step"][spoilt]).tolist()),
         case.first_step,
+        _powers(case, rows),
     )
