@@ -242,8 +242,8 @@ def test_whatif_answers_and_says_what_it_had(recording: Path) -> None:
     text = " ".join(said("whatif", recording, "recipe=delayed,margin=1", "history=512").split())
     assert "! an amax history of 512 steps was asked for, the longest recorded one has 9" in text
     assert (
-        "recipe=delayed,margin=1,history=512 against what ran, of 6 tensors: more than 0.01% clipped in 1 → 1, more than "
-        "1% flushed in 0 → 1; SNR better by 1 dB or more in 0, worse in 0." in text
+        "recipe=delayed,margin=1,history=512 against what ran, of 6 tensors, each by its worst step: more than 0.01% clipped "
+        "in 1 → 1, more than 1% flushed in 0 → 1; SNR better by 1 dB or more in 0, worse in 0." in text
     )
 
 

@@ -104,16 +104,19 @@ class Made:
         step: int,
         name: str,
         values: npt.ArrayLike,
-        scale: float = 1.0,
+        scale: float | None = None,
         scaling: str = "delayed",
         format: str = "E4M3",  # noqa: A002
         layouts: tuple[str, ...] = (),
         **columns: Any,
     ) -> Made:
-        """A tensor that is quantized. `layouts` records the amaxes of such blocks too."""
+        """A tensor that is quantized. `layouts` records the amaxes of such blocks too. Without a `scale` it is what current
+        scaling makes of the amax, else 1."""
         flat = np.asarray(values, np.float32)
         finite = flat[np.isfinite(flat)]
         magnitudes = np.abs(finite[finite != 0])
+        if scale is None:
+            scale = _of_amax(magnitudes, format) if scaling == "current" and len(magnitudes) else 1.0
         saturated, flushed, error = counts(finite, scale, format)
         of_codes = columns.get("source") == "quantized"
         row = {
@@ -218,6 +221,12 @@ class Made:
         ranks = {"process": found, "global_id": found, "pid": [100 + one for one in found], "rank": found}
         tables["processes"] = make_table("processes", {k: np.array(v) for k, v in ranks.items()}, len(found))
         return Trace(Metadata(source="made.tetrace", source_format="test"), tables)
+
+
+def _of_amax(magnitudes: npt.NDArray[np.float32], name: str) -> float:
+    """The scale that makes the largest of these the format's largest value, in fp32."""
+    with np.errstate(over="ignore"):
+        return float(min(np.float32(LARGEST[name]) / magnitudes.max(), np.finfo(np.float32).max))
 
 
 def block_amax(values: npt.NDArray[np.float32], layout: str) -> npt.NDArray[np.float32]:

@@ -17,7 +17,8 @@ from tests.fp8.made import Made
 from tetrace import fp8
 from tetrace.fp8 import recorded, reference
 from tetrace.fp8.formats import FORMATS
-from tetrace.fp8.whatif import Row, decibels, what_if
+from tetrace.fp8.whatif import what_if
+from tetrace.fp8.whatif_rows import Row, decibels
 
 LARGEST_CODE = {"E4M3": 0x7E, "E5M2": 0x7B}
 LAYOUTS = {"1x128": reference.ROWS, "128x128": reference.SQUARES, "1x32": reference.MX}

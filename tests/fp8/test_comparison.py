@@ -11,7 +11,7 @@ from tests.fp8.made import Made, bfloat16, counts
 from tetrace.errors import UsageError
 from tetrace.fp8.comparison import compare
 from tetrace.fp8.history import tensor_history
-from tetrace.fp8.whatif import decibels
+from tetrace.fp8.whatif_rows import decibels
 
 
 def run(parts_at: int = 99, layer: int = 1, factor: float = 1.5, steps: int = 6, bad: bool = False) -> Made:

@@ -100,8 +100,8 @@ class TestWithoutFp8:
 
 
 def test_notes_are_counted_beside_problems() -> None:
-    run = Made().tensor(0, "a.input", [1e4, 1.0], scaling="current")
-    run.tensor(0, "b.input", np.append(np.ones(1999), np.full(5, 1e-9)), scaling="current")
+    run = Made().tensor(0, "a.input", [1e4, 1.0], scale=1.0, scaling="current")
+    run.tensor(0, "b.input", np.append(np.ones(1999), np.full(5, 1e-9)), scale=1.0, scaling="current")
     assert check_health(run.trace()).verdict.startswith("1 problem, 1 note in 2 tensors in 1 step. The worst: ")
 
 
@@ -228,7 +228,7 @@ class TestUnderflow:
     def test_a_gradient_in_e4m3_is_told_of_hybrid(self) -> None:
         values = np.append(np.ones(10), np.full(10, 1e-8))
         advice = {
-            name: problems(Made().tensor(0, name, values, scaling=scaling, format=kind))[0].advice
+            name: problems(Made().tensor(0, name, values, scale=1.0, scaling=scaling, format=kind))[0].advice
             for name, scaling, kind in (
                 ("a.grad_output", "delayed", "E4M3"),
                 ("a.input", "delayed", "E4M3"),
@@ -402,7 +402,7 @@ def test_every_kind_has_its_place() -> None:
 
 
 def test_the_table_is_pandas() -> None:
-    table = check_health(Made().tensor(0, "a.input", [1e4], scaling="current").trace()).table
+    table = check_health(Made().tensor(0, "a.input", [1e4], scale=1.0, scaling="current").trace()).table
     assert table[["kind", "module", "role"]].to_numpy().tolist() == [["saturation", "a", "input"]]
 
 

@@ -13,6 +13,8 @@ import tetrace
 from tests.fp8.drawn import NAME, drawn, used
 from tests.fp8.made import Made, counts
 from tetrace.errors import InputError, UsageError
+from tetrace.fp8.health import check_health
+from tetrace.fp8.observations import tensors
 from tetrace.fp8.settings import parse
 from tetrace.fp8.whatif import WhatIf, what_if
 
@@ -20,14 +22,14 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 class TestDelayedHistory:
-    """Scales of delayed scaling are made of the amaxes of earlier steps."""
+    """Scales of delayed scaling are made of the amaxes of earlier steps; recordings of which the start was not recorded."""
 
     @staticmethod
     def rising() -> Made:
-        """Amaxes 1, 2, 4, ... of a run with current scaling."""
+        """Amaxes 2, 4, 8, ... of a run with current scaling."""
         run = Made()
-        for step in range(6):
-            run.tensor(step, NAME, [2.0**step, 0.5], scaling="current")
+        for step in range(1, 7):
+            run.tensor(step, NAME, [2.0**step, 1.0], scaling="current")
         return run
 
     def test_a_tensor_that_grows_is_clipped_in_every_step(self) -> None:
@@ -43,7 +45,7 @@ class TestDelayedHistory:
         random = np.random.default_rng(length)
         amaxes = [float(np.float32(2.0**e)) for e in random.uniform(-3, 3, 60)]
         run = Made()
-        for step, amax in enumerate(amaxes):
+        for step, amax in enumerate(amaxes, 1):
             run.tensor(step, "other.input", [amax * 9], scaling="current").tensor(step, NAME, [amax], scaling="current")
         found = what_if(run.trace(), recipe="delayed", history=length).rows
         row = next(row for row in found if row.name == NAME)
@@ -64,7 +66,7 @@ class TestDelayedHistory:
     def test_a_step_whose_amax_is_zero_takes_no_place(self, algorithm: str) -> None:
         """Transformer Engine does not roll the history then (delayed_scaling.cu), and leaves the scale as it was."""
         run = Made()
-        for step, amax in enumerate([8.0, 0.0, 0.0, 8.0, 4.0, 0.0]):
+        for step, amax in enumerate([8.0, 0.0, 0.0, 8.0, 4.0, 0.0], 1):
             run.tensor(step, NAME, [amax], scaling="current")
         (row,) = what_if(run.trace(), recipe="delayed", history=1, algorithm=algorithm).rows
         assert (row.steps, row.history, row.saturated_upper, row.flushed_upper) == (2, 1, 0, 0)
@@ -73,7 +75,7 @@ class TestDelayedHistory:
     def test_each_micro_batch_is_an_update(self, scaling: str) -> None:
         """Transformer Engine updates scales at the end of each outermost autocast: the second is cast by the first."""
         run = Made()
-        for step in range(3):
+        for step in range(1, 4):
             for amax in (1.0, 100.0):
                 run.tensor(step, NAME, [amax, 0.5], scale=448.0, scaling=scaling)
                 run.tensor(step, "a.grad_output", [1.0], scaling="current", phase="backward")
@@ -87,7 +89,7 @@ class TestDelayedHistory:
 
     def test_a_module_that_runs_twice_in_an_autocast_has_one_update(self) -> None:
         run = Made()
-        for step in range(3):
+        for step in range(1, 4):
             run.tensor(step, NAME, [1.0], scaling="current").tensor(step, NAME, [100.0], scaling="current")
         (row,) = what_if(run.trace(), recipe="delayed", history=1).rows
         assert (row.steps, row.saturated_upper) == (2, 0)
@@ -97,7 +99,7 @@ class TestDelayedHistory:
         amaxes = [1.0, 1.0, 1.0, np.inf, 1.0, 10.0, 10.0, 10.0, 10.0, 10.0]
         run, clipped, scale = Made(), 0, np.nan
         for step, amax in enumerate(amaxes):
-            run.tensor(step, NAME, [amax, 0.5], scaling="current")
+            run.tensor(step + 1, NAME, [amax, 0.5], scaling="current")
             before = max(amaxes[max(step - length, 0) : step], default=np.inf)
             scale = 448 / before if np.isfinite(before) else scale
             clipped += bool(np.isfinite(amax) and amax * scale > 448)
@@ -108,7 +110,7 @@ class TestDelayedHistory:
 
     def test_most_recent(self) -> None:
         run = Made()
-        for step, amax in enumerate([8.0, 1.0, 4.0]):
+        for step, amax in enumerate([8.0, 1.0, 4.0], 1):
             run.tensor(step, NAME, [amax], scaling="current")
         (by_max,) = what_if(run.trace(), recipe="delayed", history=4).rows
         (newest,) = what_if(run.trace(), recipe="delayed", history=4, algorithm="most_recent").rows
@@ -121,7 +123,7 @@ class TestDelayedHistory:
         assert row.saturated_lower == row.saturated_upper == 0.25
 
     def test_one_step_has_no_history(self) -> None:
-        found = what_if(Made().tensor(0, NAME, [1.0], scaling="current").trace(), recipe="delayed")
+        found = what_if(Made().tensor(7, NAME, [1.0], scaling="current").trace(), recipe="delayed")
         assert (found.rows, found.unanswered) == ((), {"no amax of an earlier step": 1})
 
     def test_the_margin_that_ran_is_known_from_its_scales(self) -> None:
@@ -131,6 +133,124 @@ class TestDelayedHistory:
         (same,) = what_if(run.trace(), margin=2).rows
         (doubled,) = what_if(run.trace(), margin=1).rows
         assert (same.saturated_upper, doubled.saturated_upper) == (0, 0.5)
+
+
+class TestTheStartOfARun:
+    """Delayed scaling begins at a scale of 1, and stays there until a step has given the history an entry."""
+
+    @staticmethod
+    def gradients(first: int) -> Made:
+        """Of a run with current scaling: one that E4M3 flushes at scale 1, and from step 1 on another; one that fits."""
+        run = Made()
+        for step in range(first, first + 3):
+            run.tensor(step, NAME, [1.0, 0.5], scale=448, scaling="current")
+            run.tensor(step, "a.grad_output", [1e-5, 2e-5] if step else [0.0, 0.0], scale=2e7, scaling="current")
+            run.tensor(step, "b.grad_output", [1e-4, 2e-4], scale=2e6, scaling="current")
+        return run
+
+    def test_what_delayed_scaling_lost_it_would_have_lost(self) -> None:
+        """The same model and seed was recorded with both."""
+        results = Path(__file__).parents[2] / "profiles" / "stability" / "results" / "h200"
+        with_current, delayed = (tetrace.load(results / f"fused-{one}-0.tetrace") for one in ("current", "e4m3"))
+        found = what_if(with_current, recipe="delayed", format="E4M3")
+        lost = {row.name for row in found.rows if row.unset_steps}
+        (problem,) = (one for one in check_health(delayed).problems if one.kind == "lost_gradients")
+        assert "17 of 17 gradients in step 0" in problem.evidence
+        rows = tensors(delayed)
+        # Zero from the start or flushed, at a scale of 1: all that come after the first one that is lost are zero.
+        nothing_left = (rows["scale"] == 1) & (rows["zeros"] + rows["flushed"] == rows["elements"])
+        recorded = np.flatnonzero((rows["step"] == 0) & nothing_left)
+        assert lost == {rows.name(place) for place in recorded.tolist()}
+        assert len(lost) == problem.tensors == 17
+        assert (str(found.flushed), found.steps_left_out, found.first_step) == ("0 → 17", (), None)
+
+    def test_the_scale_is_1_until_the_history_has_an_entry(self) -> None:
+        rows = {row.name: row for row in what_if(self.gradients(0).trace(), recipe="delayed").rows}
+        assert {name: (row.steps, row.unset_steps) for name, row in rows.items()} == {
+            NAME: (3, 0),
+            "a.grad_output": (2, 1),
+            "b.grad_output": (3, 1),
+        }
+        assert rows["b.grad_output"].flushed == (1 / 3, 1 / 3)
+
+    def test_a_wider_format_loses_less_there(self) -> None:
+        found = what_if(self.gradients(0).trace(), recipe="delayed", format="HYBRID")
+        assert [row.unset_steps for row in found.rows] == [0, 0, 0]
+
+    def test_a_start_that_was_not_recorded_is_told(self) -> None:
+        found = what_if(self.gradients(5).trace(), recipe="delayed")
+        assert found.first_step == (5, 3, 3, 2)
+        assert found.verdict.endswith(
+            ". The recording does not hold the run's start: from scratch, delayed scaling begins at scale 1, where 2 of 3 "
+            "tensors would lose 50% or more of what is not zero, by step 5."
+        )
+        assert what_if(self.gradients(5).trace(), recipe="current").first_step is None
+
+    def test_of_what_the_first_recorded_step_lacks_it_is_not_known(self) -> None:
+        run = Made().tensor(5, NAME, [1.0], scaling="current")
+        for step in (6, 7):
+            run.tensor(step, NAME, [1.0], scaling="current").tensor(step, "a.grad_output", [1e-5], scaling="current")
+        assert what_if(run.trace(), recipe="delayed").verdict.endswith(
+            "where 0 of 1 tensor would lose 50% or more of what is not zero, by step 5; of 1 more that is not known."
+        )
+        none = Made().tensor(5, NAME, [0.0], scaling="current").tensor(6, NAME, [1.0], scaling="current")
+        assert what_if(none.tensor(7, NAME, [1.0], scaling="current").trace(), recipe="delayed").verdict.endswith(
+            "delayed scaling begins at scale 1, and how many tensors its first step would lose there is not known."
+        )
+
+    def test_delayed_scaling_that_ran_on_from_a_checkpoint(self) -> None:
+        """Its first step has a scale: what another format would lose at the start is told, of another margin it is as it ran."""
+        run = Made()
+        for step in range(2):
+            run.tensor(step, "a.grad_output", [1e-5], scale=1e7, format="E5M2")
+        assert what_if(run.trace(), format="E4M3").first_step == (0, 1, 1, 1)
+        assert what_if(run.trace(), margin=1).first_step is None
+
+
+class TestPowersOfTwo:
+    """Where nobody asks, scales are powers of two as they were in the run."""
+
+    @staticmethod
+    def run(power: bool, scaling: str = "current") -> Made:
+        """Values of which one quarter is flushed by a scale that is rounded down, and none by one that is not."""
+        values = np.tile(np.array([1.0, 1.0, 1.0, 2.0**-18.5], np.float32), (8, 32))
+        scale = 256.0 if power else 448.0
+        of_blocks = {"scale_min": scale, "scale_max": scale} if scaling == "block" else {}
+        return Made().tensor(0, NAME, values, scale=scale, scaling=scaling, layouts=("1x128",), **of_blocks)
+
+    @pytest.mark.parametrize("scaling", ["current", "block"])
+    @pytest.mark.parametrize("power", [True, False])
+    def test_recorded_scales_tell(self, power: bool, scaling: str) -> None:
+        trace = self.run(power, scaling).trace()
+        found, same, other = (what_if(trace, recipe=scaling, power_of_two=asked) for asked in (None, power, not power))
+        assert ([row.as_ran for row in found.rows], found.rows) == ([True], same.rows)
+        assert [row.as_ran for row in other.rows] == [False]
+        word = "yes" if power else "no"
+        assert found.powers_of_two == (f"power_of_two={word} for {scaling} scaling: as its recorded scales are",)
+        assert same.powers_of_two == other.powers_of_two == ()
+
+    @pytest.mark.parametrize("scaling", ["current", "block"])
+    @pytest.mark.parametrize("power", [True, False])
+    def test_what_quantizers_were_told_comes_first(self, power: bool, scaling: str) -> None:
+        run = self.run(not power, scaling).site("quantize", scaling=scaling, force_pow_2_scales=power)
+        (words,) = what_if(run.trace(), format="E5M2").powers_of_two
+        assert words == f"power_of_two={'yes' if power else 'no'} for {scaling} scaling: as its quantizers were told"
+
+    @pytest.mark.parametrize(("scaling", "word"), [("current", "no"), ("block", "yes")])
+    def test_of_what_did_not_run_it_is_the_default(self, scaling: str, word: str) -> None:
+        run = Made().tensor(0, NAME, np.ones((8, 128)), scale=256.0, layouts=("1x128",))
+        (words,) = what_if(run.trace(), recipe=scaling).powers_of_two
+        assert words.startswith(f"power_of_two={word} for {scaling} scaling: Transformer Engine's default")
+
+    def test_gradients_alone(self) -> None:
+        """`QParams(power_2_scale=True)` of a recipe is for input, weight or gradient."""
+        run = Made().tensor(0, "a.input", [1.0], scale=448.0, scaling="current")
+        run.tensor(0, "a.grad_output", [1.0], scale=256.0, scaling="current")
+        found = what_if(run.trace(), recipe="current")
+        assert found.powers_of_two == (
+            "power_of_two=yes for 1 tensor of current scaling, no for others: as their recorded scales are",
+        )
+        assert [row.as_ran for row in found.rows] == [True, True]
 
 
 class TestAnswers:
@@ -215,9 +335,39 @@ class TestAgainstWhatRan:
         found = what_if(self.run().trace(), margin=1)
         assert (str(found.clipped), str(found.flushed)) == ("1 → 0", "1 → 1")
         assert found.verdict == (
-            "margin=1 against what ran, of 3 tensors: more than 0.01% clipped in 1 → 0, more than 1% flushed in 1 → 1; SNR "
-            "better by 1 dB or more in 1, worse in 0."
+            "margin=1 against what ran, of 3 tensors, each by its worst step: more than 0.01% clipped in 1 → 0, more than "
+            "1% flushed in 1 → 1; SNR better by 1 dB or more in 1, worse in 0."
         )
+
+    @pytest.mark.parametrize("steps", [2, 21, 300])
+    def test_a_step_counts_as_much_in_a_long_recording(self, steps: int) -> None:
+        """`health` judges each step: one that loses all is not made up for by others."""
+        run = Made()
+        for step in range(steps):
+            run.tensor(step, "a.grad_output", np.full(8, 1e-5), scale=4e7 if step else 1.0)
+            run.tensor(step, "b.input", [1.0, 3.0 if step == 1 else 1.0], scale=448.0 if step else 1.0)
+        found = what_if(run.trace(), margin=1)
+        assert (str(found.flushed), str(found.clipped)) == ("1 → 1", "1 → 1")
+        row = next(row for row in found.rows if row.role == "grad_output")
+        assert (row.worst_ran_flushed, row.worst_flushed, row.worst_step) == (1.0, (1.0, 1.0), 0)
+        assert row.flushed == pytest.approx((1 / steps, 1 / steps))
+        clipped = next(row for row in found.rows if row.role == "input")
+        assert (clipped.worst_ran_clipped, clipped.worst_clipped, clipped.worst_step) == (0.5, (0.5, 0.5), 1)
+
+    def test_before_the_first_scale_half_counts(self) -> None:
+        """As in `health`: weights lose some percent of their smallest values at a scale of 1."""
+        for lost, many in ((49, 0), (50, 1)):
+            run = Made()
+            for step in range(2):
+                values = np.append(np.ones(100 - lost), np.full(lost, 2.0 ** (-5 if step else -12)))
+                run.tensor(step, "a.weight", values, scale=448.0 if step else 1.0)
+            assert str(what_if(run.trace(), margin=1).flushed) == f"{many} → {many}", lost
+
+    def test_a_rank_counts_as_much_among_many(self) -> None:
+        run = Made()
+        for process in range(200):
+            run.tensor(0, NAME, [1.0] if process else [1e-9], scale=2.0, process=process)
+        assert str(what_if(run.trace(), margin=1).flushed) == "1 → 1"
 
     def test_what_was_lost_and_is_lost_still_more_is_counted(self) -> None:
         """The count of tensors alone would hide it."""
@@ -230,8 +380,8 @@ class TestAgainstWhatRan:
         for asked in ({"format": "E4M3"}, {"margin": 0}, {"recipe": "delayed"}):
             found = what_if(self.run().trace(), **asked)
             assert found.verdict == (
-                f"{found.settings} is what ran, so nothing changes: of 3 tensors, more than 0.01% clipped in 1, more than 1% "
-                "flushed in 1."
+                f"{found.settings} is what ran, so nothing changes: of 3 tensors, each by its worst step, more than "
+                "0.01% clipped in 1, more than 1% flushed in 1."
             )
 
     def test_what_loses_the_same_with_another_scale_is_not_what_ran(self) -> None:
@@ -247,10 +397,14 @@ class TestAgainstWhatRan:
         run = Made().tensor(0, "a.input", values, scale=2.0).tensor(1, "a.input", values, scale=1.0)
         row, *_ = what_if(run.trace(), recipe="delayed", format="E4M3", margin=0).rows
         change = WhatIf(
-            parse(["margin=1"]), (dataclasses.replace(row, saturated_lower=0.0, saturated_upper=0.1),), {}, 0, False
+            parse(["margin=1"]),
+            (dataclasses.replace(row, worst_saturated_lower=0.0, worst_saturated_upper=0.1),),
+            {},
+            0,
+            False,
         )
         assert str(change.clipped).endswith("0 to 1")
-        unknown = dataclasses.replace(row, ran_saturated=float("nan"))
+        unknown = dataclasses.replace(row, worst_ran_saturated=float("nan"))
         assert str(WhatIf(parse(["margin=1"]), (unknown,), {}, 0, False).clipped).startswith("0 to 1 → ")
 
     def test_an_amax_that_a_rounding_puts_beyond_is_not_clipped(self) -> None:
@@ -272,10 +426,10 @@ class TestAgainstWhatRan:
     def test_steps_whose_scale_is_not_known_are_told(self) -> None:
         """They are left out of what ran as well, so that the same tensor loses less there than with another question."""
         run = Made()
-        for step in range(4):
-            run.tensor(step, NAME, [1.0, 1e-9 if step == 0 else 1.0], scale=448.0, scaling="current")
+        for step in range(1, 5):
+            run.tensor(step, NAME, [1.0, 1e-9 if step == 1 else 1.0], scale=448.0, scaling="current")
         found, whole = what_if(run.trace(), recipe="delayed", history=1), what_if(run.trace(), format="E5M2")
-        assert (found.steps_left_out, found.tensors_left_out) == ((0,), 1)
+        assert (found.steps_left_out, found.tensors_left_out) == ((1,), 1)
         assert (whole.steps_left_out, whole.tensors_left_out) == ((), 0)
         assert (found.flushed.ran, whole.flushed.ran) == (0, 1)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.fp8.drawn import NAME, Values, drawn, used
 from tests.fp8.made import FLUSHED_UP_TO, LARGEST, Made, bfloat16, block_amax, cast, codes, counts, product, subnormal
 from tetrace.fp8.prediction import limits
-from tetrace.fp8.whatif import Row, decibels, what_if
+from tetrace.fp8.whatif import what_if
+from tetrace.fp8.whatif_rows import Row, decibels
 
 FORMATS = ("E4M3", "E5M2")
 KINDS = (

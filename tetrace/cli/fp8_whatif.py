@@ -13,9 +13,12 @@ from tetrace.cli.pages import Output, output_options
 from tetrace.report.commands import with_path
 
 if TYPE_CHECKING:
-    from tetrace.fp8.whatif import Row, WhatIf
+    from tetrace.fp8.whatif import WhatIf
+    from tetrace.fp8.whatif_rows import Row
     from tetrace.report.page import Page
     from tetrace.trace.trace import Trace
+
+_OVER_ALL = "shares and SNR are over all steps; the verdict counts by the worst"
 
 
 @click.command()
@@ -53,13 +56,12 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
     shown = found.rows[: words.first(top, len(found.rows))]
     heads = (
         *(("tensor", False, 0), ("ran", False, 2), ("what if", False, 1), ("clipped", True, 0), ("flushed", True, 0)),
-        *(("SNR dB, about", True, 0), ("worst step", True, 3)),
+        *(("SNR dB, about", True, 0), ("worst step", True, 3), ("most clipped", True, 3), ("most flushed", True, 3)),
     )
     columns = tuple(Column(head, number, keep, code=head == "tensor") for head, number, keep in heads)
     rows = tuple(_line(row) for row in shown)
-    grid = Grid(
-        f"Each tensor with {found.settings}", columns, rows, note=words.note(len(found.rows) - len(shown), rows)
-    )
+    note = "; ".join(filter(None, (words.note(len(found.rows) - len(shown), rows), _OVER_ALL)))
+    grid = Grid(f"Each tensor with {found.settings}", columns, rows, note=note)
     return Page(
         title=words.title(trace, str(found.settings)),
         verdict=found.verdict,
@@ -76,6 +78,8 @@ def page(run: Path, trace: Trace, found: WhatIf, top: int) -> Page:
             "steps_left_out": list(found.steps_left_out),
             "tensors_left_out": found.tensors_left_out,
             "steps_not_finite": list(found.steps_not_finite),
+            "first_step": found.first_step and found.first_step._asdict(),
+            "powers_of_two": list(found.powers_of_two),
             "clipped": vars(found.clipped),
             "flushed": vars(found.flushed),
             "snr": {"better": found.better, "worse": found.worse},
@@ -101,6 +105,13 @@ def _line(row: Row) -> tuple[str, ...]:
             )
         ),
         str(row.worst_step),
+        *(
+            ran if row.as_ran else _change(ran, would)
+            for ran, would in (
+                (words.share(row.worst_ran_clipped), words.bounds(*row.worst_clipped)),
+                (words.share(row.worst_ran_flushed), words.bounds(*row.worst_flushed)),
+            )
+        ),
     )
 
 
@@ -110,14 +121,18 @@ def _change(ran: str, would: str) -> str:
 
 def _advice(found: WhatIf) -> Iterator[str]:
     """What formats and margins cannot help with."""
+    from tetrace.fp8.observations import DELAYED
     from tetrace.fp8.whatif import NOTABLE_FLUSHED
 
-    unset = [row for row in found.rows if row.unset_steps and row.flushed_upper > NOTABLE_FLUSHED]
-    if unset:
-        yield (
-            f"{len(unset):,} of those flushed have a step before their first scale, which is 1 then whatever margin and "
-            "format: see Gradients lost in `tetrace fp8 health RUN`; recipe=current has no such step."
-        )
+    unset = [row for row in found.rows if row.unset_steps and row.worst_flushed_upper > NOTABLE_FLUSHED]
+    if not unset:
+        return
+    lost = f"{len(unset):,} of those flushed have a step before their first scale, which is 1 then whatever margin and format"
+    if any(row.ran_recipe == DELAYED for row in unset):
+        yield f"{lost}: see Gradients lost in `tetrace fp8 health RUN`; recipe=current has no such step."
+    else:
+        # What lies behind a gradient that is lost wholly is zero, and gets its scale a step later: that did not run.
+        yield f"{lost}. Steps after it can lose those behind them too, which is not recorded; recipe=current has no such step."
 
 
 def _limits(found: WhatIf) -> list[str]:
@@ -139,6 +154,7 @@ def _limits(found: WhatIf) -> list[str]:
         one, last, many = found.steps_not_finite[0], found.steps_not_finite[-1], len(found.steps_not_finite)
         steps = f"step{'' if many == 1 else 's'} {words.steps(one, last, many)}"
         lines.append(f"{steps} left out where a tensor held a NaN or an Inf, of what ran too: see `tetrace fp8 nan`")
+    lines += found.powers_of_two
     if found.sampled:
         lines.append("histograms are of a sample of each tensor's rows: bounds are estimates")
     return lines

@@ -20,7 +20,7 @@ from tetrace.fp8.observations import (
     tensor_name,
     tensors,
 )
-from tetrace.fp8.whatif import decibels
+from tetrace.fp8.whatif_rows import decibels
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -25,7 +25,7 @@ from tetrace.fp8.observations import (
     tensors,
 )
 from tetrace.fp8.prediction import FORMATS
-from tetrace.fp8.whatif import decibels
+from tetrace.fp8.whatif_rows import decibels
 
 if TYPE_CHECKING:
     import pandas as pd

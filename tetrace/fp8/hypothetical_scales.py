@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.float64]
     Singles = npt.NDArray[np.float32]
     Places = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
 
 _LARGEST = np.array([one.largest for one in FORMATS])
 
@@ -43,30 +44,31 @@ def length_of_run(updates: Rows) -> int:
     return int(updates["history_length"].max(initial=0))
 
 
-def from_amax(rows: Rows, kind: Places, power_of_two: bool) -> Singles:
+def from_amax(rows: Rows, kind: Places, power_of_two: Mask) -> Singles:
     """Current scaling: the tensor's own amax."""
     return current_scale(rows["amax"], _LARGEST[kind], power_of_two)
 
 
-def from_used(rows: Rows, kind: Places, ran: Places, margin_change: int) -> Singles:
+def from_used(rows: Rows, kind: Places, ran: Places, margin_change: int) -> tuple[Singles, Mask]:
     """Delayed scaling with the run's own history, in another format or with a margin that is larger by so much.
 
-    The scale stays 1 as long as no update has set it.
+    The scale stays 1 as long as no update has set it; the mask says where.
     """
     used = rows["scale"].astype(np.float32)
     with np.errstate(over="ignore"):
         moved = used * (_LARGEST[kind] / _LARGEST[ran]).astype(np.float32) * np.float32(2.0**-margin_change)
-    return np.where(is_unset(rows), np.float32(1), np.minimum(moved, np.finfo(np.float32).max))
+    unset = is_unset(rows)
+    return np.where(unset, np.float32(1), np.minimum(moved, np.finfo(np.float32).max)), unset
 
 
 def from_history(
     every: Rows, updates: Rows, places: Places, kind: Places, settings: Settings
-) -> tuple[Singles, Places]:
-    """Delayed scaling with a history of recorded steps, for the observations at `places`: scales, and how many entries
-    each was made of.
+) -> tuple[Singles, Places, Mask]:
+    """Delayed scaling with a history of recorded steps, for the observations at `places`: scales, how many entries each
+    was made of, and where nothing would have set it yet.
 
     Each update of a step is an entry, the largest amax that ranks had in it. With an Inf among its entries the scale stays
-    what it was. NaN where nothing came before, but for a tensor that delayed scaling had not set yet: that is 1.
+    what it was. Where nothing came before it is 1, if the recording knows that nothing did, else NaN.
     """
     length, turn = settings.history or 1, update_turns(every, updates)
     entries = _Entries(every, turn)
@@ -76,10 +78,19 @@ def from_history(
     used = np.minimum(_place_in_group(entries.tensor), length) if newest else used
     at = entries.find(every.tensor[places], every["step"][places], turn[places])
     scale = delayed_scale(history[at], _LARGEST[kind], settings.margin or 0)
-    return np.where(np.isnan(scale) & is_unset(every)[places], np.float32(1), scale), used[at]
+    unset = np.isnan(scale) & begins(every)[places]
+    return np.where(unset, np.float32(1), scale), used[at], unset
 
 
-def is_unset(rows: Rows) -> npt.NDArray[np.bool_]:
+def begins(every: Rows) -> Mask:
+    """Where an update that the recording has nothing of did not happen: in its steps from the run's first on, up to one that
+    it lacks. A run of delayed scaling may have loaded its scales instead: of that `is_unset` tells."""
+    steps = np.unique(every["step"])
+    whole = int((steps == np.arange(len(steps))).sum())
+    return np.where(every.isin("scaling", DELAYED), is_unset(every), every["step"] < whole)
+
+
+def is_unset(rows: Rows) -> Mask:
     """Where delayed scaling has not set the scale of a tensor yet: it is 1, and was nothing else before."""
     order = np.lexsort((rows["order"], rows["process"], rows.tensor))
     process, tensor, other = rows["process"][order], rows.tensor[order], rows["scale"][order] != 1.0

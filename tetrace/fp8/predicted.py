@@ -10,7 +10,19 @@ import numpy as np
 from tetrace.errors import UsageError
 from tetrace.fp8 import hypothetical_scales as hypothetical
 from tetrace.fp8.block_prediction import SIZES, predict_blocks
-from tetrace.fp8.observations import CURRENT, DELAYED, MXFP8, RECOMPUTE, WHOLE, Rows, is_gradient, non_finite, scales
+from tetrace.fp8.observations import (
+    BLOCK,
+    CURRENT,
+    DELAYED,
+    MXFP8,
+    RECOMPUTE,
+    WHOLE,
+    Rows,
+    is_gradient,
+    non_finite,
+    scales,
+)
+from tetrace.fp8.powers_of_two import powers_of_two
 from tetrace.fp8.prediction import FORMATS, Histograms, Points, limits, predict
 from tetrace.fp8.settings import RECIPES, Settings
 from tetrace.trace.schema import BY_NAME
@@ -22,16 +34,22 @@ if TYPE_CHECKING:
 
     Places = npt.NDArray[np.int64]
     Numbers = npt.NDArray[np.float64]
+    Mask = npt.NDArray[np.bool_]
 
 _NAMES = [one.name for one in FORMATS]
 # Places in `RECIPES`: from the first of these on, each block has a scale of its own.
 _OF_BLOCKS, _MX = 2, 3
 # With a smaller one nothing is counted as lost (docs/fp8.md).
 _LEAST_SCALE = 2.0**-127
+# Of the elements that are not zero, so many become zero where a tensor counts as lost, as in `lost_gradients`.
+LOST = 0.5
+# Place among the columns of a prediction.
+_FLUSHED_LOWER = 2
 
 
 class Predicted(NamedTuple):
-    """Predictions of observations `rows` (places in the table); `as_ran` where recipe, format and scale are what ran."""
+    """Predictions of observations `rows` (places in the table); `as_ran` where recipe, format and scale are what ran,
+    `unset` where delayed scaling would have set no scale yet: it is 1."""
 
     rows: Places
     kind: Places
@@ -42,7 +60,26 @@ class Predicted(NamedTuple):
     flushed_upper: Numbers
     error: Numbers
     history: Places
-    as_ran: npt.NDArray[np.bool_]
+    as_ran: Mask
+    unset: Mask
+
+
+class FirstStep(NamedTuple):
+    """Of `tensors` that delayed scaling would begin with, in a run whose start was not recorded: `known` were seen in
+    `step`, the first recorded one, and `lost` of these lose half or more of what is not zero there at a scale of 1."""
+
+    step: int
+    tensors: int
+    known: int
+    lost: int
+
+
+class _Scales(NamedTuple):
+    """Scale of each observation, how many entries its history had, and whether nothing would have set it yet."""
+
+    scale: npt.NDArray[np.float32]
+    used: Places
+    unset: Mask
 
 
 class Case:
@@ -56,6 +93,8 @@ class Case:
         self.rows = self._usable()
         self.wanted_history = 0
         self.sampled = False
+        self.first_step: FirstStep | None = None
+        self.powers = {one: powers_of_two(trace, every, one) for one in (CURRENT, BLOCK)}
 
     def _usable(self) -> Places:
         every = self.every
@@ -85,7 +124,9 @@ class Case:
         ran = np.where(rows.isin("format", "E4M3"), 0, np.where(rows.isin("format", "E5M2"), 1, gradient.astype(int)))
         kind = self._formats(ran, gradient)
         recipe = self._recipes(rows)
-        scale, used = self._scales(rows, ran, kind, recipe)
+        scale, used, unset = self._scales(rows, ran, kind, recipe)
+        asked = (recipe == 1) & ((self._ran(rows) != 1) | (kind != ran))
+        self.first_step = self._first_step(rows, asked, kind)
         known = np.flatnonzero(np.isfinite(scale) & (scale > 0) & (recipe < _OF_BLOCKS))
         self._count_unset(rows, np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & (recipe < _OF_BLOCKS)), known)
         blocks, of_blocks = self._block_wise(rows, np.flatnonzero(recipe >= _OF_BLOCKS), recipe, kind)
@@ -94,12 +135,29 @@ class Case:
         lower, upper, least, most, error = (np.concatenate(pair) for pair in zip(of_tensors, of_blocks, strict=True))
         names = [RECIPES[one] for one in recipe[places].tolist()]
         as_ran = self._as_ran(rows, ran, kind, recipe, scale)[places]
-        return Predicted(self.rows[places], kind[places], names, lower, upper, least, most, error, used[places], as_ran)
+        of_scales = used[places], as_ran, unset[places]
+        return Predicted(self.rows[places], kind[places], names, lower, upper, least, most, error, *of_scales)
+
+    def _first_step(self, rows: Rows, asked: Mask, kind: Places) -> FirstStep | None:
+        """What delayed scaling would lose of the tensors `asked` for in the first step of a run, by the first recorded one;
+        None where the run's own start was recorded. Where it ran in that format and only margin or history change, its
+        start is what it was."""
+        without = asked & ~np.isin(rows.tensor, self.every.tensor[hypothetical.begins(self.every)])
+        if not without.any():
+            return None
+        first = int(self.every["step"].min())
+        mine = np.flatnonzero(without & (rows["step"] == first))
+        of_ones = self._tensor_wise(rows, mine, kind, np.ones(len(rows), np.float32))
+        lost = mine[of_ones[_FLUSHED_LOWER] >= LOST * nonzero(rows)[mine]]
+        return FirstStep(first, *(len(np.unique(rows.tensor[one])) for one in (without, mine, lost)))
 
     def _as_ran(
         self, rows: Rows, ran: Places, kind: Places, recipe: Places, scale: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
-        of_blocks = (recipe >= _OF_BLOCKS) & (self.settings.power_of_two is None)
+        of_blocks = recipe == _MX
+        of_blocks |= (recipe == _OF_BLOCKS) & (
+            self._power_of_two(BLOCK, self.rows) == self.powers[BLOCK].taken[self.rows]
+        )
         same: npt.NDArray[np.bool_] = (kind == ran) & (recipe == self._ran(rows))
         # The scale of current scaling is recorded by way of its inverse.
         return same & (of_blocks | np.isclose(scale, rows["scale"], rtol=1e-6, atol=0))
@@ -127,20 +185,26 @@ class Case:
         of_blocks = np.where(rows.isin("scaling", MXFP8), _MX, _OF_BLOCKS)
         return np.where(rows.isin("scaling", DELAYED), 1, np.where(rows.isin("scaling", CURRENT), 0, of_blocks))
 
-    def _scales(self, rows: Rows, ran: Places, kind: Places, recipe: Places) -> tuple[npt.NDArray[np.float32], Places]:
+    def _power_of_two(self, scaling: str, rows: Places) -> Mask:
+        """Whether scales are powers of two, for observations `rows` (places in the table): as asked for, else as it ran."""
+        asked = self.settings.power_of_two
+        return self.powers[scaling].taken[rows] if asked is None else np.full(len(rows), asked)
+
+    def _scales(self, rows: Rows, ran: Places, kind: Places, recipe: Places) -> _Scales:
         settings, updates = self.settings, self.updates
-        scale = hypothetical.from_amax(rows, kind, bool(settings.power_of_two))
-        used = np.zeros(len(rows), np.int64)
+        scale = hypothetical.from_amax(rows, kind, self._power_of_two(CURRENT, self.rows))
+        used, unset = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
         delayed = np.flatnonzero(recipe == 1)
         if not len(delayed):
-            return scale, used
+            return _Scales(scale, used, unset)
         length = hypothetical.length_of_run(updates)
         margin = hypothetical.margin_of_run(updates)
         same = settings.history in (None, length) and not settings.algorithm
         known = rows.isin("scaling", DELAYED)[delayed] & (rows["scale"][delayed] > 0) & same
         change = (margin if settings.margin is None else settings.margin) - margin
         moved = delayed[known]
-        scale[moved] = hypothetical.from_used(self.every.take(self.rows[moved]), kind[moved], ran[moved], change)
+        before = self.every.take(self.rows[moved])
+        scale[moved], unset[moved] = hypothetical.from_used(before, kind[moved], ran[moved], change)
         others = delayed[~known]
         if len(others):
             wanted = dataclasses.replace(
@@ -154,8 +218,9 @@ class Case:
                 1 if settings.algorithm == "most_recent" else wanted.history or 0
             )
             places = self.rows[others]
-            scale[others], used[others] = hypothetical.from_history(self.every, updates, places, kind[others], wanted)
-        return scale, used
+            found = hypothetical.from_history(self.every, updates, places, kind[others], wanted)
+            scale[others], used[others], unset[others] = found
+        return _Scales(scale, used, unset)
 
     def _count_unset(self, rows: Rows, unset: Places, known: Places) -> None:
         self._without("no amax of an earlier step", np.setdiff1d(rows.tensor[unset], rows.tensor[known]))
@@ -177,6 +242,7 @@ class Case:
         blocks, of_row, source = _histograms(self.trace, self.every, "fp8_blocks")
         layouts = np.array(self.trace.words("fp8_blocks", "layout"))[self.trace.column("fp8_blocks", "layout")[source]]
         places, columns = [], []
+        power = self._power_of_two(BLOCK, self.rows)
         for place in wanted.tolist():
             here, elements = (_rows_of(column, self.rows[place]) for column in (of_row, self.of_row))
             layout = "1x32" if recipe[place] == _MX else _layout(rows.keys[int(rows.tensor[place])][1])
@@ -195,7 +261,7 @@ class Case:
                 number,
                 SIZES[layout],
                 FORMATS[int(kind[place])],
-                self.settings.power_of_two is not False or layout == "1x32",
+                bool(power[place]) or layout == "1x32",
             )
             places.append(place)
             columns.append((0.0, 0.0, found.flushed_lower, found.flushed_upper, found.squared_error))

@@ -62,14 +62,13 @@ class Prediction:
     squared_error: Numbers
 
 
-def current_scale(amax: Numbers, largest: Numbers, power_of_two: bool) -> Singles:
+def current_scale(amax: Numbers, largest: Numbers, power_of_two: npt.NDArray[np.bool_]) -> Singles:
     """The scale of current scaling: the amax becomes the format's largest value; 1 where there is no amax.
 
-    With `power_of_two` it is rounded down to one. In fp32, as Transformer Engine does it.
+    Where `power_of_two` it is rounded down to one. In fp32, as Transformer Engine does it.
     """
     scale = _ratio(largest, amax)
-    if power_of_two:
-        scale = (scale.view(np.uint32) & np.uint32(0xFF800000)).view(np.float32)
+    scale = np.where(power_of_two, (scale.view(np.uint32) & np.uint32(0xFF800000)).view(np.float32), scale)
     return np.where((amax > 0) & np.isfinite(amax), scale, np.float32(1))
 
 

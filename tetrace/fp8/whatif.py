@@ -14,101 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.errors import InputError, UsageError
-from tetrace.fp8.hypothetical_scales import is_unset
-from tetrace.fp8.observations import (
-    CURRENT,
-    DELAYED,
-    QUANTIZED,
-    WHOLE,
-    Rows,
-    groups,
-    non_finite,
-    tensor_name,
-    tensors,
-)
-from tetrace.fp8.predicted import Case, Predicted, nonzero
-from tetrace.fp8.prediction import FORMATS
+from tetrace.fp8.observations import QUANTIZED, WHOLE, tensors
+from tetrace.fp8.predicted import LOST, Case, FirstStep
 from tetrace.fp8.settings import BLOCK_WISE, Settings
+from tetrace.fp8.whatif_rows import Row, summed
+from tetrace.units import plural
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import pandas as pd
 
     from tetrace.trace.trace import Trace
 
-    Mask = npt.NDArray[np.bool_]
-    Places = npt.NDArray[np.int64]
-    Numbers = npt.NDArray[np.float64]
-
-_NAMES = [one.name for one in FORMATS]
+COLUMNS = (*(field.name for field in dataclasses.fields(Row)), "snr_change_db")
 # A tensor counts as clipped, or as flushed, where more than this share of its values is: what health warns of. A change of
 # SNR counts from so many dB: below that it is within what the estimate is good for.
 NOTABLE_CLIPPED, NOTABLE_FLUSHED, NOTABLE_DB = 1e-4, 1e-2, 1.0
 
 
 @dataclass(frozen=True)
-class Row:
-    """A tensor, over all steps that could be predicted. Shares are of all elements (saturated) and of those that are not
-    zero (flushed); `ran_` is what was recorded, NaN where it was not. `history` is how many steps the longest amax
-    history had. SNR is in dB, infinite where there is no error. In `unset_steps` half of it or more would become zero
-    since delayed scaling had set no scale yet: it is 1 there, whatever format and margin. `as_ran` says that recipe, format
-    and scales are those that ran."""
-
-    module: str
-    role: str
-    ran_recipe: str
-    ran_format: str
-    recipe: str
-    format: str
-    steps: int
-    elements: int
-    amax: float
-    ran_saturated: float
-    saturated_lower: float
-    saturated_upper: float
-    ran_flushed: float
-    flushed_lower: float
-    flushed_upper: float
-    ran_snr_db: float
-    snr_db: float
-    worst_step: int
-    history: int
-    unset_steps: int
-    as_ran: bool
-
-    @property
-    def name(self) -> str:
-        """Module and role."""
-        return tensor_name(self.module, self.role)
-
-    @property
-    def snr_change_db(self) -> float:
-        """Gain of SNR against what ran, estimated."""
-        return self.snr_db - self.ran_snr_db if self.snr_db != self.ran_snr_db else 0.0
-
-    @property
-    def ran_clipped(self) -> float:
-        """Share of elements that what ran made smaller than they were; NaN where it was not recorded."""
-        return 0.0 if self.ran_recipe == CURRENT else self.ran_saturated
-
-    @property
-    def clipped(self) -> tuple[float, float]:
-        """Bounds of the same under what is asked for. Current scaling puts the amax a rounding above the largest value at
-        most: that counts as saturated and loses nothing."""
-        return (0.0, 0.0) if self.recipe == CURRENT else (self.saturated_lower, self.saturated_upper)
-
-    @property
-    def flushed(self) -> tuple[float, float]:
-        """Bounds of what becomes zero, of what is not."""
-        return self.flushed_lower, self.flushed_upper
-
-
-COLUMNS = (*(field.name for field in dataclasses.fields(Row)), "snr_change_db")
-
-
-@dataclass(frozen=True)
 class Change:
-    """Tensors that lose more than `limit`: as it ran, and with what is asked for at least and at most.
+    """Tensors that lose more than `limit` in their worst step: as it ran, and with what is asked for at least and at most.
 
     `ran_unknown` are those of which it was not recorded; `more` are those that lost more and lose still more, by `limit`
     or more."""
@@ -137,6 +62,8 @@ class WhatIf:
     `wanted_history` is the length of the amax history that was asked for, 0 where none is needed. In `steps_left_out` some
     tensors, `tensors_left_out` in all, have no scale with what is asked for: its amaxes were not recorded. In
     `steps_not_finite` some tensors that have a row held a NaN or an Inf. What ran counts without those steps too.
+    `first_step` is of a run from scratch, where delayed scaling is asked for and the recording does not hold the start.
+    `powers_of_two` says what was taken of them where nobody asks, for current and block scaling.
     """
 
     settings: Settings
@@ -147,19 +74,23 @@ class WhatIf:
     steps_left_out: tuple[int, ...] = ()
     tensors_left_out: int = 0
     steps_not_finite: tuple[int, ...] = ()
+    first_step: FirstStep | None = None
+    powers_of_two: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.verdict
 
     @property
     def clipped(self) -> Change:
-        """Tensors of which more than `NOTABLE_CLIPPED` is clipped."""
-        return _change([row.ran_clipped for row in self.rows], [row.clipped for row in self.rows], NOTABLE_CLIPPED)
+        """Tensors of which more than `NOTABLE_CLIPPED` is clipped in some step: an average hides one in a long recording."""
+        ran = [row.worst_ran_clipped for row in self.rows]
+        return _change(ran, [row.worst_clipped for row in self.rows], NOTABLE_CLIPPED)
 
     @property
     def flushed(self) -> Change:
-        """Tensors of which more than `NOTABLE_FLUSHED` becomes zero."""
-        return _change([row.ran_flushed for row in self.rows], [row.flushed for row in self.rows], NOTABLE_FLUSHED)
+        """Tensors of which more than `NOTABLE_FLUSHED` becomes zero in some step."""
+        ran = [row.worst_ran_flushed for row in self.rows]
+        return _change(ran, [row.worst_flushed for row in self.rows], NOTABLE_FLUSHED)
 
     @property
     def better(self) -> int:
@@ -173,7 +104,12 @@ class WhatIf:
 
     @property
     def verdict(self) -> str:
-        """One sentence: in how many tensors something is lost, as it ran and with what is asked for."""
+        """In one sentence: in how many tensors something is lost, as it ran and with what is asked for. A second one says
+        what a first step would lose that was not recorded."""
+        return " ".join(filter(None, (self._verdict, _first_step_words(self.first_step))))
+
+    @property
+    def _verdict(self) -> str:
         if not self.rows:
             reasons = ", ".join(f"{reason} ({many:,} tensors)" for reason, many in self.unanswered.items())
             return f"No tensor can be answered for: {reasons or 'none was recorded before it was quantized'}."
@@ -186,12 +122,12 @@ class WhatIf:
             # Another history may have come to the same.
             is_it = "gives the scales that ran" if self.settings.history or self.settings.algorithm else "is what ran"
             return (
-                f"{self.settings} {is_it}, so nothing changes: of {many}, {clipped} in {self.clipped.least:,}, {flushed} "
-                f"in {self.flushed.least:,}."
+                f"{self.settings} {is_it}, so nothing changes: of {many}, each by its worst step, {clipped} in "
+                f"{self.clipped.least:,}, {flushed} in {self.flushed.least:,}."
             )
         return (
-            f"{self.settings} against what ran, of {many}: {clipped} in {self.clipped}, {flushed} in {self.flushed}; SNR "
-            f"better by {NOTABLE_DB:g} dB or more in {self.better:,}, worse in {self.worse:,}."
+            f"{self.settings} against what ran, of {many}, each by its worst step: {clipped} in {self.clipped}, {flushed} in "
+            f"{self.flushed}; SNR better by {NOTABLE_DB:g} dB or more in {self.better:,}, worse in {self.worse:,}."
         )
 
     @property
@@ -200,6 +136,17 @@ class WhatIf:
         import pandas as pd
 
         return pd.DataFrame(rows_of(self), columns=list(COLUMNS))
+
+
+def _first_step_words(first: FirstStep | None) -> str:
+    if first is None:
+        return ""
+    begins = "The recording does not hold the run's start: from scratch, delayed scaling begins at scale 1"
+    if not first.known:
+        return f"{begins}, and how many tensors its first step would lose there is not known."
+    unknown = f"; of {first.tensors - first.known:,} more that is not known" if first.tensors > first.known else ""
+    half = f"would lose {100 * LOST:g}% or more of what is not zero"
+    return f"{begins}, where {first.lost:,} of {plural(first.known, 'tensor')} {half}, by step {first.step}{unknown}."
 
 
 def _change(ran: list[float], bounds: list[tuple[float, float]], limit: float) -> Change:
@@ -211,6 +158,12 @@ def _change(ran: list[float], bounds: list[tuple[float, float]], limit: float) -
         most=sum(upper > limit for _, upper in bounds),
         more=sum(share > limit and lower - share > limit for share, (lower, _) in zip(ran, bounds, strict=True)),
     )
+
+
+def _powers(case: Case, rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """What was taken of powers of two where nobody asked for either."""
+    recipes = {row.recipe for row in rows} if case.settings.power_of_two is None else set()
+    return tuple(found.words for scaling, found in case.powers.items() if scaling in recipes)
 
 
 def rows_of(found: WhatIf) -> list[dict[str, Any]]:
@@ -253,7 +206,7 @@ def what_if(
         raise UsageError(f"{belongs}; give recipe=current with it, or leave it out")
     case = Case(trace, every, settings)
     found = case.predicted()
-    rows = _summed(case, found)
+    rows = summed(case, found)
     left = every.take(np.setdiff1d(case.rows, found.rows))
     left = left.take(np.flatnonzero(np.isin(left.tensor, every.tensor[found.rows])))
     steps, tensors_left = np.unique(left["step"]), len(np.unique(left.tensor))
@@ -267,61 +220,6 @@ def what_if(
         tuple(steps.tolist()),
         tensors_left,
         tuple(np.unique(every["step"][spoilt]).tolist()),
+        case.first_step,
+        _powers(case, rows),
     )
-
-
-def _summed(case: Case, found: Predicted) -> tuple[Row, ...]:
-    """One row a tensor, summed over its observations; the worst first."""
-    rows = case.every.take(found.rows)
-    order = np.argsort(rows.tensor, kind="stable")
-    unset = is_unset(rows)
-    summed = [_row(rows, found, unset, order[begin:end]) for begin, end in groups(rows.tensor[order])]
-    return tuple(sorted(summed, key=lambda row: (-(row.saturated_upper + row.flushed_upper), row.snr_db)))
-
-
-def _row(rows: Rows, found: Predicted, unset: Mask, mine: Places) -> Row:
-    module, role = rows.keys[int(rows.tensor[mine[0]])]
-    own_nonzero = nonzero(rows)[mine]
-    elements, kept = int(rows["elements"][mine].sum()), max(float(own_nonzero.sum()), 1.0)
-    signal = float((rows["mean_square"] * (rows["elements"] - non_finite(rows)))[mine].sum())
-    flushed = (found.flushed_upper[mine] >= 0.5 * own_nonzero) & (own_nonzero > 0)
-    lost = (found.saturated_upper + found.flushed_upper)[mine] / np.maximum(rows["elements"][mine], 1)
-    return Row(
-        module=module,
-        role=role,
-        ran_recipe=rows.text("scaling", int(mine[0])),
-        ran_format=rows.text("format", int(mine[0])),
-        recipe=found.recipe[int(mine[0])],
-        format=_NAMES[int(found.kind[mine[0]])],
-        steps=len(np.unique(rows["step"][mine])),
-        elements=elements,
-        amax=float(rows["amax"][mine].max()),
-        ran_saturated=_share(rows["saturated"][mine], max(elements, 1)),
-        saturated_lower=float(found.saturated[mine].sum()) / max(elements, 1),
-        saturated_upper=float(found.saturated_upper[mine].sum()) / max(elements, 1),
-        ran_flushed=_share(rows["flushed"][mine], kept),
-        flushed_lower=float(found.flushed[mine].sum()) / kept,
-        flushed_upper=float(found.flushed_upper[mine].sum()) / kept,
-        ran_snr_db=decibels(signal, float(rows["squared_error"][mine].sum())),
-        snr_db=decibels(signal, float(found.error[mine].sum())),
-        worst_step=int(rows["step"][mine][int(lost.argmax())]),
-        history=int(found.history[mine].max()),
-        unset_steps=len(np.unique(rows["step"][mine][unset[mine] & flushed]))
-        if found.recipe[int(mine[0])] == DELAYED
-        else 0,
-        as_ran=bool(found.as_ran[mine].all()),
-    )
-
-
-def _share(counts: Places, whole: float) -> float:
-    """Share of a whole; NaN where it was not counted."""
-    return float(counts.sum()) / whole if (counts >= 0).all() else float("nan")
-
-
-def decibels(signal: float, error: float) -> float:
-    """Signal to noise ratio in dB; infinite where there is no error, NaN where either is not known."""
-    if np.isnan(signal) or np.isnan(error):
-        return float("nan")
-    if error <= 0:
-        return float("inf")
-    return 10 * float(np.log10(signal / error)) if signal > 0 else float("-inf")
