@@ -15,6 +15,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -22,6 +23,7 @@
 
 #include "collector/activity_buffers.h"
 #include "collector/batch.h"
+#include "collector/callbacks.h"
 #include "collector/canary.h"
 #include "collector/decode.h"
 #include "collector/launching_calls.h"
@@ -34,6 +36,18 @@
 
 using namespace tetrace::collector;
 namespace ranges = tetrace::ranges;
+
+namespace {
+thread_local bool is_out_of_memory = false;
+}
+
+void* operator new(std::size_t bytes) {
+  void* memory = is_out_of_memory ? nullptr : std::malloc(bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -338,6 +352,57 @@ void test_buffers() {
   CHECK(buffers.take() != nullptr);
 }
 
+// The PyTorch profiler takes CUPTI over again and again, which keeps a buffer each time, or gives it back late.
+void test_buffers_that_never_come_back() {
+  ActivityBuffers buffers;
+  std::vector<std::uint8_t*> kept;
+  for (int cycle = 0; cycle < 200; ++cycle) {
+    kept.push_back(buffers.take());
+    buffers.write_off();
+  }
+  CHECK(std::count(kept.begin(), kept.end(), nullptr) == 0);
+  std::uint8_t* next = buffers.take();
+  CHECK(next != nullptr && buffers.fill(next, 8) && buffers.fill(kept[0], 8) && !buffers.fill(kept[0], 8));
+  const std::vector<FullBuffer> full = buffers.full();
+  CHECK(full.size() == 2 && full[1].memory == kept[0]);
+}
+
+BufferRequested give = nullptr;
+BufferCompleted take_back = nullptr;
+
+std::uint8_t* given() {
+  std::uint8_t* memory = nullptr;
+  std::size_t bytes = 0, most = 0;
+  give(&memory, &bytes, &most);
+  CHECK(bytes == (memory == nullptr ? 0 : ActivityBuffers::buffer_bytes));
+  return memory;
+}
+
+// As CUPTI calls, inside a call of the script's.
+void test_no_memory_for_buffers() {
+  is_out_of_memory = true;
+  CHECK(given() == nullptr);
+  is_out_of_memory = false;
+  std::uint8_t* memory = given();
+  CHECK(memory != nullptr);
+  is_out_of_memory = true;
+  take_back(nullptr, 0, memory, ActivityBuffers::buffer_bytes, 8);
+  is_out_of_memory = false;
+  const std::vector<FullBuffer> full = activity_buffers().full();
+  CHECK(full.size() == 1 && full[0].memory == memory);
+  activity_buffers().give_back(memory);
+}
+
+void test_what_cupti_calls_for_buffers() {
+  CuptiApi api;
+  api.cuptiActivityRegisterCallbacks = [](BufferRequested requested, BufferCompleted completed) {
+    give = requested, take_back = completed;
+    return cupti::success;
+  };
+  register_buffers(api);
+  test_no_memory_for_buffers();
+}
+
 std::string contents(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -414,6 +479,8 @@ int main() {
   test_users_of_a_library();
   test_writer_that_throws();
   test_buffers();
+  test_buffers_that_never_come_back();
+  test_what_cupti_calls_for_buffers();
   char folder[] = "/tmp/tetrace-collector-XXXXXX";
   if (mkdtemp(folder) == nullptr) return 2;
   test_file(folder);
