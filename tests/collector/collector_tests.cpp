@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -19,6 +21,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "collector/activity_buffers.h"
@@ -31,6 +34,7 @@
 #include "collector/spill.h"
 #include "collector/surroundings.h"
 #include "collector/texts.h"
+#include "collector/window.h"
 #include "collector/writer.h"
 #include "ranges/ring.h"
 
@@ -393,6 +397,36 @@ void test_no_memory_for_buffers() {
   activity_buffers().give_back(memory);
 }
 
+// Forked while other threads are given buffers, some of them with the lock held.
+void test_forked_child_gets_no_buffer() {
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 3; ++thread) {
+    threads.emplace_back([&] {
+      while (!done) {
+        if (std::uint8_t* memory = given()) take_back(nullptr, 0, memory, ActivityBuffers::buffer_bytes, 0);
+      }
+    });
+  }
+  int ended_well = 0;
+  for (int child = 0; child < 50 && ended_well == child; ++child) {
+    const pid_t number = fork();
+    if (number == 0) {
+      is_forked_child = true;  // as the collector's own handler does
+      alarm(10);
+      std::uint8_t mine = 0;
+      const bool has_none = given() == nullptr;
+      take_back(nullptr, 0, &mine, 1, 1);
+      _exit(has_none ? 0 : 1);
+    }
+    int status = 1;
+    if (waitpid(number, &status, 0) == number && status == 0) ++ended_well;
+  }
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+  CHECK(ended_well == 50);
+}
+
 void test_what_cupti_calls_for_buffers() {
   CuptiApi api;
   api.cuptiActivityRegisterCallbacks = [](BufferRequested requested, BufferCompleted completed) {
@@ -401,6 +435,7 @@ void test_what_cupti_calls_for_buffers() {
   };
   register_buffers(api);
   test_no_memory_for_buffers();
+  test_forked_child_gets_no_buffer();
 }
 
 std::string contents(const std::string& path) {
