@@ -7,15 +7,15 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <mutex>
-#include <unordered_set>
 #include <vector>
 
 namespace tetrace::collector {
 
 struct FullBuffer {
-  std::uint8_t* memory;
-  std::size_t used;
+  std::uint8_t* memory = nullptr;
+  std::size_t used = 0;
 };
 
 // Its lock is a leaf: nothing is called while it is held. CUPTI's callbacks take it.
@@ -26,7 +26,7 @@ class ActivityBuffers {
   static constexpr std::size_t most = 96;
   static constexpr std::size_t ready = 8;  // free ones to keep
 
-  // Null when all are in use.
+  // Null when all are in use, or there is no memory.
   std::uint8_t* take();
   // From CUPTI; true when somebody should decode it. Memory that is not ours (an other tool's, from before) is left alone.
   bool fill(std::uint8_t* memory, std::size_t used);
@@ -37,19 +37,22 @@ class ActivityBuffers {
   void give_back(std::uint8_t* memory);
   // Makes free ones, and unmaps those that a burst left behind. For the writer.
   void prepare();
-  // What is with CUPTI is not expected back: another tool took it over. Others take its place, as long as they last.
+  // What is with CUPTI is not expected back: another tool took it over. Others take its place, however often that happens;
+  // what CUPTI never gives back is lost, a megabyte each.
   void write_off();
 
  private:
   std::atomic<std::uint64_t> calls_{0};
   std::mutex mutex_;
-  std::unordered_set<std::uint8_t*> lent_;
-  std::unordered_set<std::uint8_t*> written_off_;
-  std::vector<std::uint8_t*> free_;
-  std::vector<FullBuffer> full_;
-  std::size_t decoding_ = 0;
+  // A buffer goes from list to list: only a new one needs memory.
+  std::list<FullBuffer> lent_;
+  std::list<FullBuffer> written_off_;  // lent, and not in use
+  std::list<FullBuffer> free_;
+  std::list<FullBuffer> full_;
+  std::list<FullBuffer> decoding_;
 
-  std::size_t in_use() const { return lent_.size() + full_.size() + decoding_; }
+  static bool move(std::list<FullBuffer>& from, std::list<FullBuffer>& to, std::uint8_t* memory);
+  std::size_t in_use() const { return lent_.size() + full_.size() + decoding_.size(); }
 };
 
 }  // namespace tetrace::collector

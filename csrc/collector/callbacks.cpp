@@ -16,9 +16,11 @@ namespace {
 
 std::atomic<bool> ended{false};
 
-// On the script's threads or CUPTI's own. No exception may leave.
+// On the script's threads or CUPTI's own. No exception may leave. In a forked child a lock may be held by a thread that is
+// not there.
 void give_buffer(std::uint8_t** buffer, std::size_t* bytes, std::size_t* most_records) noexcept {
-  *buffer = ended.load(std::memory_order_relaxed) ? nullptr : activity_buffers().take();
+  const bool gives = !ended.load(std::memory_order_relaxed) && !is_forked_child.load(std::memory_order_relaxed);
+  *buffer = gives ? activity_buffers().take() : nullptr;
   *bytes = *buffer == nullptr ? 0 : ActivityBuffers::buffer_bytes;
   *most_records = 0;  // as many as fit
 }

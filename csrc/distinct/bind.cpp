@@ -1,6 +1,7 @@
 #include "distinct/bind.h"
 
 #include "common/columns.h"
+#include "common/interpreter.h"
 #include "distinct/distinct.h"
 
 namespace py = pybind11;
@@ -11,7 +12,7 @@ namespace {
 
 py::tuple distinct_values(Span<std::int64_t> rows) {
   Distinct found = [&] {
-    const py::gil_scoped_release unlocked;
+    const InterpreterRelease unlocked;
     return distinct(rows);
   }();
   return py::make_tuple(to_numpy(std::move(found.values)), to_numpy(std::move(found.codes)));
@@ -21,7 +22,7 @@ py::tuple distinct_values(Span<std::int64_t> rows) {
 
 void bind(py::module_& module) {
   module.def("distinct", &distinct_values, "values"_a);
-  module.def("sums", &sums, py::call_guard<py::gil_scoped_release>(), "codes"_a, "groups"_a, "values"_a);
+  module.def("sums", &sums, py::call_guard<InterpreterRelease>(), "codes"_a, "groups"_a, "values"_a);
 }
 
 }  // namespace tetrace::distinct

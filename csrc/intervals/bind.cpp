@@ -1,6 +1,7 @@
 #include "intervals/bind.h"
 
 #include "common/columns.h"
+#include "common/interpreter.h"
 #include "intervals/nesting.h"
 #include "intervals/order.h"
 #include "intervals/sets.h"
@@ -51,7 +52,7 @@ struct type_caster<tetrace::intervals::Overlaps> {
 namespace tetrace::intervals {
 
 void bind(py::module_& module) {
-  using Unlocked = py::call_guard<py::gil_scoped_release>;
+  using Unlocked = py::call_guard<InterpreterRelease>;
 
   module.def("order", &order, Unlocked(), "group"_a, "start"_a, "end"_a);
   module.def("nest", &nest, Unlocked(), "group"_a, "start"_a, "end"_a);

@@ -1,6 +1,7 @@
 #include "kineto/bind.h"
 
 #include "common/columns.h"
+#include "common/interpreter.h"
 #include "kineto/scanner.h"
 
 namespace py = pybind11;
@@ -37,7 +38,7 @@ py::dict tables(Recording& recording) {
 
 py::dict finish(Scanner& scanner) {
   {
-    const py::gil_scoped_release unlocked;
+    const InterpreterRelease unlocked;
     scanner.finish();
   }
   Recording& recording = scanner.recording();
@@ -60,7 +61,7 @@ py::dict finish(Scanner& scanner) {
 void feed(Scanner& scanner, const py::buffer& piece) {
   const py::buffer_info info = piece.request();
   const std::string_view text(static_cast<const char*>(info.ptr), static_cast<std::size_t>(info.size * info.itemsize));
-  const py::gil_scoped_release unlocked;
+  const InterpreterRelease unlocked;
   scanner.feed(text);
 }
 

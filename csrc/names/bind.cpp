@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "common/columns.h"
+#include "common/interpreter.h"
 #include "names/collector_rows.h"
 #include "names/demangle.h"
 #include "names/op_names.h"
@@ -17,7 +18,7 @@ template <class Offset>
 py::tuple encode_unlocked(py::handle offsets, Span<std::uint8_t> data) {
   const Span<Offset> checked = view<Offset>(offsets);
   EncodedNames encoded = [&] {
-    const py::gil_scoped_release unlocked;
+    const InterpreterRelease unlocked;
     return encode(checked, data);
   }();
   py::list words(encoded.words.size());
@@ -33,7 +34,7 @@ py::tuple encode_names(const py::array& offsets, Span<std::uint8_t> data) {
 py::list demangle_all(const std::vector<std::string>& names) {
   std::vector<std::string> plain;
   {
-    const py::gil_scoped_release unlocked;
+    const InterpreterRelease unlocked;
     for (const std::string& name : names) plain.push_back(demangle(name));
   }
   py::list texts;

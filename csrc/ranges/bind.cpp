@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "common/columns.h"
+#include "common/interpreter.h"
 #include "ranges/annotate.h"
 #include "ranges/autograd.h"
 #include "ranges/calls.h"
@@ -87,7 +88,7 @@ std::string folder_of_process(const std::string& recording) {
 
 py::dict ring_columns(const std::string& path) {
   Recorded recorded = [&] {
-    const py::gil_scoped_release unlocked;
+    const InterpreterRelease unlocked;
     return read_ring(path);
   }();
   return py::dict("process"_a = recorded.process, "thread"_a = recorded.thread,
@@ -104,8 +105,8 @@ void bind(py::module_& module) {
   if (PyModule_AddFunctions(module.ptr(), fast) != 0) throw py::error_already_set();
   bind_annotate(module);
   bind_calls(module);
-  module.def("ranges_open", &switch_on, py::call_guard<py::gil_scoped_release>(), "folder"_a, "bytes_per_thread"_a);
-  module.def("ranges_close", &switch_off, py::call_guard<py::gil_scoped_release>());
+  module.def("ranges_open", &switch_on, py::call_guard<InterpreterRelease>(), "folder"_a, "bytes_per_thread"_a);
+  module.def("ranges_close", &switch_off, py::call_guard<InterpreterRelease>());
   module.def("site", &make_site, "name"_a, "category"_a, "kind"_a);
   module.def("start", &start, "site"_a);
   module.def("end", &end, "handle"_a);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/columns.h"
+#include "common/interpreter.h"
 #include "timing/driver.h"
 #include "timing/interpreter.h"
 #include "timing/marks.h"
@@ -37,18 +38,23 @@ bool ask_python(std::int32_t* device, void** stream) {
 
 // The error that is set, if one is, belongs to the caller, whose range closes because of it.
 int python_source(std::int32_t* device, void** stream) {
-  const PyGILState_STATE state = PyGILState_Ensure();
-  PyObject *type, *value, *traceback;
-  PyErr_Fetch(&type, &value, &traceback);
-  const bool known = ask_python(device, stream);
-  PyErr_Restore(type, value, traceback);
-  PyGILState_Release(state);
-  return known ? 1 : 0;
+  if (is_interpreter_ending()) return 0;
+  // All of it, since Python lets go of the interpreter and takes it back while it runs.
+  return sleep_where_interpreter_ends([&] {
+    const PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    const bool known = ask_python(device, stream);
+    PyErr_Restore(type, value, traceback);
+    PyGILState_Release(state);
+    return known ? 1 : 0;
+  });
 }
 
-void* let_go() { return PyGILState_Check() != 0 ? PyEval_SaveThread() : nullptr; }
+// Once it has ended, PyGILState_Check says of every thread that it holds it.
+void* let_go() { return is_interpreter_ending() || PyGILState_Check() == 0 ? nullptr : PyEval_SaveThread(); }
 
-void take_back(void* held) { PyEval_RestoreThread(static_cast<PyThreadState*>(held)); }
+void take_back(void* held) { take_interpreter_back(static_cast<PyThreadState*>(held)); }
 
 constexpr Interpreter python{let_go, take_back};
 
@@ -63,7 +69,7 @@ void open_timing(std::size_t most_events, std::int32_t step_site, const py::obje
   const Driver& driver = load_driver(library);
   know_interpreter();
   ask_for_streams(device, stream, source);
-  const py::gil_scoped_release unlocked;
+  const InterpreterRelease unlocked;
   open(driver, most_events, step_site);
 }
 
@@ -115,7 +121,7 @@ py::dict counts() {
 void know_interpreter() { interpreter = &python; }
 
 void bind(py::module_& module) {
-  const auto unlocked = py::call_guard<py::gil_scoped_release>();
+  const auto unlocked = py::call_guard<InterpreterRelease>();
   module.def("timing_open", &open_timing, "most_events"_a, "step_site"_a, "get_device"_a, "get_stream"_a,
              "source"_a = 0, "library"_a = "libcuda.so.1");
   module.def("timing_streams", &ask_for_streams, "get_device"_a, "get_stream"_a, "source"_a = 0);

@@ -7,8 +7,9 @@
 namespace tetrace::timing {
 
 struct Interpreter {
-  // What `take_back` needs; null where the calling thread does not hold the interpreter.
+  // What `take_back` needs; null where the calling thread does not hold the interpreter, or keeps it.
   void* (*let_go)();
+  // Throws nothing, nor is the thread ended in it: destructors call it.
   void (*take_back)(void* held);
 };
 

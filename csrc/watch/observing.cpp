@@ -1,6 +1,5 @@
 #include "watch/observing.h"
 
-#include <Python.h>
 #include <pthread.h>
 
 #include <deque>
@@ -8,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "common/interpreter.h"
 #include "fp8/packed_bins.h"
 #include "ranges/threads.h"
 #include "timing/streams.h"
@@ -42,17 +42,6 @@ void after_fork_in_child() {
   devices.clear();
 }
 
-class Unlocked {
- public:
-  Unlocked() : state_(PyEval_SaveThread()) {}
-  ~Unlocked() { PyEval_RestoreThread(state_); }
-  Unlocked(const Unlocked&) = delete;
-  Unlocked& operator=(const Unlocked&) = delete;
-
- private:
-  PyThreadState* state_;
-};
-
 Device* find_device(int number) {
   for (Device& one : devices) {
     if (one.number == number) return &one;
@@ -77,7 +66,7 @@ std::int64_t order_of(const Device& device, std::int64_t own) {
 }
 
 fp8::Taken take_from(int number) {
-  const Unlocked unlocked;
+  const InterpreterRelease unlocked;
   return fp8::take(number);
 }
 
@@ -106,7 +95,7 @@ void add(Counts& all, const fp8::Skipped& part) {
 std::int64_t launch(const timing::Place& place, const fp8::Tensor* tensors, std::size_t count, const fp8::Call& call) {
   std::string why;
   {
-    const Unlocked unlocked;
+    const InterpreterRelease unlocked;
     try {
       return fp8::observe(place.device, place.stream, tensors, count, call);
     } catch (const std::exception& error) {

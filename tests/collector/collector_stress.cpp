@@ -2,15 +2,21 @@
 //
 // collector_stress FOLDER LIBCUDA, with TETRACE_RECORDING=FOLDER.
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "nvtx_calls.h"
+#include "ranges/image.h"
 #include "ranges/ring.h"
 
 extern "C" {
@@ -32,6 +38,9 @@ namespace {
 
 constexpr int threads = 16;
 constexpr int rounds = 40;
+constexpr int growing_windows = 3;
+constexpr std::uint64_t rows_of_grown = (1 << 20) / 40 + 100;  // more than a file has room for at first (test_cpp.py)
+constexpr std::chrono::seconds most_patience{90};
 
 void write_ring(const std::string& folder) {
   using namespace tetrace::ranges;
@@ -101,6 +110,40 @@ void yield_and_resume() {
   tetrace_collector_resume();
 }
 
+// Of the fullest file of NVTX ranges that is still written to. Through the file: what is in memory is its thread's.
+std::uint64_t most_rows(const std::string& folder) {
+  std::uint64_t most = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().filename().string().rfind("nvtx-", 0) != 0) continue;
+    tetrace::ranges::Header header{};
+    const int file = open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+    const bool is_whole = pread(file, &header, sizeof header, 0) == sizeof header;
+    close(file);
+    if (is_whole && header.closing.ns == 0 && header.written > header.dropped) {
+      most = std::max(most, header.written - header.dropped);
+    }
+  }
+  return most;
+}
+
+// Windows that are open until a file has grown, and are closed while files do. The threads take no lock. False when no
+// file grew.
+bool close_while_files_grow(const std::string& folder) {
+  const auto until = std::chrono::steady_clock::now() + most_patience;
+  std::atomic<int> windows{0};
+  std::atomic<bool> too_late{false};
+  const auto open_many = [&](int thread) {
+    while (thread < 4 && windows < growing_windows && !too_late) nvtx_calls::push("same"), nvtx_calls::pop();
+  };
+  with_threads(open_many, [&] {
+    too_late = std::chrono::steady_clock::now() > until;
+    if (most_rows(folder) < rows_of_grown) return;
+    stop_and_start();
+    ++windows;
+  });
+  return !too_late;
+}
+
 // What the writer calls while CUPTI is silent.
 bool load_driver(const char* path) {
   void* driver = dlopen(path, RTLD_NOW);
@@ -127,14 +170,7 @@ int main(int, char** arguments) {
     }
   };
   with_threads(launch_again, stop_and_start, yield_and_resume, yield_and_resume, tetrace_collector_flush);
-  // Windows that are long enough for files to grow, and are closed while they do. These threads take no lock.
-  const auto open_many = [](int thread) {
-    for (int range = 0; thread < 4 && range < 200'000; ++range) nvtx_calls::push("same"), nvtx_calls::pop();
-  };
-  with_threads(open_many, [] {
-    usleep(500'000);
-    stop_and_start();
-  });
+  if (!close_while_files_grow(tetrace::ranges::process_folder(folder))) return 5;
   stand_in_launch(100);
   tetrace_collector_flush();
 }

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -15,13 +17,16 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "collector/activity_buffers.h"
 #include "collector/batch.h"
+#include "collector/callbacks.h"
 #include "collector/canary.h"
 #include "collector/decode.h"
 #include "collector/launching_calls.h"
@@ -29,11 +34,24 @@
 #include "collector/spill.h"
 #include "collector/surroundings.h"
 #include "collector/texts.h"
+#include "collector/window.h"
 #include "collector/writer.h"
 #include "ranges/ring.h"
 
 using namespace tetrace::collector;
 namespace ranges = tetrace::ranges;
+
+namespace {
+thread_local bool is_out_of_memory = false;
+}
+
+void* operator new(std::size_t bytes) {
+  void* memory = is_out_of_memory ? nullptr : std::malloc(bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -338,6 +356,88 @@ void test_buffers() {
   CHECK(buffers.take() != nullptr);
 }
 
+// The PyTorch profiler takes CUPTI over again and again, which keeps a buffer each time, or gives it back late.
+void test_buffers_that_never_come_back() {
+  ActivityBuffers buffers;
+  std::vector<std::uint8_t*> kept;
+  for (int cycle = 0; cycle < 200; ++cycle) {
+    kept.push_back(buffers.take());
+    buffers.write_off();
+  }
+  CHECK(std::count(kept.begin(), kept.end(), nullptr) == 0);
+  std::uint8_t* next = buffers.take();
+  CHECK(next != nullptr && buffers.fill(next, 8) && buffers.fill(kept[0], 8) && !buffers.fill(kept[0], 8));
+  const std::vector<FullBuffer> full = buffers.full();
+  CHECK(full.size() == 2 && full[1].memory == kept[0]);
+}
+
+BufferRequested give = nullptr;
+BufferCompleted take_back = nullptr;
+
+std::uint8_t* given() {
+  std::uint8_t* memory = nullptr;
+  std::size_t bytes = 0, most = 0;
+  give(&memory, &bytes, &most);
+  CHECK(bytes == (memory == nullptr ? 0 : ActivityBuffers::buffer_bytes));
+  return memory;
+}
+
+// As CUPTI calls, inside a call of the script's.
+void test_no_memory_for_buffers() {
+  is_out_of_memory = true;
+  CHECK(given() == nullptr);
+  is_out_of_memory = false;
+  std::uint8_t* memory = given();
+  CHECK(memory != nullptr);
+  is_out_of_memory = true;
+  take_back(nullptr, 0, memory, ActivityBuffers::buffer_bytes, 8);
+  is_out_of_memory = false;
+  const std::vector<FullBuffer> full = activity_buffers().full();
+  CHECK(full.size() == 1 && full[0].memory == memory);
+  activity_buffers().give_back(memory);
+}
+
+// Forked while other threads are given buffers, some of them with the lock held.
+void test_forked_child_gets_no_buffer() {
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 3; ++thread) {
+    threads.emplace_back([&] {
+      while (!done) {
+        if (std::uint8_t* memory = given()) take_back(nullptr, 0, memory, ActivityBuffers::buffer_bytes, 0);
+      }
+    });
+  }
+  int ended_well = 0;
+  for (int child = 0; child < 50 && ended_well == child; ++child) {
+    const pid_t number = fork();
+    if (number == 0) {
+      is_forked_child = true;  // as the collector's own handler does
+      alarm(10);
+      std::uint8_t mine = 0;
+      const bool has_none = given() == nullptr;
+      take_back(nullptr, 0, &mine, 1, 1);
+      _exit(has_none ? 0 : 1);
+    }
+    int status = 1;
+    if (waitpid(number, &status, 0) == number && status == 0) ++ended_well;
+  }
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+  CHECK(ended_well == 50);
+}
+
+void test_what_cupti_calls_for_buffers() {
+  CuptiApi api;
+  api.cuptiActivityRegisterCallbacks = [](BufferRequested requested, BufferCompleted completed) {
+    give = requested, take_back = completed;
+    return cupti::success;
+  };
+  register_buffers(api);
+  test_no_memory_for_buffers();
+  test_forked_child_gets_no_buffer();
+}
+
 std::string contents(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -414,6 +514,8 @@ int main() {
   test_users_of_a_library();
   test_writer_that_throws();
   test_buffers();
+  test_buffers_that_never_come_back();
+  test_what_cupti_calls_for_buffers();
   char folder[] = "/tmp/tetrace-collector-XXXXXX";
   if (mkdtemp(folder) == nullptr) return 2;
   test_file(folder);

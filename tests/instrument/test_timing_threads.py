@@ -140,6 +140,54 @@ def test_nobody_waits_for_ever_while_the_queue_is_full(cuda):
     assert done.stdout == "done\n", done.stderr
 
 
+@pytest.mark.parametrize("call", ["push", "step"])
+@pytest.mark.parametrize("moment", ["before", "while"])
+def test_a_thread_in_the_driver_when_the_script_ends(cuda, call, moment):
+    """It wants the interpreter back `while` that ends, or waits for it since `before`."""
+    script = """
+        import sys, threading, time
+        from fake_cuda import FakeCuda
+        from tetrace import _C
+        _, path, call, moment = sys.argv
+        cuda = FakeCuda(path)
+        step, model = _C.site("step", 0, 0), _C.site("model", 0, 1)
+        _C.ranges_open("", 8192)
+        _C.timing_measure(model, -1, True)
+        cuda.enter(0), cuda.use(1)
+        _C.timing_open(100, step, cuda.get_device, cuda.get_stream, cuda.source, cuda.path)
+        _C.timing_step(1, True)
+
+        class LastModule:
+            def __del__(self, go_on=cuda.library.fake_stall, sleep=time.sleep, say=sys.stderr.write):
+                go_on(0)
+                sleep(0.3)
+                say("ended")
+
+        sys.modules["last"] = LastModule()
+
+        def work():
+            cuda.enter(0), cuda.use(1)
+            _C.push(model) if call == "push" else _C.timing_step(2, True)
+            print("came back", flush=True)
+
+        cuda.stall()
+        threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.3)
+        if moment == "before":
+            sys.setswitchinterval(100)
+            cuda.stall(False)
+            until = time.monotonic() + 0.3
+            while time.monotonic() < until:
+                pass
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), cuda.path, call, moment]
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": here}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "ended")
+
+
 def test_a_thread_that_ends_while_its_backward_is_ended(cuda):
     begin(cuda)
     step(1)
