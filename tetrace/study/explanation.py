@@ -134,15 +134,24 @@ class Explanation:
         differed between both, and no row of waiting says why the timed step is longer or shorter."""
         if self.timed_ns is None:
             return False
-        waits = (cause for cause in self.recorded if cause.kind == IDLE and not cause.is_own)
-        recorded = sum((cause.recorded_ns[1] - cause.recorded_ns[0] for cause in waits), Fraction(0))
         is_waiting = _difference(self.waiting_ns) / self.difference_ns > Fraction(1, 2) if self.difference_ns else False
-        return is_waiting and recorded * self.difference_ns < 0
+        return is_waiting and self.longer_as_recorded_ns(IDLE) * self.difference_ns < 0
+
+    @property
+    def is_opposed(self) -> bool:
+        """Whether the causes explain the timed difference though the recorded steps differ the other way round: hosts, or
+        clocks, were others then, and not all of the difference is from the recordings."""
+        return self.explains and self.recorded_difference_ns * self.difference_ns < 0
+
+    def longer_as_recorded_ns(self, kind: str) -> Fraction:
+        """By how much the GPU works, or waits, longer in the second recording, without what the recorder launched."""
+        own = (cause.recorded_ns for cause in self.recorded if cause.kind == kind and not cause.is_own)
+        return sum((after - before for before, after in own), Fraction(0))
 
     @property
     def recorded_difference_ns(self) -> Fraction:
-        """By how much an average recorded step takes longer in the second run."""
-        return _difference(self.step_ns)
+        """By how much an average recorded step takes longer in the second run, without what the recorder launched."""
+        return self.longer_as_recorded_ns(BUSY) + self.longer_as_recorded_ns(IDLE)
 
     @property
     def explains(self) -> bool:
