@@ -142,9 +142,30 @@ def test_what_only_the_clock_turns_is_said_to_be_the_clocks(material):
     found = replace(paced(16, 17), rates_off_by=(0.01, 0.01))
     assert (found.doubt, found.is_opposed) == ("", True)
     assert (
+        "The same kernels at another clock than recorded: a −2.00 ms and b +1.00 ms, beside +1.00 ms as timed. "
         "The recordings differ the other way (recorded −2.00 ms against timed +1.00 ms): the GPU's work is −2.00 ms in them, and "
         "+1.00 ms at the clock of the timed steps."
     ) in how_it_adds_up(material, found)
+
+
+@pytest.mark.parametrize(
+    ("timed", "said"),
+    [
+        # 1 of 3 ms, and half of the difference.
+        ((18, 15), "A step takes 18.0 and 15.0 ms"),
+        ((17, 15), "A step takes 17.0 and 15.0 ms"),
+        (
+            (17, 15.5),
+            "The same kernels at another clock than recorded: a −1.00 ms and b −0.50 ms, beside −1.50 ms as timed. A step takes",
+        ),
+        (
+            (18, 17),
+            "The same kernels at another clock than recorded: a 0 ms and b +1.00 ms, beside −1.00 ms as timed. A step takes",
+        ),
+    ],
+)
+def test_a_clock_that_makes_more_than_half_of_a_difference_is_said_first(material, timed, said):
+    assert how_it_adds_up(material, replace(paced(*timed), rates_off_by=(0.01, 0.01))).startswith(said)
 
 
 def test_recordings_that_differ_the_other_way_by_what_the_recorder_launched_are_not_marked(material):

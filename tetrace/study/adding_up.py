@@ -16,6 +16,9 @@ from tetrace.units import three_digits
 if TYPE_CHECKING:
     from tetrace.study.material import Material
 
+# From this share of the timed difference on, what a clock adds to either step is said first.
+_MUCH = Fraction(1, 2)
+
 
 def how_it_adds_up(material: Material, found: Explanation) -> str:
     """What of a timed difference is work of the GPU and what waiting, and how waiting is split."""
@@ -32,9 +35,11 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
     if any(residue):
         parts.append(f"{_plus(residue[1] - residue[0])} what the recordings do not have")
     few = " Too few steps were recorded to tell it from noise." if found.doubt == TOO_FEW else ""
+    told = is_told(material, *reversed(found.names))
     said = [
+        *(_other_clock_words(found) if told else ()),
         *_not_shown_words(found),
-        *(_opposed_words(found) if is_told(material, *reversed(found.names)) else ()),
+        *(_opposed_words(found) if told else ()),
         f"A step takes {in_ms(a)} and {in_ms(b)} ms, {_plus(b - a)} ms: {', '.join(parts)}.{few}",
         *_factor_words(found),
         *_turned_words(found),
@@ -44,6 +49,17 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
         *_elsewhere_words(material, found),
     ]
     return signs(" ".join(said))
+
+
+def _other_clock_words(found: Explanation) -> Iterator[str]:
+    """That a clock makes more than half of a difference, by what it adds to either step; nothing where it does not."""
+    by_clock = found.charged.by_clock_ns
+    if max(abs(one or Fraction(0)) for one in by_clock) <= _MUCH * abs(found.difference_ns):
+        return
+    both = " and ".join(
+        f"{name} {_plus(one) if one else 0} ms" for name, one in zip(found.names, by_clock, strict=True)
+    )
+    yield f"The same kernels at another clock than recorded: {both}, beside {_plus(found.difference_ns)} ms as timed."
 
 
 def _not_shown_words(found: Explanation) -> Iterator[str]:
