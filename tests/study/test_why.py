@@ -294,6 +294,22 @@ def test_shares_of_what_cancels_out_or_is_noise_are_left_out(material):
     assert ([group.name for group in shown], [group.name for group in left]) == ([HOST, GEMMS], ["small a", "small b"])
 
 
+def test_rows_of_a_told_difference_hide_no_more_than_a_twentieth_of_it(material):
+    """Changes of 8 ms that leave 0.8, 0.3 of it in small ones: as few rows would hide more than the difference's twentieth."""
+    small = tuple(cause(BUSY, f"small {n}", "k", 0, 0.03) for n in range(10))
+    found = explained((5, 1.1), (1, 5.4), (6, 6.8), more=small)
+    assert not found.has_shares
+    assert [len(rows) for rows in found.rows()] == [2, 10]
+    # 0.04 ms at most: one more is no row of several.
+    assert [len(rows) for rows in found.rows(told=True)] == [12, 0]
+    many = tuple(cause(BUSY, f"small {n}", "k", 0, 0.003) for n in range(100))
+    found = explained((5, 1.1), (1, 5.4), (6, 6.8), more=many)
+    assert [len(rows) for rows in found.rows(told=True)] == [39, 63]
+    grid = explanation_grid(material, found)
+    assert len(grid.rows) == 40
+    assert grid.rows[-1][3] == "63 smaller causes, 2.20% of all changes"
+
+
 def test_shares_are_of_the_timed_difference(material):
     """2 of 4 ms; of the recorded one they would be 2 of 14."""
     grid = explanation_grid(material, explained((5, 7), (8, 20), (9, 13)))

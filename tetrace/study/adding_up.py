@@ -42,7 +42,7 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
         *(_opposed_words(found) if told else ()),
         f"A step takes {in_ms(a)} and {in_ms(b)} ms, {_plus(b - a)} ms: {', '.join(parts)}.{few}",
         *_factor_words(found),
-        *_turned_words(found),
+        *_turned_words(found, told),
         *(_clock_words(material, found, side) for side in (0, 1) if found.charged.by_clock_ns[side]),
         *(_residue_words(material, found, side) for side in (0, 1) if residue[side]),
         f"The recorded steps take {in_ms(found.step_ns[0])} and {in_ms(found.step_ns[1])} ms.",
@@ -121,11 +121,11 @@ def _factor_words(found: Explanation) -> Iterator[str]:
         yield f"The host was slower while {' and '.join(longer)} {'was' if len(longer) == 1 else 'were'} timed."
 
 
-def _turned_words(found: Explanation) -> Iterator[str]:
+def _turned_words(found: Explanation, told: bool) -> Iterator[str]:
     """Rows of waiting that went the other way in the recordings: their sign is that of the factors."""
     turned = [
         group.name
-        for group in found.rows()[0]
+        for group in found.rows(told)[0]
         if group.kind == IDLE and group.recorded_difference_ns * group.difference_ns < 0
     ]
     if turned:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Groups that together are less than this share of the difference may be one row: no row may hide more.
 WORTH_A_ROW = Fraction(1, 20)
+# Rows of a table whose changes cancel out, where what is left over is small beside the changes and not beside the difference.
+MOST_ROWS = 40
 # A difference of less than this share of all changes is what is left of their cancelling out: shares of it say nothing. A
 # table whose work of the GPU may be off by more than this share of all changes does not tell what makes the difference.
 _TELLS = Fraction(1, 10)
@@ -172,15 +174,31 @@ class Explanation:
             one is not None and LEAST_FACTOR <= one <= MOST_FACTOR for one in factors
         )
 
-    def rows(self) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+    def rows(self, told: bool = False) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
         """The groups worth a row of their own, and those that are one together: 5% of the difference at most, or of all
-        changes where shares of the difference say nothing."""
-        enough = WORTH_A_ROW * (abs(self.difference_ns) if self.has_shares else _changed(self.groups))
-        shown = list(self.groups)
-        left: list[Group] = []
-        while shown and _changed([shown[-1], *left]) <= enough:
-            left.insert(0, shown.pop())
-        return (tuple(shown), tuple(left)) if len(left) > 1 else ((*shown, *left), ())
+        changes where shares of the difference say nothing. `told`: that timing tells both steps apart; then it is 5% of the
+        difference there too, within `MOST_ROWS`, or of all changes where that takes more rows."""
+        enough, changed = WORTH_A_ROW * abs(self.difference_ns), WORTH_A_ROW * _changed(self.groups)
+        if self.has_shares:
+            shown = self._larger_than(enough)
+        else:
+            shown = self._larger_than(changed)
+            shown = max(shown, min(self._larger_than(enough), MOST_ROWS - 1)) if told else shown
+        left = self.groups[shown:]
+        return (self.groups[:shown], left) if len(left) > 1 else (self.groups, ())
+
+    def _larger_than(self, enough: Fraction) -> int:
+        """How many groups have a row where what is left changes by `enough` at most."""
+        shown, left = len(self.groups), Fraction(0)
+        while shown and left + abs(self.groups[shown - 1].difference_ns) <= enough:
+            shown -= 1
+            left += abs(self.groups[shown].difference_ns)
+        return shown
+
+    def hidden(self, left: Sequence[Group]) -> Fraction | None:
+        """Which part of all changes groups of one row are; None where they are 5% of the difference at most."""
+        of, all_changes = _changed(left), _changed(self.groups)
+        return None if of <= WORTH_A_ROW * abs(self.difference_ns) or not all_changes else of / all_changes
 
 
 def quotable(explanation: Explanation, phase: str = "") -> Sequence[Group]:

@@ -13,6 +13,7 @@ from tetrace.study.causes import Cause, Group
 from tetrace.study.explanation import NOT_SHOWN, NOT_TIMED, Explanation
 from tetrace.study.section import Section, cut, times
 from tetrace.study.speedups import is_told, pairs, speedups, unexplained_words
+from tetrace.units import three_digits
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -80,15 +81,19 @@ def explanation_grid(material: Material, found: Explanation) -> Grid:
         Column("before ms", keep=2), Column("after ms", keep=2), Column("difference"), Column("of it"),
         Column("what", number=False), Column("most of it", number=False, code=False, keep=1),
     )  # fmt: skip
-    shown, left = found.rows()
+    base, name = found.names
+    told = is_told(material, name, base)
+    shown, left = found.rows(told)
     lines = [_row(found, [group], group.name, _most(group.causes)) for group in shown]
     if left:
-        lines.append(_row(found, left, f"{len(left)} smaller causes", cut(", ".join(one.name for one in left), 200)))
+        hidden = found.hidden(left)
+        of = "" if hidden is None else f", {three_digits(100 * float(hidden))}% of all changes"
+        lines.append(
+            _row(found, left, f"{len(left)} smaller causes{of}", cut(", ".join(one.name for one in left), 200))
+        )
     whole = _share(found, found.difference_ns).removeprefix("+")
     step = "timed step" if found.timed_ns else "recorded step"
     total: tuple[str, ...] = (*map(_ms, found.explained_ns), _signed(found.difference_ns), whole, step, "")
-    base, name = found.names
-    told = is_told(material, name, base)
     title = f"{name} against {base}: {times(material.speedup(name, base))}{_does_not_explain(found, told)}"
     if not (found.has_shares and told):
         heads, lines, total = heads[:3] + heads[4:], [row[:3] + row[4:] for row in lines], total[:3] + total[4:]
