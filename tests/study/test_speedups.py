@@ -116,7 +116,7 @@ def test_what_recordings_of_the_other_direction_explain_is_counted_apart(tmp_pat
     assert [shown[one].is_opposed for one in (True, False)] == [True, False]
     found.explanation = lambda of, against: replace(shown[(of, against) == BASELINES[0]], names=(against, of))
     assert explained_words(found) == (
-        "with every speed-up explained (4 by recordings that show them, 1 by recordings whose steps differ the other way)"
+        "with every speed-up explained, 4 by recordings that show them and 1 by recordings whose steps differ the other way"
     )
     assert any(
         line.startswith("1 of 5 tables has recordings whose steps differ the other") for line in why_section(found).said

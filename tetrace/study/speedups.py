@@ -140,7 +140,7 @@ def _by_what(explained: list[Explanation]) -> str:
     """How many are explained by recordings that show them; empty where all are."""
     opposed = sum(one.is_opposed for one in explained)
     way = "recordings whose steps differ the other way"
-    return f" ({len(explained) - opposed} by recordings that show them, {opposed} by {way})" if opposed else ""
+    return f", {len(explained) - opposed} by recordings that show them and {opposed} by {way}" if opposed else ""
 
 
 def _either_way(material: Material, pair: tuple[str, str] | None) -> Explanation | None:
