@@ -316,13 +316,20 @@ def test_idle_is_of_the_step_that_no_recorder_slowed(tmp_path, monkeypatch, reco
     assert slowed(material, name) == (slow and pytest.approx(slow))
 
 
-def test_a_headline_has_three_clauses_of_an_axis(tmp_path):
+@pytest.mark.parametrize(
+    ("room", "words"),
+    [
+        # The fourth takes no more words than to say where it is.
+        (3, "not told apart with fused; block over none 0.80× with unfused; 1.11× with fused"),
+        (2, "not told apart with fused; 2 more of recipe under What each option does"),
+    ],
+)
+def test_a_headline_has_three_clauses_of_an_axis(tmp_path, monkeypatch, room, words):
     """Values that fare otherwise beside one another's others are clauses of their own; the section has them all."""
+    monkeypatch.setattr("tetrace.study.effects._CLAUSES", room)
     material = made(tmp_path, MODULES, TIMES | {"fused-block": 9.0})
     (short,) = (words for words in effect_words(material) if words.startswith("recipe"))
-    assert short == (
-        "recipe: hybrid over none 0.80× with unfused; not told apart with fused; block over none 0.80× with unfused; 1 more"
-    )
+    assert short == f"recipe: hybrid over none 0.80× with unfused; {words}"
     clauses = (
         "recipe: hybrid over none 0.80× (0.79 to 0.81) with unfused; 1.00× (1.00 to 1.00) with fused; "
         "block over none 0.80× (0.79 to 0.81) with unfused"

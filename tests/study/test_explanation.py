@@ -12,13 +12,18 @@ import pytest
 import tetrace
 from tests.breakdown.scaled import run_of, scattered
 from tests.study.made import RECORDINGS
+from tests.traces import Recording
+from tetrace.attribute.attribution import attribute
 from tetrace.attribute.kernel_rules import INSPECTION
 from tetrace.breakdown.account import BUSY, IDLE
+from tetrace.breakdown.analysis import break_down
 from tetrace.breakdown.changes import TOO_FEW
 from tetrace.breakdown.compare import compare
 from tetrace.study.causes import work_noise_ns
 from tetrace.study.explanation import Explanation, explain
 
+GEMM = "nvjet_sm90_qqtst_256x128_128x4_1x2_h_bz_coopA_TNT"
+STATISTICS = "tetrace_fp8_bf16_moments_one"
 DATA = Path(__file__).parent.parent / "data"
 PAIRS = [
     ("bf16", "fp8-delayed"),
@@ -154,3 +159,26 @@ def test_a_run_against_itself_has_no_difference():
     assert all(cause.difference_ns == 0 for cause in found.causes)
     shown, left = found.rows()
     assert (shown, len(left)) == ((), len(found.groups))
+
+
+def test_what_the_gpu_waits_for_the_recorders_kernels_is_the_recorders_whatever_the_host_did():
+    """In a step of 100 µs the GPU waits for tetrace's statistics in a module, a call and between modules, and for GEMMs."""
+    recording = (
+        Recording()
+        .range("step_0", 0, 100)
+        .site("module", "proj", 0, 60, phase="forward", module="proj")
+        .launch(GEMM, (0, 1), (1, 10))
+        .launch(STATISTICS, (29, 30), (30, 31))
+        .site("quantize", "quantize input", 31, 50, module="proj", role="input")
+        .launch(STATISTICS, (39, 40), (40, 41))
+        .launch(GEMM, (49, 50), (50, 60))
+        .launch(STATISTICS, (79, 80), (80, 81))
+        .launch(GEMM, (98, 99), (99, 100))
+    )
+    run = break_down(attribute(recording.trace()))
+    waits = [one for one in explain(run, run, ("a", "b")).recorded if one.kind == IDLE]
+    own = sum(one.recorded_ns[0] for one in waits if one.is_own)
+    # Until 30, 40 and 80 µs, and not from 41 to 50 and from 81 to 99. The step begins with its first kernel.
+    assert own == (30 - 10) * 1000 + (40 - 31) * 1000 + (80 - 60) * 1000
+    assert sum(one.recorded_ns[0] for one in waits) == run.totals.all_idle_ns == own + 9000 + 18000
+    assert not any("fp8_inspection" in one.group for one in waits)

@@ -107,3 +107,17 @@ def test_what_the_recordings_do_not_show_is_counted_apart(tmp_path, turned, word
     assert explained_words(found) == words
     lines = [line for line in why_section(found).said if "recordings do not show" in line]
     assert [line.startswith(said) for line in lines] == [True] * bool(turned)
+
+
+def test_what_recordings_of_the_other_direction_explain_is_counted_apart(tmp_path):
+    found = material(tmp_path)
+    # 1 ms less as timed, all of it work, which the recordings have: those of the first wait 3 ms more.
+    shown = {True: explained((5, 4), (4, 7), (9, 8)), False: explained((5, 4), (4, 4), (9, 8))}
+    assert [shown[one].is_opposed for one in (True, False)] == [True, False]
+    found.explanation = lambda of, against: replace(shown[(of, against) == BASELINES[0]], names=(against, of))
+    assert explained_words(found) == (
+        "with every speed-up explained, 4 by recordings that show them and 1 by recordings whose steps differ the other way"
+    )
+    assert any(
+        line.startswith("1 of 5 tables has recordings whose steps differ the other") for line in why_section(found).said
+    )

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from tests.study import made
-from tetrace.study import resolve, why
+from tetrace.study import adding_up, resolve
+from tetrace.study.adding_up import how_it_adds_up
 from tetrace.study.figures import value
 from tetrace.study.material import Material
 from tetrace.study.measured import measured_section
@@ -19,7 +20,6 @@ from tetrace.study.recorded import recorded_section
 from tetrace.study.results import Round, read
 from tetrace.study.spec import read as read_study
 from tetrace.study.starts import moment_of, starts_of
-from tetrace.study.why import how_it_adds_up
 
 TOML = "[measure]\n[[matrix]]\nname = 'main'\naxes.margin = [0, 1]\n"
 STORED = Path(__file__).parent.parent.parent / "profiles"
@@ -134,7 +134,9 @@ def test_what_an_explanation_says_of_it(elsewhere: tuple[str, ...], later: tuple
         recorded_elsewhere=lambda name: moment_of(LATER["at"]) if name in elsewhere else None,
         recorded_hours_later=lambda name: 3 if name in later else 0,
     )
-    assert list(why._elsewhere_words(cast("Any", material), cast("Any", SimpleNamespace(names=("a", "b"))))) == said
+    assert (
+        list(adding_up._elsewhere_words(cast("Any", material), cast("Any", SimpleNamespace(names=("a", "b"))))) == said
+    )
 
 
 def test_two_recordings_of_a_study_that_tetrace_brings_were_made_later() -> None:

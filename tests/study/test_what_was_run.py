@@ -49,6 +49,7 @@ NAMES = ("none-plain", "none-mixed", "fp8-plain", "fp8-mixed")
 EVEN = (1.0, 1.001, 0.999, 1.002, 0.998, 1.0, 1.001, 0.999)
 # Pairs of such rounds: from far below 1 to above.
 WIDE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
+NOISY = (0.3, 0.5, 0.7, 1.0, 1.0, 1.3, 2.0, 3.0)
 WORK = {"tokens": 4096, "flops": 10**12, "parameters": 1000}
 
 
@@ -152,6 +153,12 @@ def test_the_same_work_in_another_matrix_is_named_where_it_takes_less(tmp_path, 
             (12.5, EVEN),
             "No configuration is told to be faster than its baseline: at best small-fp8, 0.868× (0.649 to 1.299) as fast as "
             "small-none, not told apart from it, nor from the speed-up of large-fp8",
+        ),
+        (
+            (1.1, NOISY),
+            (12.5, EVEN),
+            "No configuration is told to be faster than its baseline: rounds are too noisy to tell (small-fp8, 0.909× (0.303 to "
+            "3.030) as fast as small-none)",
         ),
         # The larger median is the less certain one.
         (

@@ -10,11 +10,12 @@ from tests.study.explanations import GEMMS, HOST, PYTHON, cause, explained, ns, 
 from tests.study.made import Made, study
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import CHANGED, NOISE, TOO_FEW
+from tetrace.study.adding_up import how_it_adds_up
 from tetrace.study.beside_note import quoted_words
 from tetrace.study.causes import OWN_KERNELS, any_layer
 from tetrace.study.explanation import NOT_SHOWN, NOT_TIMED, WAITING, Explanation, check, quotable
 from tetrace.study.material import Material
-from tetrace.study.why import causes_grid, explanation_grid, how_it_adds_up
+from tetrace.study.why import causes_grid, explanation_grid
 
 TOML = """
 title = "t"
@@ -73,7 +74,7 @@ def test_what_the_clock_makes_longer_may_be_charged_to_the_wrong_kernels(materia
             "does not explain the timed difference: work of the GPU may be off by 0.30 of 3.00 ms that changed",
         ),
         # Recorded steps of another sign, off by more than the timed difference, within noise: it is the work that counts.
-        (explained((5, 3), (1, 30), (8, 4), verdict=NOISE), "", ""),
+        (explained((5, 3), (1, 30), (8, 4), verdict=NOISE), "", "the recordings differ the other way"),
         # Kernels ran at another speed: the noise of the recording is not all that work is off by.
         (
             explained((5, 3), (0.1, 0.1), (5.1, 3.6)),
@@ -90,7 +91,7 @@ def test_what_the_clock_makes_longer_may_be_charged_to_the_wrong_kernels(materia
         (explained((5, 4.9), (10, 8), (9, 10)), NOT_SHOWN, "not shown by the recordings"),
         (explained((5, 4.9), (10, 8), (9, 10), verdict=NOISE), NOT_SHOWN, "not shown by the recordings"),
         # Half of the timed difference is work, or the recordings wait longer too, if far more.
-        (explained((5, 6), (10, 8), (9, 11)), "", ""),
+        (explained((5, 6), (10, 8), (9, 11)), "", "the recordings differ the other way"),
         (explained((5, 4.9), (1, 30), (9, 10)), "", ""),
         (explained((5, 3), (1, 1), None), NOT_TIMED, "recorded difference, not timed without a recorder"),
     ],
@@ -108,6 +109,71 @@ def test_a_difference_that_the_recordings_do_not_show_is_said_to_be_none_of_thei
         f"The recordings do not show this difference (recorded −2.10 ms against timed +1.00 ms{noise}): only rows of the GPU's "
         "work are from them. A step takes 9.00 and 10.0 ms"
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        # 2 ms of work less, of 1 ms less as timed; the recordings wait 4 ms more.
+        (
+            explained((5, 3), (1, 5), (6, 5), verdict=NOISE),
+            "recorded +2.00 ms against timed −1.00 ms, within the noise of the recordings): only the GPU's work is from them, "
+            "−2.00 ms.",
+        ),
+        # All of the difference is waiting, and more: recorded, it is longer too, and less so than the work is shorter.
+        (
+            explained((5, 3), (4, 5), (6, 7)),
+            "recorded −1.00 ms against timed +1.00 ms): that the GPU waits longer is from them, +1.00 ms, not how much.",
+        ),
+        (
+            explained((3, 5), (5, 4), (7, 6)),
+            "recorded +1.00 ms against timed −1.00 ms): that the GPU waits less is from them, −1.00 ms, not how much.",
+        ),
+    ],
+)
+def test_recordings_that_differ_the_other_way_are_marked_with_what_is_from_them(material, found, said):
+    assert (found.doubt, found.is_opposed) == ("", True)
+    assert explanation_grid(material, found).title.endswith("; the recordings differ the other way")
+    assert how_it_adds_up(material, found).startswith(f"The recordings differ the other way ({said} A step takes")
+
+
+def test_what_only_the_clock_turns_is_said_to_be_the_clocks(material):
+    """Recorded 2 ms shorter, and 1 ms longer as timed: kernels at another clock."""
+    found = replace(paced(16, 17), rates_off_by=(0.01, 0.01))
+    assert (found.doubt, found.is_opposed) == ("", True)
+    assert (
+        "The same kernels at another clock than recorded: a −2.00 ms and b +1.00 ms, beside +1.00 ms as timed. "
+        "The recordings differ the other way (recorded −2.00 ms against timed +1.00 ms): the GPU's work is −2.00 ms in them, and "
+        "+1.00 ms at the clock of the timed steps."
+    ) in how_it_adds_up(material, found)
+
+
+@pytest.mark.parametrize(
+    ("timed", "said"),
+    [
+        # 1 of 3 ms, and half of the difference.
+        ((18, 15), "A step takes 18.0 and 15.0 ms"),
+        ((17, 15), "A step takes 17.0 and 15.0 ms"),
+        (
+            (17, 15.5),
+            "The same kernels at another clock than recorded: a −1.00 ms and b −0.50 ms, beside −1.50 ms as timed. A step takes",
+        ),
+        (
+            (18, 17),
+            "The same kernels at another clock than recorded: a 0 ms and b +1.00 ms, beside −1.00 ms as timed. A step takes",
+        ),
+    ],
+)
+def test_a_clock_that_makes_more_than_half_of_a_difference_is_said_first(material, timed, said):
+    assert how_it_adds_up(material, replace(paced(*timed), rates_off_by=(0.01, 0.01))).startswith(said)
+
+
+def test_recordings_that_differ_the_other_way_by_what_the_recorder_launched_are_not_marked(material):
+    own = cause(BUSY, OWN_KERNELS, "stats", 1, 9)
+    found = explained((5, 3), (4, 4), (9, 7), more=(own,))
+    assert found.step_ns[1] > found.step_ns[0]
+    assert not found.is_opposed
+    assert "the other way" not in explanation_grid(material, found).title
 
 
 def test_the_split_of_waiting_is_no_change():
@@ -226,6 +292,22 @@ def test_shares_of_what_cancels_out_or_is_noise_are_left_out(material):
     shown, left = explained((5, 1.1), (1, 5), (6, 6.3), more=small).rows()
     # 0.2 of 8.1 ms; of the difference they would be most.
     assert ([group.name for group in shown], [group.name for group in left]) == ([HOST, GEMMS], ["small a", "small b"])
+
+
+def test_rows_of_a_told_difference_hide_no_more_than_a_twentieth_of_it(material):
+    """Changes of 8 ms that leave 0.8, 0.3 of it in small ones: as few rows would hide more than the difference's twentieth."""
+    small = tuple(cause(BUSY, f"small {n}", "k", 0, 0.03) for n in range(10))
+    found = explained((5, 1.1), (1, 5.4), (6, 6.8), more=small)
+    assert not found.has_shares
+    assert [len(rows) for rows in found.rows()] == [2, 10]
+    # 0.04 ms at most: one more is no row of several.
+    assert [len(rows) for rows in found.rows(told=True)] == [12, 0]
+    many = tuple(cause(BUSY, f"small {n}", "k", 0, 0.003) for n in range(100))
+    found = explained((5, 1.1), (1, 5.4), (6, 6.8), more=many)
+    assert [len(rows) for rows in found.rows(told=True)] == [39, 63]
+    grid = explanation_grid(material, found)
+    assert len(grid.rows) == 40
+    assert grid.rows[-1][3] == "63 smaller causes, 2.20% of all changes"
 
 
 def test_shares_are_of_the_timed_difference(material):

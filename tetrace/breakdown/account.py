@@ -15,6 +15,7 @@ import numpy as np
 
 from tetrace.attribute.classify import CATEGORIES
 from tetrace.attribute.distinct import counts, distinct, first_rows, sums
+from tetrace.attribute.kernel_rules import INSPECTION
 from tetrace.breakdown.busy_categories import ORDER
 from tetrace.breakdown.gaps import CAUSES, charges
 from tetrace.breakdown.launch import (
@@ -31,6 +32,7 @@ from tetrace.errors import ConservationError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from tetrace.attribute.attribution import Attribution
     from tetrace.breakdown.analysis import Breakdown
 
     Codes = npt.NDArray[np.int32]
@@ -43,7 +45,8 @@ _A_MODULE = "a module"
 
 class Line(NamedTuple):
     """What time is charged to. Of busy time, `category`, `operation`, `role`, `shape`, `name` (the kernel's family) and
-    `formats` are the kernels'; of idle time `category` is the cause and `name` the host range.
+    `formats` are the kernels'; of idle time `category` is the cause, `name` the host range and `module` its, but that of
+    tetrace's FP8 inspection for all idle time that ends in what it launched.
 
     `quantizes`: `only`, `fused` (beside other work), or empty; of idle time `only` where the range quantizes.
     """
@@ -274,6 +277,8 @@ def _idle(scope: Scope, floor_ns: int) -> _Part:
     owners = [name if name.startswith("(") else _A_MODULE for name in attribution.module_names]
     own = list(dict.fromkeys(owners))
     owner = np.array([*(len(classes) + own.index(name) for name in owners), -1])[attribution.module[found.activity]]
+    # Whatever the host did: what the recorder launched is nothing that a module waits for.
+    module = np.where(_is_inspection(attribution)[found.activity], attribution.module[found.activity], module)
     in_step = (found.row >= 0) & (word == len(attribution.host.words))
     until = np.where(found.row < 0, attribution.kernel_class[found.activity], np.where(in_step, owner, -1))
     (cause, code, in_module, in_phase, kernel), index = distinct(found.cause, word, module, phase, until)
@@ -303,3 +308,9 @@ def _idle(scope: Scope, floor_ns: int) -> _Part:
         frame=in_frame.astype(np.int32),
         ns=sums(both, len(line), found.ns),
     )
+
+
+def _is_inspection(attribution: Attribution) -> npt.NDArray[np.bool_]:
+    """Which activities tetrace's own FP8 inspection launched."""
+    own = np.array([one.category == INSPECTION for one in attribution.classes], np.bool_)
+    return own[attribution.kernel_class]

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tetrace.attribute.kernel_rules import INSPECTION
+from tetrace.attribute.vocabulary import INSPECTION_MODULE
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.compare import CAUSES_OF_CHANGE, PARTS, Comparison
 from tetrace.breakdown.launch import NO_RANGE, QUANTIZING_RANGE, STEP_RANGE
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 # What `tetrace record --fp8` adds to a run, and a run without it does not do.
 OWN_KERNELS = "tetrace's own FP8 statistics"
-_INSPECTION_RANGE = "FP8 inspection"
 _LINEAR = "casts and GEMMs"
 _WAITING = {
     "host_bound": "GPU waits for the host",
@@ -185,7 +185,7 @@ def _keys(comparison: Comparison) -> Iterable[tuple[tuple[str, str, str, str], C
     categories = _categories(comparison)
     for row in comparison.tables["idle"].rows:
         cause, phase, name, module = row.labels
-        is_bare = name.startswith((NO_RANGE, STEP_RANGE))
+        is_bare = name.startswith((NO_RANGE, STEP_RANGE)) and module != INSPECTION_MODULE
         doing = _on_the_way(phase, name, categories) if is_bare else _doing(name, module)
         yield (IDLE, f"{_WAITING[cause]}: {doing}", phase, any_layer(name)), row
 
@@ -220,8 +220,8 @@ def _on_the_way(phase: str, name: str, categories: dict[str, str]) -> str:
 
 
 def _doing(name: str, module: str) -> str:
-    """What the host did meanwhile, by the range it was in."""
-    if name == _INSPECTION_RANGE:
+    """What the host did meanwhile, by the range it was in; of what ends in tetrace's own kernels it counts for nothing."""
+    if module == INSPECTION_MODULE:
         return OWN_KERNELS
     if name == module:
         return "Python of modules"

@@ -29,6 +29,7 @@ EFFECT_COLUMNS = (
 )  # fmt: skip
 # Axes of the headline, and clauses of each there; names in a clause.
 _AXES, _CLAUSES, _NAMES = 2, 3, 5
+_TITLE = "What each option does"
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,12 @@ class Axis:
 
     @property
     def short_words(self) -> str:
-        """The same for a headline, without intervals."""
+        """The same for a headline, without intervals; what there is no room for is where all of it is."""
         clauses = list(_clauses(self.effects, short=True))
         left = len(clauses) - _CLAUSES
-        return "; ".join([*clauses[:_CLAUSES], *([f"{left} more"] if left > 0 else [])])
+        # Where the others are takes as many words as one of them.
+        shown = clauses if left <= 1 else [*clauses[:_CLAUSES], f"{left} more of {self.name} under {_TITLE}"]
+        return "; ".join(shown)
 
 
 def axes(material: Material) -> tuple[Axis, ...]:
@@ -203,7 +206,7 @@ def effects_section(material: Material) -> Section:
     """A sentence for each axis, and a row for each value of it beside each combination of the others."""
     found = axes(material)
     if not found:
-        return Section("effects", "What each option does")
+        return Section("effects", _TITLE)
     is_one_of_several = len({one.matrix for one in found}) > 1
     said = [
         "How many times faster a step is with one value of an option than with the first one that the study has, all other "
@@ -218,7 +221,7 @@ def effects_section(material: Material) -> Section:
         said += _left_out(title, axis)
         if axis.effects:
             grids.append(_grid(title, axis))
-    return Section("effects", "What each option does", tuple(said), tuple(grids))
+    return Section("effects", _TITLE, tuple(said), tuple(grids))
 
 
 def _widened_words(material: Material) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Groups that together are less than this share of the difference may be one row: no row may hide more.
 WORTH_A_ROW = Fraction(1, 20)
+# Rows of a table whose changes cancel out, where what is left over is small beside the changes and not beside the difference.
+MOST_ROWS = 40
 # A difference of less than this share of all changes is what is left of their cancelling out: shares of it say nothing. A
 # table whose work of the GPU may be off by more than this share of all changes does not tell what makes the difference.
 _TELLS = Fraction(1, 10)
@@ -134,15 +136,24 @@ class Explanation:
         differed between both, and no row of waiting says why the timed step is longer or shorter."""
         if self.timed_ns is None:
             return False
-        waits = (cause for cause in self.recorded if cause.kind == IDLE and not cause.is_own)
-        recorded = sum((cause.recorded_ns[1] - cause.recorded_ns[0] for cause in waits), Fraction(0))
         is_waiting = _difference(self.waiting_ns) / self.difference_ns > Fraction(1, 2) if self.difference_ns else False
-        return is_waiting and recorded * self.difference_ns < 0
+        return is_waiting and self.longer_as_recorded_ns(IDLE) * self.difference_ns < 0
+
+    @property
+    def is_opposed(self) -> bool:
+        """Whether the causes explain the timed difference though the recorded steps differ the other way round: hosts, or
+        clocks, were others then, and not all of the difference is from the recordings."""
+        return self.explains and self.recorded_difference_ns * self.difference_ns < 0
+
+    def longer_as_recorded_ns(self, kind: str) -> Fraction:
+        """By how much the GPU works, or waits, longer in the second recording, without what the recorder launched."""
+        own = (cause.recorded_ns for cause in self.recorded if cause.kind == kind and not cause.is_own)
+        return sum((after - before for before, after in own), Fraction(0))
 
     @property
     def recorded_difference_ns(self) -> Fraction:
-        """By how much an average recorded step takes longer in the second run."""
-        return _difference(self.step_ns)
+        """By how much an average recorded step takes longer in the second run, without what the recorder launched."""
+        return self.longer_as_recorded_ns(BUSY) + self.longer_as_recorded_ns(IDLE)
 
     @property
     def explains(self) -> bool:
@@ -163,15 +174,31 @@ class Explanation:
             one is not None and LEAST_FACTOR <= one <= MOST_FACTOR for one in factors
         )
 
-    def rows(self) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+    def rows(self, told: bool = False) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
         """The groups worth a row of their own, and those that are one together: 5% of the difference at most, or of all
-        changes where shares of the difference say nothing."""
-        enough = WORTH_A_ROW * (abs(self.difference_ns) if self.has_shares else _changed(self.groups))
-        shown = list(self.groups)
-        left: list[Group] = []
-        while shown and _changed([shown[-1], *left]) <= enough:
-            left.insert(0, shown.pop())
-        return (tuple(shown), tuple(left)) if len(left) > 1 else ((*shown, *left), ())
+        changes where shares of the difference say nothing. `told`: that timing tells both steps apart; then it is 5% of the
+        difference there too, within `MOST_ROWS`, or of all changes where that takes more rows."""
+        enough, changed = WORTH_A_ROW * abs(self.difference_ns), WORTH_A_ROW * _changed(self.groups)
+        if self.has_shares:
+            shown = self._larger_than(enough)
+        else:
+            shown = self._larger_than(changed)
+            shown = max(shown, min(self._larger_than(enough), MOST_ROWS - 1)) if told else shown
+        left = self.groups[shown:]
+        return (self.groups[:shown], left) if len(left) > 1 else (self.groups, ())
+
+    def _larger_than(self, enough: Fraction) -> int:
+        """How many groups have a row where what is left changes by `enough` at most."""
+        shown, left = len(self.groups), Fraction(0)
+        while shown and left + abs(self.groups[shown - 1].difference_ns) <= enough:
+            shown -= 1
+            left += abs(self.groups[shown].difference_ns)
+        return shown
+
+    def hidden(self, left: Sequence[Group]) -> Fraction | None:
+        """Which part of all changes groups of one row are; None where they are 5% of the difference at most."""
+        of, all_changes = _changed(left), _changed(self.groups)
+        return None if of <= WORTH_A_ROW * abs(self.difference_ns) or not all_changes else of / all_changes
 
 
 def quotable(explanation: Explanation, phase: str = "") -> Sequence[Group]:

@@ -13,6 +13,8 @@ from tetrace.study.statistics import APART, Estimate
 
 # Why a GPU idles where the host decides how long a step takes.
 _HOST = ("host_bound", "launch_latency", "synchronization")
+# A ratio that may be 1 and so many times more, or less, says nothing of a configuration.
+_NOISY = 2
 
 
 def fastest_words(material: Material) -> str:
@@ -85,6 +87,8 @@ def _gains_most(material: Material, members: Sequence[Configuration]) -> str:
         if other != name and (found.overlaps(best) or not (found.has_interval and best.has_interval))
     ]
     said = f"the speed-up of {several(alike)}" if alike else ""
+    if not told and _is_too_noisy(best):
+        return f"No configuration is told to be faster than its baseline: rounds are too noisy to tell ({words})"
     if not told:
         words = f"No configuration is told to be faster than its baseline: at best {words}"
         if best.high is None or best.high >= 1:
@@ -92,6 +96,13 @@ def _gains_most(material: Material, members: Sequence[Configuration]) -> str:
         return f"{words}, not told apart from {said}" if said else words
     more = f", not told apart from {said}" if said else ""
     return f"Largest speed-up over its own baseline: {words}{more}"
+
+
+def _is_too_noisy(found: Estimate) -> bool:
+    """Whether a ratio may lie on either side of 1, and so far from it that none of them is the best."""
+    if found.low is None or found.high is None:
+        return False
+    return found.low <= 1 <= found.high and (found.low < 1 / _NOISY or found.high > _NOISY)
 
 
 def _may_be_as_fast(found: Estimate | None) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tetrace.study.effects import axes
-from tetrace.study.explanation import NOT_SHOWN
+from tetrace.study.explanation import NOT_SHOWN, Explanation
 from tetrace.study.identical import deviation, twins
 from tetrace.study.section import cut, several
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tetrace.study.material import Material
 
 
-# Of a speed-up that no recordings explain.
-NOT_RECORDED = "not recorded"
 _known: weakref.WeakKeyDictionary[Material, list[tuple[str, str]]] = weakref.WeakKeyDictionary()
 
 
@@ -120,28 +118,38 @@ def is_told(material: Material, of: str, against: str) -> bool:
 
 
 def explained_words(material: Material) -> str:
-    """`with every speed-up explained`, or how many of them, and how many their recordings do not show; empty where there is no
-    ratio. A table that does not explain the timed difference explains no speed-up, and what timing does not tell apart is none.
-    """
+    """`with every speed-up explained`, or how many of them, by what recordings, and how many their recordings do not show; empty
+    where there is no ratio. A table that does not explain the timed difference explains no speed-up, and what timing does not
+    tell apart is none."""
     missing = {(one.of, one.against): one.twins for one in unexplained(material)}
     every = speedups(material)
     told = [pair for pair in every if is_told(material, *pair)]
-    doubts, alike = [_doubt(material, missing.get(pair, pair)) for pair in told], len(every) - len(told)
+    found, alike = [_either_way(material, missing.get(pair, pair)) for pair in told], len(every) - len(told)
     if not told:
         return "with no ratio told from 1" if alike else ""
-    left, turned = sum(one != "" for one in doubts), doubts.count(NOT_SHOWN)
-    words = f"with {f'{len(told) - left} of {len(told)} speed-ups' if left else 'every speed-up'} explained"
+    explained = [one for one in found if one is not None and one.explains]
+    turned = sum(one is not None and one.doubt == NOT_SHOWN for one in found)
+    is_all = len(explained) == len(told)
+    words = f"with {'every speed-up' if is_all else f'{len(explained)} of {len(told)} speed-ups'} explained"
+    words += _by_what(explained)
     words += f", {turned} not shown by {'its' if turned == 1 else 'their'} recordings" if turned else ""
     return words + (f" ({alike} {'ratio is' if alike == 1 else 'ratios are'} not told from 1)" if alike else "")
 
 
-def _doubt(material: Material, pair: tuple[str, str] | None) -> str:
-    """Why the recordings of a pair, in either order, do not explain its timed difference; empty where they do."""
+def _by_what(explained: list[Explanation]) -> str:
+    """How many are explained by recordings that show them; empty where all are."""
+    opposed = sum(one.is_opposed for one in explained)
+    way = "recordings whose steps differ the other way"
+    return f", {len(explained) - opposed} by recordings that show them and {opposed} by {way}" if opposed else ""
+
+
+def _either_way(material: Material, pair: tuple[str, str] | None) -> Explanation | None:
+    """What explains a pair, in either order; None where it was not recorded."""
     if pair is None:
-        return NOT_RECORDED
+        return None
     # The other order is a comparison of its own, and takes as long.
     found = material.explanation(*(pair if pair in pairs(material) else pair[::-1]))
-    return NOT_RECORDED if isinstance(found, str) else found.doubt
+    return None if isinstance(found, str) else found
 
 
 def unexplained_words(material: Material) -> list[str]:
