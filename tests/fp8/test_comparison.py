@@ -153,7 +153,9 @@ class TestHistory:
 
     def test_current_scaling_clips_nothing(self) -> None:
         """Its amax may be a rounding above the largest value."""
-        (step,) = tensor_history(Made().tensor(0, "a.input", [450.0], scale=1.0, scaling="current").trace(), "a.input").steps
+        (step,) = tensor_history(
+            Made().tensor(0, "a.input", [450.0], scale=1.0, scaling="current").trace(), "a.input"
+        ).steps
         assert (step.saturated, step.clipped) == (1.0, 0.0)
 
     def test_a_tensor_that_was_only_checked(self) -> None:
