@@ -108,7 +108,8 @@ def test_unfused_attention_by_the_classes_of_recorded_modules() -> None:
     table = breakdown.tables["gemms"]
     gemms = sum(row["total_ns"] for row in table.rows() if row["module"] == products)
     attention = breakdown.tables["attention"]
-    assert finding.ns == int(attention["total_ns"].sum()) // 9 > gemms // 9
+    steps = breakdown.totals.steps
+    assert finding.ns == int(attention["total_ns"].sum()) // steps > gemms // steps
     assert finding.evidence.startswith("3.4% of GPU activity")
     assert finding.advice == "FusedAttention was refused: NVTE_FUSED_ATTN=0"
 
