@@ -119,15 +119,14 @@ def run(worker: str, size: str, blocks: int, steps: int, seconds: float | None =
 
 def watched(size: str, blocks: Iterable[int], steps: int) -> dict:
     """Blocks in turn, each way after a plain one; `SETTLING` steps after each change are not counted."""
-    import torch  # noqa: F401 - the observer is linked to its libraries
-
     import tetrace
     from tetrace.instrument import observer
 
+    # Imports torch, whose libraries the observer is linked to.
+    model, reset, step = training_step(*SIZES[size])
     built = observer.build()  # `tetrace.watch` takes what is there, as `tetrace record` and doctor build it
     reads = observer.address(observer.load(), "tetrace_observer_tensor")
     sys.stderr.write(f"tensors are read {'by' if reads else 'through their methods, not by'} {built.parent.name}\n")
-    model, reset, step = training_step(*SIZES[size])
     timed(step, 5)
     since = time.monotonic()
     times: dict = {what: [] for what in WAYS}
