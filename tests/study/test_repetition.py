@@ -210,7 +210,7 @@ def test_another_start_beside_it_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     ("name", "date"),
     [
         ("fusion", "2026-11-22"),
-        ("gated", "2026-11-21"),
+        ("gated", "2026-11-23"),
         ("hybrid", "2026-11-21"),
         ("attention", "2026-11-23"),
         ("stability", "2026-11-23"),

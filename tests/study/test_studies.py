@@ -91,7 +91,7 @@ def test_both_ends_of_each_sweep_are_recorded(name: str) -> None:
 def test_how_many_recordings_each_study_makes() -> None:
     """Each costs seconds of a GPU: who adds some knows it."""
     found = {name: sum(planned.recording for planned in read(name).configurations) for name in NOTES}
-    assert found == {"fusion": 26, "hybrid": 19, "attention": 33, "gated": 32, "stability": 27}
+    assert found == {"fusion": 26, "hybrid": 19, "attention": 33, "gated": 34, "stability": 27}
 
 
 def test_what_is_said_of_peaks_is_what_is_stored() -> None:
@@ -100,11 +100,8 @@ def test_what_is_said_of_peaks_is_what_is_stored() -> None:
     stored = [peaks for file in files if (peaks := json.loads(file.read_text(encoding="utf-8"))["peaks"])]
     peaks = {(one["bf16_flops"], one["fp8_flops"]) for one in stored}
     (bf16, fp8) = ([round(one / 1e12) for one in column] for column in zip(*peaks, strict=True))
-    said = (
-        f"Eight calibrations with an H200 reached {min(bf16)} to {max(bf16)} TFLOP/s in BF16 and {min(fp8):,} to {max(fp8):,} in "
-        "FP8"
-    )
-    assert len(peaks) == 8
+    said = f"Calibrations of H200s reached {min(bf16)} to {max(bf16)} TFLOP/s in BF16 and {min(fp8):,} to {max(fp8):,} in FP8"
+    assert len(peaks) > 1
     page = (PROFILES.parent / "docs" / "study.md").read_text(encoding="utf-8")
     assert said in " ".join(page.split())
     assert said in surroundings.MEANINGS["Share of peak"]
