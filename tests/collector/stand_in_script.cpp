@@ -136,6 +136,7 @@ void act(const std::string& action, unsigned number) {
   else if (action == "wait-on") call(cupti, "stand_in_wait_on", number);
   else if (action == "begin-wait") call(cupti, "stand_in_begin_wait");
   else if (action == "unfinished") call(cupti, "stand_in_unfinished");
+  else if (action == "queue") call(cupti, "stand_in_queue", number);
   else if (action == "threads") launch_from_threads(number);
   else if (action == "long") launch_for_long(number);
   else if (action == "sleep") usleep(number * 1000);

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.collector.frames import Frames
+from tetrace import load
 from tetrace.record.build import LIBRARY
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="needs the collector, which was not built")
@@ -294,6 +295,27 @@ def test_another_tool_takes_cupti_and_gives_it_back(script: Script, tmp_path: Pa
     assert found.events() == expected
     # It had a clock of its own.
     assert all(abs(row["start"] - time.time_ns()) < 3600 * 10**9 for row in found.rows["kernel"])
+
+
+@pytest.mark.parametrize("queued", [6, 0])
+def test_another_tool_takes_cupti_while_the_gpu_is_behind(queued: int, script: Script, tmp_path: Path) -> None:
+    """What the GPU has not finished is lost. The gap is dated from its launch on, and not from when it is noticed."""
+    assert plain(script(f"init launch=10 sleep=50 queue={queued} sleep=50 yield sleep=50 launch=100 resume launch=10"))
+    found = frames(tmp_path)
+    assert counts(found)["kernel"] == 20
+    assert counts(found)["call"] == 20 + queued
+    calls = sorted(row["start"] for row in found.rows["call"])
+    at = {row["what"]: row["at"] for row in found.rows["event"]}  # of what was on twice, the second
+    (tmp_path / "run.json").write_text("{}")
+    about = load(tmp_path).metadata
+    [[_, begin, end, since]] = about.facts["unrecorded"]
+    assert (begin, end) == (at[YIELDED], at[ON])
+    assert since == (calls[10] if queued else at[YIELDED])
+    told = [notice for notice in about.notices if "left no record" in notice]
+    assert [notice.partition(" on ")[2] for notice in told] == (
+        ["6 launches left no record: the GPU had not finished them when torch.profiler took CUPTI"] if queued else []
+    )
+    assert about.dropped_records == queued
 
 
 KEPT = "the other tool keeps its subscription to CUPTI: nodes of graphs made from here on are missing"

@@ -392,6 +392,70 @@ def test_torch_profiler_inside_the_script_works(tmp_path: Path) -> None:
     assert any("while torch.profiler has CUPTI: from step 6" in notice for notice in trace.metadata.notices)
 
 
+BEHIND = """
+    import json
+    big = torch.randn(16384, 16384, device="cuda", dtype=torch.bfloat16)
+    product = torch.empty_like(big)
+
+    def queue(steps):  # of half a second each, which the host does not wait for
+        for _ in range(steps):
+            for _ in range(40):
+                torch.mm(big, big, out=product)
+            model(torch.randn(256, 512, device="cuda")).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    queue(1)
+    torch.cuda.synchronize()
+    train(5)
+    queue(3)
+    last = torch.cuda.Event()
+    last.record()
+    was_behind = not last.query()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        is_behind = not last.query()
+        queue(1)
+    train(6)
+    seen = sum(e.count for e in profile.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA)
+    json.dump([was_behind, is_behind, seen], open("seen.json", "w"))
+"""
+
+
+def test_torch_profiler_begins_while_the_gpu_is_steps_behind(tmp_path: Path) -> None:
+    """In step 9, while products of steps 6 to 8 are queued. Nobody waits for them: each launch has its record, or is told to
+    have none, and its step is not taken for one that was recorded whole."""
+    trace, said = trained(tmp_path, BEHIND)
+    was_behind, is_behind, seen = json.loads((tmp_path / "seen.json").read_text())
+    assert was_behind, "the GPU was not behind: the test shows nothing"
+    assert seen >= 40, "the script's own profile lacks kernels"
+    breakdown = tetrace.analyze(trace, steps="all")
+    steps, windows = breakdown.attribution.steps, breakdown.selection.windows
+    [[_, taken, _, since]] = trace.metadata.facts["unrecorded"]
+
+    names, start = trace.words("calls", "name"), trace.column("calls", "start_ns")
+    is_kernel = np.array(["LaunchKernel" in name for name in names], np.bool_)[trace.column("calls", "name")]
+    rows = np.flatnonzero(is_kernel & (start < taken))
+    lacks = ~np.isin(trace.column("calls", "correlation")[rows], trace.column("activities", "correlation"))
+    step = steps.number[np.searchsorted(steps.start, start[rows], side="right") - 1]
+    launched, lacking = Counter(step.tolist()), Counter(step[lacks].tolist())
+    assert all(launched[one] >= 40 for one in (6, 7, 8)), launched
+    assert set(lacking) <= {6, 7, 8, 9}, (lacking, said[-3000:])
+    assert lacking or not is_behind, "the GPU was behind when the profile had begun, and nothing is said to be missing"
+    told = [notice for notice in trace.metadata.notices if "left no record" in notice]
+    whole = {int(steps.number[one]): bool(ok) for one, ok in zip(windows.step, windows.recorded, strict=True)}
+    first = min(lacking, default=9)
+    if lacking:
+        assert len(told) == 1
+        assert f"(step {first}) on {lacking.total():,} launches left no record" in told[0], (told, lacking)
+        assert "torch.profiler took CUPTI" in told[0]
+        assert trace.metadata.dropped_records >= lacking.total()
+        assert since == start[rows[lacks]].min()
+    else:
+        assert (told, since) == ([], taken)
+    assert not any(whole.get(one, False) for one in range(first, 10)), (first, whole)
+    assert all(whole[one] for one in [*range(1, first - 1), 11, 12, 13, 14]), (first, whole)
+
+
 TAKER = """
 #include <stdint.h>
 #include <stdlib.h>

@@ -176,7 +176,8 @@ def test_torch_profiler_gets_cupti_and_gives_it_back(tmp_path: Path, library: Pa
     assert (done.code, done.out) == (0, "True\n")
     assert done.calls == ["start", "yield torch.profiler", "resume", "stop", "flush"]
     assert [line for line in done.err.splitlines() if line.startswith("tetrace")] == [
-        "tetrace: torch.profiler takes CUPTI in step 2: until its profile ends, the GPU is not recorded"
+        "tetrace: torch.profiler takes CUPTI in step 2: what the GPU has not finished by now, and what it does until the "
+        "profile ends, is not recorded"
     ]
     assert done.about["notices"] == ["the GPU is not recorded while torch.profiler has CUPTI: from step 2 until step 4"]
 

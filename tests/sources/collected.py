@@ -77,13 +77,16 @@ class Collected:
             "device", device=device, name=self.text(name), bandwidth_bytes_per_s=4_800_000_000_000, **facts
         )
 
-    def call(self, name: str, start: int, end: int, correlation: int = 0, thread: int = MAIN) -> Collected:
-        """An API call of the runtime."""
+    def call(
+        self, name: str, start: int, end: int, correlation: int = 0, thread: int = MAIN, return_value: int = 0
+    ) -> Collected:
+        """An API call of the runtime; `return_value` is 0 where it succeeded."""
         number = CALLS.setdefault(name, 900 + len(CALLS))
         if number not in self._calls:
             self._calls.add(number)
             self.rows("call_name", call=number, name=self.text(name))
-        return self.rows("call", start=start, end=end, correlation=correlation, thread=thread, call=number)
+        told = {"correlation": correlation, "thread": thread, "call": number, "return_value": return_value}
+        return self.rows("call", start=start, end=end, **told)
 
     def launch(
         self, name: str, call: tuple[int, int], runs: tuple[int, int], thread: int = MAIN, stream: int = 7, **more: Any

@@ -367,6 +367,41 @@ def test_steps_in_which_another_tool_had_cupti_are_not_used(
     assert wall.tolist() == [100_000] * (14 - len(silent) - len(left_out) - 1)  # nor is the last, which is open
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_what_the_gpu_had_not_finished_when_another_tool_took_cupti(comes_back: bool, tmp_path: Path) -> None:
+    """The host is in step 6 then; on a stream of two the GPU has finished nothing of steps 4 to 6."""
+    collected, taken, back = Collected().event(ON, 1_000_000), 1_640_000, 1_900_000
+    for step in [*range(7), *(range(9, 14) if comes_back else ())]:
+        at = 1_000_000 + 100_000 * step
+        collected.site("step", "step", at, at + 100_000, step=step)
+        for call in (at + 2000, at + 4000):
+            collected.launch("k", call=(call, call + 1000), runs=(call + 10_000, call + 11_000))
+        if step in (4, 5, 6):
+            collected.call("cudaLaunchKernel_v7000", at + 6000, at + 7000, correlation=900 + step)
+        else:
+            collected.launch("on a side stream", call=(at + 6000, at + 7000), runs=(at + 20_000, at + 30_000), stream=9)
+    # These are not missing: one was refused, one is a node of a graph, and a copy may be of no bytes.
+    collected.call("cudaLaunchKernel_v7000", 1_110_000, 1_111_000, correlation=800, return_value=1)
+    collected.call("cudaLaunchKernel_v7000", 1_120_000, 1_121_000, correlation=801)
+    collected.rows("node", created=1_120_500, node=7, thread=MAIN)
+    collected.call("cudaMemcpyAsync_v3020", 1_130_000, 1_131_000, correlation=802)
+    collected.event(YIELDED, taken, "torch.profiler").event(DROPPED_HERE, taken + 10, "had not ended", count=1)
+    if comes_back:
+        collected.event(RESUMED, back - 5).event(ON, back).event(OFF, 2_500_000)
+    trace = recorded(tmp_path, collected.event(FLUSHED, 2_500_001))
+    assert [notice for notice in trace.metadata.notices if "left no record" in notice] == [
+        "from 0.000 s after recording began (step 4) on 3 launches left no record: the GPU had not finished them when "
+        "torch.profiler took CUPTI"
+    ]
+    assert trace.metadata.dropped_records == 3
+    [[_, begin, end, since]] = trace.metadata.facts["unrecorded"]
+    assert (begin, since) == (taken, 1_406_000)
+    assert end == back if comes_back else end > back
+    windows = break_down(attribute(trace), steps="all").selection.windows
+    lacking = [step for step, whole in zip(windows.step.tolist(), windows.recorded.tolist(), strict=True) if not whole]
+    assert lacking == [4, 5, 6]
+
+
 def test_what_a_program_lost_is_told_of_it(tmp_path: Path) -> None:
     lossy = Collected(program=1).event(ON, 2000).kernel("k", 2010, 2020).event(DROPPED_BY_CUPTI, 2030, count=3)
     trace = recorded(tmp_path, whole(Collected().event(ON, 1000).kernel("k", 1010, 1020)), lossy.event(FLUSHED, 2040))

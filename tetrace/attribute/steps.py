@@ -135,13 +135,18 @@ def find_windows(trace: Trace, of_activity: Codes, steps: Steps) -> Windows:
 
 
 def _recorded(trace: Trace, windows: Windows, steps: Steps) -> Mask:
-    """Whether nothing of a step falls into the time in which its process' recorder was off, on host and device."""
+    """Whether nothing of a step falls into the time in which its process' recorder was off, on host and device.
+
+    Nor may it have launched anything of which the record is missing since the recorder was off when the GPU came to it.
+    """
     recorded = np.ones(len(windows.step), np.bool_)
     row_of = {number: row for row, number in enumerate(trace.column("processes", "global_id").tolist())}
-    for process, begin, end in trace.metadata.facts.get("unrecorded", ()):
-        first = np.minimum(windows.start, steps.start[windows.step])
-        last = np.maximum(windows.end, steps.end[windows.step])
-        recorded &= (windows.process != row_of.get(process, -1)) | (last <= begin) | (first >= end)
+    launched, done = steps.start[windows.step], steps.end[windows.step]
+    first, last = np.minimum(windows.start, launched), np.maximum(windows.end, done)
+    for process, begin, end, *since in trace.metadata.facts.get("unrecorded", ()):
+        is_off = (last > begin) & (first < end)
+        is_lacking = (done > (since[0] if since else begin)) & (launched < end)
+        recorded &= (windows.process != row_of.get(process, -1)) | ~(is_off | is_lacking)
     return recorded
 
 

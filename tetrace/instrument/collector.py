@@ -1,7 +1,8 @@
 """The collector in this process: a library that CUDA's driver loads (csrc/collector), told when to record and when not.
 
 CUPTI serves one tool at a time. `torch.profiler`, entered by the script, gets it, and the collector takes it back when
-the profile has ended: in between the GPU is not recorded, which is said.
+the profile has ended: in between the GPU is not recorded, which is said. Nobody waits for the GPU, as Kineto does not when
+a profile begins: what it has not finished by then is missing too (sources/cupti_unfinished.py).
 """
 
 from __future__ import annotations
@@ -247,7 +248,8 @@ def _resume() -> str:
 
 def _say_gap(step: int) -> None:
     if _gaps.begin(step):
-        process.say(f"{_PROFILER} takes CUPTI in step {step}: until its profile ends, the GPU is not recorded")
+        what = "what the GPU has not finished by now, and what it does until the profile ends"
+        process.say(f"{_PROFILER} takes CUPTI in step {step}: {what}, is not recorded")
 
 
 def _say_lost(step: int) -> None:

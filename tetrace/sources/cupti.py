@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tetrace.errors import InputError
-from tetrace.sources import cupti_events, cupti_rows, cupti_tables, rings
-from tetrace.sources.cupti_events import Event, Window
+from tetrace.sources import cupti_events, cupti_rows, cupti_tables, cupti_unfinished, rings
+from tetrace.sources.cupti_events import ON, Event, Window
 from tetrace.sources.cupti_rows import Recorded
+from tetrace.sources.cupti_unfinished import Unfinished
 from tetrace.sources.nsys_export import small
 from tetrace.sources.nsys_facts import lanes
 from tetrace.sources.rows import Rows, collect
@@ -61,7 +62,13 @@ def read(processes: Sequence[Process], sites: Sites, first_step: int, progress: 
     if not recorded:
         return None
     events = {key: cupti_events.events_of(one) for key, one in recorded.items()}
-    windows = {key: cupti_events.window_of(events[key], one.column("node", "created")) for key, one in recorded.items()}
+    unfinished = {key: cupti_unfinished.unfinished_of(one, events[key]) for key, one in recorded.items()}
+    windows = {
+        key: cupti_events.window_of(
+            events[key], one.column("node", "created"), {found.end.at_ns: found.since_ns for found in unfinished[key]}
+        )
+        for key, one in recorded.items()
+    }
     whole = cupti_events.around([window for window in windows.values() if window is not None])
     gathered = _Gathered()
     for done, process in enumerate(processes):
@@ -71,7 +78,7 @@ def read(processes: Sequence[Process], sites: Sites, first_step: int, progress: 
             for table, part in cupti_tables.parts_of(process.key, one):
                 gathered.add(table, part)
         steps = _add_ranges(gathered, process, one, sites, _choices(windows.get(process.key) or whole, first_step))
-        _add_facts(gathered, process, one, said, steps)
+        _add_facts(gathered, process, one, said, unfinished.get(process.key, []), steps)
         if progress:
             progress(done + 1, len(processes))
     gaps = [(key << 24, *gap) for key, window in windows.items() if window is not None for gap in window.gaps()]
@@ -165,17 +172,27 @@ def _add_ring(gathered: _Gathered, key: int, rows: Mapping[str, Any], part: dict
 
 
 def _add_facts(
-    gathered: _Gathered, process: Process, recorded: Recorded, events: Sequence[Event], steps: _Steps
+    gathered: _Gathered,
+    process: Process,
+    recorded: Recorded,
+    events: Sequence[Event],
+    unfinished: Sequence[Unfinished],
+    steps: _Steps,
 ) -> None:
     step_at = {
-        event.at_ns: int(number[inside[-1]])
-        for event in events
+        at: int(number[inside[-1]])
+        for at in [*(event.at_ns for event in events), *(one.since_ns for one in unfinished)]
         for start, end, number in steps
-        if len(inside := np.flatnonzero((start <= event.at_ns) & (event.at_ns < end)))
+        if len(inside := np.flatnonzero((start <= at) & (at < end)))
     }
-    for text in cupti_events.notices(recorded, events, step_at):
+    began = next((event.at_ns for event in events if event.what == ON), 0)
+    said = [
+        *cupti_events.notices(recorded, events, step_at),
+        *cupti_unfinished.notices(unfinished, began, step_at),
+    ]
+    for text in said:
         gathered.said.setdefault(text, []).append(process.label)
-    gathered.dropped += cupti_events.lost(events)
+    gathered.dropped += cupti_events.lost(events) + cupti_unfinished.uncounted(unfinished, events)
     for kind in cupti_rows.KINDS:
         if kind != "event" and recorded.count(kind):
             gathered.counts[kind] = gathered.counts.get(kind, 0) + recorded.count(kind)

@@ -55,17 +55,23 @@ def lost(events: Sequence[Event]) -> int:
 class Window:
     """When a process was recorded: `begin` and `end` of the stretches, shape (stretches,), sorted.
 
-    What was opened around the creation of a graph's node counts too, whenever that was: replayed kernels are told by
-    it. `nodes` are the times of that, sorted.
+    From `lacking` of a stretch on, which is its end where nothing is missing, some launches left no record. What was opened
+    around the creation of a graph's node counts too, whenever that was: replayed kernels are told by it. `nodes` are the
+    times of that, sorted.
     """
 
     begin: Integers
     end: Integers
     nodes: Integers
+    lacking: Integers
 
-    def gaps(self) -> list[tuple[int, int]]:
-        """From when to when nothing was recorded between two stretches: another tool had CUPTI, or the window was shut."""
-        return list(zip(self.end[:-1].tolist(), self.begin[1:].tolist(), strict=True))
+    def gaps(self) -> list[tuple[int, int, int]]:
+        """From when to when nothing was recorded behind a stretch, and since when launches lack their records.
+
+        Another tool had CUPTI, or the window was shut. Behind the last stretch there is a gap only if launches lack theirs.
+        """
+        found = zip(self.end.tolist(), [*self.begin[1:].tolist(), OPEN_NS], self.lacking.tolist(), strict=True)
+        return [gap for gap in found if gap[1] != OPEN_NS or gap[2] < gap[0]]
 
     def choose(self, rows: Mapping[str, Any], steps: Mask) -> Mask:
         """Which rows of a ring belong to the recording, shape (rows,)."""
@@ -85,23 +91,34 @@ class Window:
         return ((start >= begin) & (start < last)) | (inside > end - start - inside)
 
 
-def window_of(events: Sequence[Event], nodes: Integers) -> Window | None:
-    """When the process of these events was recorded; None where that is not known.
+def stretches(events: Sequence[Event]) -> list[tuple[Event, Event | None]]:
+    """What began and what ended each stretch that was recorded; None where nothing ended it.
 
     Whoever takes CUPTI back says so before recording goes on, which it does only within the window.
     """
-    begin: list[int] = []
-    end: list[int] = []
+    found: list[tuple[Event, Event | None]] = []
+    begun: Event | None = None
     for event in events:
-        is_open = len(begin) > len(end)
-        if event.what == ON and not is_open:
-            begin.append(event.at_ns)
-        elif event.what in (OFF, YIELDED, FAILED) and is_open:
-            end.append(event.at_ns)
-    if not begin:
+        if event.what == ON and begun is None:
+            begun = event
+        elif event.what in (OFF, YIELDED, FAILED) and begun is not None:
+            found.append((begun, event))
+            begun = None
+    return found if begun is None else [*found, (begun, None)]
+
+
+def window_of(events: Sequence[Event], nodes: Integers, lacking: Mapping[int, int] | None = None) -> Window | None:
+    """When the process of these events was recorded; None where that is not known.
+
+    `lacking`: by the time of the event that ended a stretch, since when launches left no record.
+    """
+    found = stretches(events)
+    if not found:
         return None
-    end += [OPEN_NS] * (len(begin) - len(end))
-    return Window(np.array(begin, np.int64), np.array(end, np.int64), np.sort(nodes))
+    begin = np.array([begun.at_ns for begun, _ in found], np.int64)
+    end = np.array([OPEN_NS if ended is None else ended.at_ns for _, ended in found], np.int64)
+    since = np.array([(lacking or {}).get(at, at) for at in end.tolist()], np.int64)
+    return Window(begin, end, np.sort(nodes), since)
 
 
 def around(windows: Sequence[Window]) -> Window | None:
@@ -110,7 +127,8 @@ def around(windows: Sequence[Window]) -> Window | None:
         return None
     begin = min(int(window.begin[0]) for window in windows)
     end = max(int(window.end[-1]) for window in windows)
-    return Window(np.array([begin], np.int64), np.array([end], np.int64), np.empty(0, np.int64))
+    bounds = np.array([begin], np.int64), np.array([end], np.int64)
+    return Window(*bounds, np.empty(0, np.int64), bounds[1])
 
 
 def notices(recorded: Recorded, events: Sequence[Event], step_at: Mapping[int, int]) -> Iterator[str]:
@@ -120,8 +138,7 @@ def notices(recorded: Recorded, events: Sequence[Event], step_at: Mapping[int, i
     """
     first = next((event.at_ns for event in events if event.what == ON), None)
     for event in events:
-        when = "" if first is None else f"{(event.at_ns - first) / 1e9:.3f} s after recording began"
-        when += f" (step {step_at[event.at_ns]})" if when and event.at_ns in step_at else ""
+        when = "" if first is None else moment(event.at_ns, first, step_at)
         if event.what == TEXTS_FULL:
             yield _too_many_texts(event, when)
         elif event.what == FAILED:
@@ -134,6 +151,12 @@ def notices(recorded: Recorded, events: Sequence[Event], step_at: Mapping[int, i
         yield "the collector's file is cut off: the process was killed while it was written"
     elif _ended_recording(events):
         yield "the process was killed while it was recorded: what CUPTI had not handed over is missing"
+
+
+def moment(at_ns: int, first_ns: int, step_at: Mapping[int, int]) -> str:
+    """A time in words, by when recording began and the step that ran then."""
+    step = f" (step {step_at[at_ns]})" if at_ns in step_at else ""
+    return f"{(at_ns - first_ns) / 1e9:.3f} s after recording began{step}"
 
 
 def _too_many_texts(event: Event, when: str) -> str:

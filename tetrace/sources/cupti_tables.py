@@ -96,7 +96,7 @@ def _memsets(pid: int, recorded: Recorded) -> dict[str, Any]:
 
 
 def _calls(pid: int, recorded: Recorded) -> dict[str, Any]:
-    names = _call_names(recorded)
+    names = call_names(recorded)
     # Which calls are wanted was chosen when they were recorded.
     return {
         "global_tid": _threads(pid, recorded.column("call", "thread")),
@@ -108,7 +108,7 @@ def _calls(pid: int, recorded: Recorded) -> dict[str, Any]:
     }
 
 
-def _call_names(recorded: Recorded) -> pa.DictionaryArray:
+def call_names(recorded: Recorded) -> pa.DictionaryArray:
     """Plain names of all calls, shape (calls,); "(call 7)" where the name did not reach the file."""
     from tetrace import _C
 

@@ -23,8 +23,8 @@ class Metadata:
     `notices` are one-line facts that the report shows on its first screen (dropped records, open ranges);
     `graph_mode` says how CUDA graphs were recorded: `node`, `graph`, or empty when it is not known. `facts` are what
     `tetrace record` noted of the run: command, versions, variables by allow-list, how it ended, step times outside the
-    window, calibration of the GPU; `unrecorded` of them are [global_id of the process, start_ns, end_ns] while its
-    recorder was off in between.
+    window, calibration of the GPU; `unrecorded` of them are [global_id of the process, start_ns, end_ns, since_ns]:
+    its recorder was off from start to end, and of what was launched from `since_ns` on some is missing already.
     """
 
     source: str
