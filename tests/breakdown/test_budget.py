@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.breakdown.scaled import run_of, scattered
+from tests.fp8.made import Made
 from tests.report.runs import breakdown_of, recorded, three_steps
 from tests.traces import Recording
+from tetrace.attribute.attribution import attribute
+from tetrace.breakdown.analysis import break_down
 from tetrace.breakdown.budget import Budget, Limit, parse_budget
 from tetrace.breakdown.check import BROKEN, KEPT, SKIPPED, check
 from tetrace.breakdown.figures import BY_NAME, FIGURES, Run, words
@@ -101,6 +104,17 @@ def test_limits_of_every_kind() -> None:
     saturation = next(one for one in found.broken if one.name == "largest_saturation_pct")
     assert (saturation.value, saturation.remark) == ("not recorded", "tetrace record --fp8 records it")
     assert next(one for one in found.broken if one.name.startswith("phases")).value == "32"
+
+
+def test_what_is_known_as_codes_alone_is_not_told_to_be_clipped() -> None:
+    made = Made().tensor(0, "a.input", [1.0, 4.0], scale=448.0, source="quantized")
+    limit = Budget({"largest_saturation_pct": Limit(most=1.0)}, {}, ())
+    (codes,) = check(break_down(attribute(made.trace()), steps="all"), limit).checks
+    assert (codes.status, codes.value) == (BROKEN, "not recorded")
+    assert codes.remark == "no tensor was seen before its cast: tetrace record --fp8 --fp8-recompute N"
+    made.tensor(0, "b.input", [1.0, 4.0], scale=64.0)
+    (both,) = check(break_down(attribute(made.trace()), steps="all"), limit).checks
+    assert (both.status, both.value) == (KEPT, "0%")
 
 
 def test_a_backend_that_is_not_allowed_breaks_the_budget() -> None:

@@ -6,9 +6,12 @@ import itertools
 
 import pytest
 
+from tests.fp8.made import Made
 from tests.report.runs import recorded
 from tests.report.test_html import data_of
+from tetrace.attribute.attribution import attribute
 from tetrace.breakdown import fp8_maps
+from tetrace.breakdown.analysis import break_down
 from tetrace.report.html import fp8_charts
 from tetrace.report.html.material import Material
 
@@ -20,10 +23,25 @@ class TestFp8Map:
         material = Material(recorded("stability-e4m3.tetrace"))
         for measure in fp8_charts.MEASURES:
             spec = fp8_charts.health_map(material, measure)
-            assert spec is not None
+            assert (spec is None) == (measure == "at_max")  # no tensor was seen as codes alone
+            if spec is None:
+                continue
             (trace,) = spec["data"]
             cells = zip(itertools.chain(*trace["z"]), itertools.chain(*trace["customdata"]), strict=True)
             assert all(place >= 0 and said == fp8_charts.HAS for z, (_, place, said, _) in cells if z is not None)
+
+    def test_codes_at_the_largest_value_are_not_called_clipped(self) -> None:
+        """Nor is an amax of current scaling, which lies a rounding above it at most."""
+        made = Made().tensor(0, "codes.input", [1.0, 4.0], scale=448.0, source="quantized")
+        made.tensor(0, "current.input", [1.0, 4.0], scaling="current", saturated=1)
+        made.tensor(0, "delayed.input", [1.0, 4.0], scale=448.0)
+        material = Material(break_down(attribute(made.trace()), steps="all"))
+        shown = {name: fp8_charts.health_map(material, name) for name in ("clipped", "at_max")}
+        cells = {name: spec["data"][0]["z"] for name, spec in shown.items() if spec}
+        assert cells == {"clipped": [[None], [0], [0.5]], "at_max": [[0.5], [None], [None]]}
+        (section,) = [one for one in data_of(material.breakdown)["sections"] if one["id"] == "fp8"]
+        titles = [block["title"] for block in section["blocks"][0]["blocks"]]
+        assert titles == ["Range used", "Clipped", "Codes at ±max", "Flushed", "NaN and Inf"]
 
     def test_what_is_worst_is_kept_and_the_rest_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fp8_maps, "_MOST_POINTS", 10 * (21 + fp8_maps._POINTS_BESIDE))
@@ -33,7 +51,7 @@ class TestFp8Map:
         assert (len(maps.histories), maps.without_history) == (10, 179)
         problems = list(dict.fromkeys(one.name for one in maps.health.problems))
         assert [history.name for history in maps.histories] == problems[:10]
-        spec = fp8_charts.health_map(material, "saturated")
+        spec = fp8_charts.health_map(material, "clipped")
         assert spec is not None
         said = {one for row in spec["data"][0]["customdata"] for _, place, one, _ in row if place < 0}
         assert said == {"its history is not in this file"}
@@ -55,7 +73,7 @@ class TestFp8Map:
         ("measure", "last", "unit"),
         [
             ("range_used", "≥ 200%", "of the format's largest value"),
-            ("saturated", "≥ 1%", "of the elements"),
+            ("clipped", "≥ 1%", "of the elements"),
             ("flushed", "≥ 20%", "of what is not zero"),
             ("not_finite", "≥ 1", "elements"),
         ],

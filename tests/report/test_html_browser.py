@@ -137,7 +137,7 @@ def test_fp8_statistics(browser: Any, tmp_path: Path) -> None:
     section = page.locator("#fp8")
     assert section.locator(".plot").count() == 2
     assert "problem" in section.locator(".lead").inner_text()
-    section.locator("select").first.select_option(label="Saturated")
+    section.locator("select").first.select_option(label="Clipped")
     section.locator("select").last.select_option(label="layers.2.fc1.input")
     draw_all(page)
     assert section.locator(".heatmaplayer image, .heatmaplayer .hm").count() >= 1

@@ -27,7 +27,7 @@ from tetrace.attribute.attribution import UNATTRIBUTED_MODULE, attribute
 from tetrace.attribute.classify import CATEGORIES
 from tetrace.attribute.vocabulary import PHASES
 from tetrace.breakdown.timeline import timeline
-from tetrace.breakdown.timeline_counters import LAUNCHES, MOST_SATURATED, QUEUE, SATURATED
+from tetrace.breakdown.timeline_counters import CLIPPED, LAUNCHES, MOST_CLIPPED, QUEUE
 from tetrace.errors import UsageError
 from tetrace.report import perfetto, protobuf
 from tetrace.trace.arrays import text_column
@@ -328,29 +328,30 @@ def test_pieces_are_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fp8_steps() -> Trace:
-    """Three steps that quantize, of a process whose saturation was recorded."""
+    """Three steps that quantize, of a process of which it was recorded what was clipped; codes alone do not tell."""
     recording = Recording()
     for step in range(3):
         recording.site("step", "step", 100 * step, 100 * step + 100, step=step)
         recording.launch("k", (100 * step + 1, 100 * step + 2), (100 * step + 3, 100 * step + 90))
     trace = recording.trace()
     columns = {
-        "process": np.zeros(5, np.int32),
-        "step": np.array([0, 0, 1, 1, 9], np.int32),
-        "order": np.arange(5),
-        "elements": np.array([100, 300, 100, 100, 1]),
-        "saturated": np.array([4, 0, 0, -1, 1]),
+        "process": np.zeros(6, np.int32),
+        "step": np.array([0, 0, 1, 1, 9, 1], np.int32),
+        "order": np.arange(6),
+        "elements": np.array([100, 300, 100, 100, 1, 100]),
+        "saturated": np.array([4, 0, 0, -1, 1, 50]),
     }
-    texts = ("module", "role", "phase", "operation", "source", "format", "scaling", "dtype", "shape")
-    columns |= {name: text_column(np.zeros(5, np.int32), [""]) for name in texts}
-    tables = {**trace.tables, "fp8_tensors": make_table("fp8_tensors", columns, 5)}
+    texts = ("module", "role", "phase", "operation", "format", "scaling", "dtype", "shape")
+    columns |= {name: text_column(np.zeros(6, np.int32), [""]) for name in texts}
+    columns["source"] = text_column(np.array([0, 0, 0, 0, 0, 1], np.int32), ["input", "quantized"])
+    tables = {**trace.tables, "fp8_tensors": make_table("fp8_tensors", columns, 6)}
     return dataclasses.replace(trace, tables=tables)
 
 
-def test_saturation_is_counted_by_step_where_it_was_recorded() -> None:
+def test_what_is_clipped_is_counted_by_step_where_it_was_recorded() -> None:
     read = read_back(timeline(attribute(fp8_steps()), steps="all"))
-    assert read.counters[1, SATURATED] == [(0, 10_000.0), (100_000, 0.0)]
-    assert read.counters[1, MOST_SATURATED] == [(0, 40_000.0), (100_000, 0.0)]
+    assert read.counters[1, CLIPPED] == [(0, 10_000.0), (100_000, 0.0)]
+    assert read.counters[1, MOST_CLIPPED] == [(0, 40_000.0), (100_000, 0.0)]
     other = recorded("tests/data/te4-fp8.sqlite")
     assert {name for _, name in other.counters} == {QUEUE, LAUNCHES}
 

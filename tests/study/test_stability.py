@@ -12,6 +12,7 @@ import tetrace
 from tests.fp8.made import Made as Fp8
 from tests.study.made import Made, study
 from tetrace.attribute.kernel_rules import INSPECTION
+from tetrace.study.figures import value
 from tetrace.study.material import Material
 from tetrace.study.numerics import losses_section, numbers_section, numbers_words, origin_words, shapes_section
 from tetrace.study.recorded import recorded_section
@@ -248,13 +249,13 @@ def test_one_reason_of_many_configurations_is_one_row(tmp_path):
     )
 
 
-def test_the_first_tensor_that_is_not_finite_and_what_saturates(material):
+def test_the_first_tensor_that_is_not_finite_and_what_is_clipped(material):
     found = numbers(material, "50304-e4m3")
     assert isinstance(found, Numbers)
     assert origin_words(found) == (
         "layers.0.fc1.output at step 4, at forward: 2 NaN of 64 elements, made by forward of layers.0.fc1"
     )
-    assert (found.saturated.tensor, found.saturated.step, found.saturated.share) == ("layers.1.fc1.input", 3, 0.25)
+    assert (found.clipped.tensor, found.clipped.step, found.clipped.share) == ("layers.1.fc1.input", 3, 0.25)
     assert {problem.kind for problem in found.problems} >= {"non_finite", "saturation"}
 
 
@@ -282,13 +283,34 @@ def test_every_tensor_that_was_clipped_has_a_row(tmp_path):
     of = study(tmp_path / "study", TOML)
     folder = Made(of).measured("50304-e4m3", total=[1.0] * 7, recording=path).write(tmp_path / "results")
     section = numbers_section(Material(folder, of))
-    assert section.grids[1].title == "Saturation by tensor, worst first: 5 of each configuration at most"
+    assert section.grids[1].title == "Clipped tensors, worst first: 5 of each configuration at most"
     assert section.grids[1].rows == tuple(
         ("50304-e4m3", f"layers.{number}.fc1.input", share, str(number), "1 of 2 observations")
         for number, share in ((5, "50.0%"), (4, "25.0%"), (3, "12.5%"), (2, "6.2%"), (1, "3.1%"))
     )
     assert [row[1] for row in section.more[0].rows][5:] == ["layers.0.fc1.input", "layers.6.fc1.input"]
     assert "never" not in repr(section.more[0].rows)
+
+
+def test_a_code_at_the_largest_value_was_not_clipped_for_sure(tmp_path):
+    """Nor was an amax of current scaling, which lies a rounding above it at most."""
+    made = Fp8().tensor(0, "a.input", [1.0, 4.0], scale=448.0, source="quantized")
+    made = made.tensor(0, "b.grad_output", [1.0, 4.0], scaling="current", saturated=1)
+    paths = [tmp_path / f"{one}.tetrace" for one in ("codes", "some")]
+    store.write(made.trace(), paths[0])
+    store.write(made.tensor(0, "c.input", [1.0, 4.0, 1.0, 1.0], scale=448.0).trace(), paths[1])
+    of = study(tmp_path / "study", TOML)
+    of_runs = Made(of)
+    for name, path in zip(("50304-e4m3", "50304-block"), paths, strict=True):
+        of_runs = of_runs.measured(name, total=[1.0] * 7, recording=path)
+    found = Material(of_runs.write(tmp_path / "results"), of)
+    codes, some = numbers_section(found).grids[0].rows
+    unknown = "; not known of 1 tensor seen as FP8 codes alone"
+    assert (codes[2], some[2]) == (f"none{unknown}", f"25.0% of c.input, step 0{unknown}")
+    assert [row[1] for row in numbers_section(found).grids[1].rows] == ["c.input"]
+    clipped = [value(found, "max_saturation_pct", name).words() for name in ("50304-e4m3", "50304-block")]
+    assert clipped == ["0%", "25%"]
+    assert value(found, "gradient_clipped_pct", "50304-e4m3").words() == "0%"
 
 
 def test_a_shape_error_says_what_to_pad_to(material):

@@ -104,6 +104,8 @@ def _limit_words(figure: Figure, limit: Limit) -> str:
 
 def _why_not(figure: Figure, run: Run) -> str:
     if figure.name == "largest_saturation_pct":
+        if run.scope.trace.rows("fp8_tensors"):
+            return "no tensor was seen before its cast: tetrace record --fp8 --fp8-recompute N"
         return "tetrace record --fp8 records it"
     if not run.breakdown.totals.activities:
         return "no GPU activity was captured"

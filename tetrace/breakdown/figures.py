@@ -21,6 +21,7 @@ from tetrace.breakdown.compute import UNFUSED, attention_kernels, is_fp8
 from tetrace.breakdown.gaps import CAUSES
 from tetrace.breakdown.noise import Series
 from tetrace.breakdown.scope import Scope
+from tetrace.fp8.observations import clipped, tensors
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -221,11 +222,14 @@ def _latency(run: Run) -> float | None:
 
 
 def _saturation(run: Run) -> float | None:
-    """Of all recorded observations: the largest share of a tensor's elements that was clipped."""
+    """Of all recorded observations: the largest share of a tensor's elements that was clipped; FP8 codes do not tell."""
     trace = run.scope.trace
-    saturated, elements = (trace.column("fp8_tensors", name) for name in ("saturated", "elements"))
-    known = (saturated >= 0) & (elements > 0)
-    return float((saturated[known] / elements[known]).max() * 100) if known.any() else None
+    if not trace.has("fp8_tensors"):
+        return None
+    rows = tensors(trace)
+    many, elements = clipped(rows), rows["elements"]
+    known = (many >= 0) & (elements > 0)
+    return float((many[known] / elements[known]).max() * 100) if known.any() else None
 
 
 def _backend(run: Run) -> str | None:

@@ -10,7 +10,17 @@ import numpy as np
 
 from tetrace.fp8.health import Health, check_health
 from tetrace.fp8.history import History, history_of
-from tetrace.fp8.observations import CHECK, RECOMPUTE, Rows, non_finite, scales, tensor_name, tensors
+from tetrace.fp8.observations import (
+    CHECK,
+    QUANTIZED,
+    RECOMPUTE,
+    Rows,
+    clipped,
+    non_finite,
+    scales,
+    tensor_name,
+    tensors,
+)
 from tetrace.fp8.prediction import FORMATS
 
 if TYPE_CHECKING:
@@ -24,7 +34,8 @@ __all__ = ["MEASURES", "Fp8Maps", "Health", "History", "fp8_maps", "tensor_name"
 
 MEASURES = {
     "range_used": "Amax times scale as a share of the format's largest value; above 1 values are clipped.",
-    "saturated": "Share of the elements that are clipped to the largest value; of FP8 codes alone, of those that are it.",
+    "clipped": "Share of the elements that are clipped to the largest value; not known of FP8 codes alone.",
+    "at_max": "Where only FP8 codes were seen, the share of them that are the largest value: clipped, or just that.",
     "flushed": "Share of the elements that are not zero and become zero.",
     "not_finite": "Elements that are NaN or infinite.",
 }
@@ -112,15 +123,16 @@ def _values(rows: Rows) -> dict[str, Numbers]:
     elements, bad = rows["elements"], non_finite(rows)
     nonzero = elements - np.maximum(rows["zeros"], 0) - bad
 
-    def share(name: str, whole: Any) -> Numbers:
-        return np.where(rows[name] >= 0, rows[name] / np.maximum(whole, 1), np.nan)
+    def share(counts: Any, whole: Any) -> Numbers:
+        return np.where(counts >= 0, counts / np.maximum(whole, 1), np.nan)
 
     with np.errstate(invalid="ignore", over="ignore"):
         used = rows["amax"] * rows["scale"] / largest
     return {
         "range_used": np.where(rows.isin("source", CHECK), np.nan, used),
-        "saturated": share("saturated", elements),
-        "flushed": share("flushed", nonzero),
+        "clipped": share(clipped(rows), elements),
+        "at_max": share(np.where(rows.isin("source", QUANTIZED), rows["saturated"], -1), elements),
+        "flushed": share(rows["flushed"], nonzero),
         "not_finite": np.where(rows["nans"] >= 0, bad, np.nan).astype(np.float64),
     }
 

@@ -1,4 +1,4 @@
-"""What is counted beside the slices of a timeline: the launch queue, launches, and what FP8 saturates."""
+"""What is counted beside the slices of a timeline: the launch queue, launches, and what FP8 clips."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from tetrace.attribute.attribution import Attribution
 from tetrace.breakdown.selection import Selection
+from tetrace.fp8.observations import clipped, tensors
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 QUEUE, LAUNCHES = "launched, not started", "launches per ms"
-SATURATED, MOST_SATURATED = "FP8 saturated", "FP8 saturated, worst tensor"
+CLIPPED, MOST_CLIPPED = "FP8 clipped", "FP8 clipped, worst tensor"
 _MS = 1_000_000
 _PPM = 1e6
 
@@ -45,7 +46,7 @@ def counters(attribution: Attribution, selection: Selection, process: int) -> It
     for counter in (_queue(attribution, process), _launches(attribution, process)):
         if counter is not None:
             yield _within(counter, *span)
-    for counter in _saturation(attribution, process):
+    for counter in _clipped(attribution, process):
         yield _within(counter, *span)
 
 
@@ -108,26 +109,27 @@ def _changes(process: int, name: str, unit: str, time: Times, value: Times) -> C
     return Counter(process, name, unit, time[kept], value[kept])
 
 
-def _saturation(attribution: Attribution, process: int) -> Iterator[Counter]:
-    """Of the values that were quantized in each step, how many in a million became the format's largest: over all
-    tensors, and in the worst of them. A step's number holds from its begin on the host."""
+def _clipped(attribution: Attribution, process: int) -> Iterator[Counter]:
+    """Of the values that were seen before their cast in each step, how many in a million it clipped: over all tensors, and
+    in the worst of them. A step's number holds from its begin on the host."""
     trace, steps = attribution.trace, attribution.steps
-    rows = np.flatnonzero(trace.column("fp8_tensors", "process") == process)
-    saturated, elements = (trace.column("fp8_tensors", name)[rows] for name in ("saturated", "elements"))
-    kept = (saturated >= 0) & (elements > 0)
-    rows, saturated, elements = rows[kept], saturated[kept], elements[kept]
+    if not trace.has("fp8_tensors"):
+        return
+    rows = tensors(trace)
+    rows = rows.take((rows["process"] == process) & (clipped(rows) >= 0) & (rows["elements"] > 0))
+    many, elements = clipped(rows), rows["elements"]
     own = np.flatnonzero(steps.process == process)
     if not len(rows) or not len(own):
         return
-    number, place = np.unique(trace.column("fp8_tensors", "step")[rows], return_inverse=True)
+    number, place = np.unique(rows["step"], return_inverse=True)
     sums = np.zeros((2, len(number)), np.int64)
-    np.add.at(sums[0], place, saturated)
+    np.add.at(sums[0], place, many)
     np.add.at(sums[1], place, elements)
     worst = np.zeros(len(number))
-    np.maximum.at(worst, place, saturated / elements)
+    np.maximum.at(worst, place, many / elements)
     start_of = dict(zip(steps.number[own].tolist(), steps.start[own].tolist(), strict=True))
     known = np.array([one in start_of for one in number.tolist()], np.bool_)
     time = np.array([start_of[one] for one in number[known].tolist()], np.int64)
     order = np.argsort(time)
-    for name, share in ((SATURATED, sums[0] / np.maximum(sums[1], 1)), (MOST_SATURATED, worst)):
+    for name, share in ((CLIPPED, sums[0] / np.maximum(sums[1], 1)), (MOST_CLIPPED, worst)):
         yield Counter(process, name, "ppm of values", time[order], (share[known] * _PPM)[order])

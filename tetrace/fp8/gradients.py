@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tetrace.fp8.flags import Recorded
-from tetrace.fp8.observations import DELAYED, WHOLE, is_gradient, non_finite
+from tetrace.fp8.observations import DELAYED, WHOLE, clipped, is_gradient, non_finite
 
 if TYPE_CHECKING:
     from tetrace.trace.trace import Trace
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Gradients:
     """Of gradients as they were quantized, in percent: `error` is the root of the squared error over the sum of squares, the
-    median of all; `flushed` the share of elements that are not zero and become zero, `clipped` that of elements beyond the
-    format's largest number. `formats` are those that they were cast to."""
+    median of all; `flushed` the share of elements that are not zero and become zero, `clipped` that of elements that
+    are. `formats` are those that they were cast to."""
 
     error: float
     flushed: float
@@ -43,6 +43,6 @@ def gradients(trace: Trace) -> Gradients | None:
     return Gradients(
         error=100 * float(np.nanmedian(error)),
         flushed=100 * float(np.maximum(rows["flushed"], 0).sum() / max(int(nonzero.sum()), 1)),
-        clipped=100 * float(np.maximum(rows["saturated"], 0).sum() / elements.sum()),
+        clipped=100 * float(np.maximum(clipped(rows), 0).sum() / elements.sum()),
         formats=tuple(formats),
     )

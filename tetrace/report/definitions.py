@@ -70,6 +70,8 @@ DEFINITIONS = {
     "has one row for each distinct call.",
     "Not captured": "A table that the recorder did not write was not captured: the report says so and never shows 0 for it.",
     "Range used": "Range used is amax times scale as a share of the format's largest value: above 100% values are clipped.",
-    "Saturated": "Saturated is the share of a tensor's elements that are beyond the format's largest value and become it.",
+    "Clipped": "Clipped is the share of a tensor's elements that are beyond the format's largest value and become it.",
+    "Codes at ±max": "Where only FP8 codes were seen, codes at ±max is the share of them that are the format's largest value: "
+    "they were clipped, or just that.",
     "Flushed": "Flushed is the share of the elements that are not zero and become zero.",
 }

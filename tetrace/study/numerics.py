@@ -1,4 +1,4 @@
-"""The section of a report on numbers: losses, what was not finite, what saturated, and shapes that FP8 refused."""
+"""The section of a report on numbers: losses, what was not finite, what was clipped, and shapes that FP8 refused."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tetrace.study.figures import value
 from tetrace.study.results import MEASURED
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
 from tetrace.study.stability import Numbers, Refused, numbers, refused
+from tetrace.units import plural
 
 if TYPE_CHECKING:
     from tetrace.study.material import Material
@@ -96,7 +97,7 @@ def _number(value: float | None) -> str:
 
 
 def numbers_section(material: Material) -> Section:
-    """What FP8 statistics say: the first tensor that was not finite, the largest saturation, health."""
+    """What FP8 statistics say: the first tensor that was not finite, what was clipped most, health."""
     members = [one for one in material.recorded() if material.uses_fp8(one.name)]
     found = [(one.name, numbers(material, one.name)) for one in members]
     known = [said for _, said in found if isinstance(said, Numbers)]
@@ -104,7 +105,7 @@ def numbers_section(material: Material) -> Section:
         return Section("numbers", "FP8 numbers")
     heads = (
         Column("configuration", number=False, code=True), Column("first not finite", number=False),
-        Column("largest saturation", number=False), Column("health", number=False, keep=1),
+        Column("most clipped", number=False), Column("health", number=False, keep=1),
     )  # fmt: skip
     rows = (*(_numbers_row(said) for said in known), *_unknown_rows(material, found))
     grids = [Grid("FP8 statistics as recorded", heads, rows)]
@@ -113,8 +114,8 @@ def numbers_section(material: Material) -> Section:
     if losing:
         grids.append(_lost_grid(losing))
     if any(said.worst for said in known):
-        grids.append(_saturation_grid(known, _SHOWN))
-        more.append(_saturation_grid(known, 0))
+        grids.append(_clipped_grid(known, _SHOWN))
+        more.append(_clipped_grid(known, 0))
     if any(said.problems for said in known):
         grids.append(_problems_grid(known, _SHOWN))
         more.append(_problems_grid(known, 0))
@@ -168,7 +169,7 @@ def numbers_words(material: Material) -> tuple[str, ...]:
         said.append(
             f"{len(wholly)} of {len(known)} {those} lose gradients wholly before their first scale, {names} first"
         )
-    clipped = [(one.saturated, one.name) for one in known if one.saturated]
+    clipped = [(one.clipped, one.name) for one in known if one.clipped]
     if clipped:
         most, name = max(clipped, key=lambda each: each[0].share)
         said.append(
@@ -178,9 +179,7 @@ def numbers_words(material: Material) -> tuple[str, ...]:
 
 
 def _numbers_row(said: Numbers) -> tuple[str, ...]:
-    most = said.saturated
-    saturated = f"{share_words(most.share)} of {most.tensor}, step {most.step}" if most else "none"
-    return (said.name, origin_words(said), saturated, said.verdict)
+    return (said.name, origin_words(said), clipped_words(said), said.verdict)
 
 
 def _unknown_rows(material: Material, found: Sequence[tuple[str, Numbers | str]]) -> Iterator[tuple[str, ...]]:
@@ -266,11 +265,19 @@ def origin_words(said: Numbers) -> str:
     return f"{seen.name} at step {seen.step}{at}: {counts(seen)}, {made}"
 
 
-def _saturation_grid(known: Sequence[Numbers], most: int) -> Grid:
+def clipped_words(said: Numbers) -> str:
+    """Which tensor was clipped most and in which step, and of how many that is not known."""
+    most = said.clipped
+    words = f"{share_words(most.share)} of {most.tensor}, step {most.step}" if most else "none"
+    unknown = f"; not known of {plural(said.codes_only, 'tensor')} seen as FP8 codes alone"
+    return words + (unknown if said.codes_only else "")
+
+
+def _clipped_grid(known: Sequence[Numbers], most: int) -> Grid:
     """The tensors of each configuration that were clipped, the worst first."""
     heads = (
         Column("configuration", number=False, code=True), Column("tensor", number=False, code=True),
-        Column("most saturated"), Column("in step"), Column("clipped in"),
+        Column("most clipped"), Column("in step"), Column("clipped in"),
     )  # fmt: skip
     rows = tuple(
         (
@@ -280,7 +287,7 @@ def _saturation_grid(known: Sequence[Numbers], most: int) -> Grid:
         for said in known
         for one in said.worst[: most or None]
     )  # fmt: skip
-    title = "Saturation by tensor, worst first" + (f": {most} of each configuration at most" if most else ", all")
+    title = "Clipped tensors, worst first" + (f": {most} of each configuration at most" if most else ", all")
     return Grid(title, heads, rows)
 
 

@@ -1,4 +1,4 @@
-"""What became of the numbers: losses, the first tensor that was not finite, saturation, and shapes that FP8 refuses."""
+"""What became of the numbers: losses, the first tensor that was not finite, clipping, and shapes that FP8 refuses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tetrace.errors import TetraceError
 from tetrace.study.results import FAILED, Configuration
@@ -28,9 +30,9 @@ _SCALING_WORDS = ("current", "block", "mxfp8", "nvfp4")
 
 
 @dataclass(frozen=True)
-class Saturated:
-    """A tensor's observation with the largest share of elements beyond the format's largest value, and in how many of its
-    `observations` some were (`clipped`)."""
+class Clipped:
+    """A tensor's observation with the largest share of elements that were clipped, and in how many of its `observations` some
+    were (`clipped`)."""
 
     tensor: str
     step: int
@@ -41,15 +43,17 @@ class Saturated:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What FP8 statistics of a recording say: `origin` is the first tensor that was not finite, `saturated` where most
-    was clipped; None where nothing was. `observations` is how much was looked at, `checked` whether outputs, losses,
-    gradients and parameters were among it. `worst` has every tensor that was clipped at all, by its worst observation.
-    `lost`: the gradients that became zero before their first scale; None where none did."""
+    """What FP8 statistics of a recording say: `origin` is the first tensor that was not finite, `clipped` where most was
+    clipped; None where nothing was. `observations` is how much was looked at, `checked` whether outputs, losses,
+    gradients and parameters were among it. `worst` has every tensor that was clipped at all, by its worst observation;
+    of `codes_only` tensors it is not known. `lost`: the gradients that became zero before their first scale; None where
+    none did."""
 
     name: str
     origin: Origin | None
-    saturated: Saturated | None
-    worst: tuple[Saturated, ...]
+    clipped: Clipped | None
+    worst: tuple[Clipped, ...]
+    codes_only: int
     problems: tuple[Problem, ...]
     verdict: str
     observations: int
@@ -90,12 +94,13 @@ def numbers(material: Material, name: str) -> Numbers | str:
         found, health, lost = find_nonfinite(trace), check_health(trace), lost_gradients(Recorded(trace))
     except TetraceError as error:
         return f"not recorded: {error}"
-    worst = _saturated(trace)
+    worst, codes_only = _clipped(trace)
     return Numbers(
         name=name,
         origin=found.origins[0] if found.origins else None,
-        saturated=worst[0] if worst else None,
+        clipped=worst[0] if worst else None,
         worst=worst,
+        codes_only=codes_only,
         problems=health.problems,
         verdict=health.verdict,
         observations=found.observations,
@@ -105,23 +110,25 @@ def numbers(material: Material, name: str) -> Numbers | str:
     )
 
 
-def _saturated(trace: Trace) -> tuple[Saturated, ...]:
-    """Every tensor of which some observation was clipped, the worst first; the earliest of equal observations."""
-    from tetrace.fp8.observations import tensors
+def _clipped(trace: Trace) -> tuple[tuple[Clipped, ...], int]:
+    """Every tensor of which some observation was clipped, the worst first (the earliest of equal observations), and of how
+    many only FP8 codes were seen, which do not tell."""
+    from tetrace.fp8.observations import QUANTIZED, clipped, tensors
 
     rows = tensors(trace)
+    many = clipped(rows)
     by_tensor: dict[str, list[tuple[float, int]]] = {}
-    for row in range(len(rows["elements"])):
-        if rows["saturated"][row] >= 0 and rows["elements"][row] > 0:
-            share = float(rows["saturated"][row] / rows["elements"][row])
-            by_tensor.setdefault(rows.name(row), []).append((share, int(rows["step"][row])))
+    for row in np.flatnonzero((many >= 0) & (rows["elements"] > 0)).tolist():
+        share = float(many[row] / rows["elements"][row])
+        by_tensor.setdefault(rows.name(row), []).append((share, int(rows["step"][row])))
     found = []
     for tensor, seen in by_tensor.items():
         share, step = max(seen, key=lambda one: (one[0], -one[1]))
-        clipped = sum(each > 0 for each, _ in seen)
-        if clipped:
-            found.append(Saturated(tensor, step, share, clipped, len(seen)))
-    return tuple(sorted(found, key=lambda one: (-one.share, one.step, one.tensor)))
+        times = sum(each > 0 for each, _ in seen)
+        if times:
+            found.append(Clipped(tensor, step, share, times, len(seen)))
+    codes = {rows.name(row) for row in np.flatnonzero(rows.isin("source", QUANTIZED)).tolist()}
+    return tuple(sorted(found, key=lambda one: (-one.share, one.step, one.tensor))), len(codes - by_tensor.keys())
 
 
 def refused(material: Material, found: Configuration) -> list[Refused]:

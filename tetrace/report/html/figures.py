@@ -61,10 +61,10 @@ class Figures:
         return _figure(bars.gemm_formats(self._material), "there is no GEMM")
 
     def fp8_health(self, measure: str = "range_used") -> Figure:
-        """Module by step: `range_used`, `saturated`, `flushed` or `not_finite`."""
+        """Module by step: `range_used`, `clipped`, `at_max`, `flushed` or `not_finite`."""
         if measure not in fp8_charts.MEASURES:
             raise UsageError(f"measure {measure}: choose one of {', '.join(fp8_charts.MEASURES)}")
-        return _figure(fp8_charts.health_map(self._material, measure), "no FP8 statistics were recorded")
+        return _figure(fp8_charts.health_map(self._material, measure), "no FP8 statistics of this were recorded")
 
     def tensor_history(self, name: str) -> Figure:
         """One tensor over the steps; `name` is a module's path, a dot and the role."""

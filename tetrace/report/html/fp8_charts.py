@@ -39,8 +39,11 @@ MEASURES = {
     "range_used": Measure(
         "Range used", "%{z:.1%} of the largest value", "of the format's largest value", (0, 0.5, 1, 1.5, 2), _share
     ),
-    "saturated": Measure(
-        "Saturated", "%{z:.3%} of the elements", "of the elements", (0, 0.0025, 0.005, 0.0075, 0.01), _share
+    "clipped": Measure(
+        "Clipped", "%{z:.3%} of the elements", "of the elements", (0, 0.0025, 0.005, 0.0075, 0.01), _share
+    ),
+    "at_max": Measure(
+        "Codes at ±max", "%{z:.3%} of the FP8 codes", "of the FP8 codes", (0, 0.0025, 0.005, 0.0075, 0.01), _share
     ),
     "flushed": Measure(
         "Flushed", "%{z:.3%} of what is not zero", "of what is not zero", (0, 0.05, 0.1, 0.15, 0.2), _share
@@ -52,13 +55,14 @@ HAS, HAS_NONE = "click: its history", "its history is not in this file"
 
 
 def health_map(material: Material, measure: str) -> Spec | None:
-    """Modules down, steps across; the colour is the worst tensor of the module. Blue is what is well, orange what is not.
+    """Modules down, steps across; the colour is the worst tensor of the module. Blue is what is well, orange what is not. None
+    where nothing of it was recorded.
 
     A cell's `customdata` is the tensor's role, the place of its history among `maps.histories` (-1 where it has none), what
     is said of that, and the tensor's name.
     """
     maps = material.fp8
-    if maps is None:
+    if maps is None or np.isnan(maps.measures[measure]).all():
         return None
     shown, values = MEASURES[measure], maps.measures[measure]
     names = [f"{place + 1}. {label(name, 44)}" for place, name in enumerate(maps.modules)]
