@@ -323,6 +323,65 @@ def steady(busy: list[int]) -> Trace:
     return made.trace()
 
 
+def clocked(products_ms: float, other_ms: float, product: str = "nvjet") -> Trace:
+    """A recording whose steps each hold a matrix product and another kernel of so many ms, give or take 1%."""
+    made = Recording()
+    for step in range(12):
+        start, by = step * 100_000, 1 + 0.01 * (-1) ** step
+        ends = [start + 3000 + ms * by * 1000 for ms in (products_ms, products_ms + other_ms)]
+        made = made.range(f"step_{step}", start, start + 99_000)
+        made = made.launch(f"{product}_gemm", (start + 1000, start + 1500), (start + 3000, ends[0]))
+        made = made.launch("gelu", (start + 1500, start + 2000), (ends[0], ends[1]))
+    return made.trace()
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "verdict", "why"),
+    [
+        # The clock is the same, and 10 ms of 40 are saved.
+        ((30, 10), (30, 0.1), HOLDS, ""),
+        # All of what is saved is the clock's doing: products take 8% less too.
+        ((30, 10), (27.6, 9.2), UNKNOWN, "the GPU's clock differs by as much between both recordings (8.7%)"),
+        # Twice that is saved.
+        ((30, 10), (27.6, 2.0), HOLDS, ""),
+    ],
+)
+def test_a_ratio_of_recorded_times_is_as_wide_as_the_clock_makes_it(material, tmp_path, slow, fast, verdict, why):
+    made = Made(material.study)
+    for name, ms in (("slow", slow), ("fast", fast)):
+        store.write(clocked(*ms), tmp_path / f"{name}.tetrace")
+        made.measured(name, total=[1.0] * 7, recording=tmp_path / f"{name}.tetrace")
+    found = Material(made.write(tmp_path / "results"), material.study)
+    told = judge(found, claim(figure="busy_ms", at_most=0.95))
+    assert (told.verdict, told.why) == (verdict, why)
+    # The noise of a step is some per cent too.
+    assert judge(found, claim(figure="busy_ms", at_least=1.2)).verdict == FAILS
+
+
+def test_recordings_without_a_product_in_common_have_the_clocks_of_identical_ones(tmp_path):
+    toml = """
+    title = "t"
+    [options]
+    fp8 = false
+    [[matrix]]
+    name = "main"
+    axes.kind.slow = {}
+    axes.kind.fast = {fp8 = true}
+    [[matrix]]
+    name = "again"
+    axes.kind.slow = {}
+    """
+    of = study(tmp_path, toml)
+    made = Made(of)
+    for name, ms in (("slow", 30), ("again:slow", 33), ("fast", 27.6)):
+        path = tmp_path / f"{name.replace(':', '.')}.tetrace"
+        store.write(clocked(ms, ms / 3, "other" if name == "fast" else "nvjet"), path)
+        made.measured(name, total=[1.0] * 7, recording=path)
+    found = Material(made.write(tmp_path / "results"), of)
+    assert value(found, "busy_ms", "fast", "slow").clocks_apart == pytest.approx(1.1, abs=0.001)
+    assert judge(found, claim(figure="busy_ms", at_most=0.99)).verdict == UNKNOWN
+
+
 @pytest.mark.parametrize(
     ("busy", "words", "verdict"),
     [

@@ -13,8 +13,9 @@ from tetrace.breakdown import noise
 from tetrace.breakdown.figures import BY_NAME
 from tetrace.errors import InputError
 from tetrace.study import resolve, spec
-from tetrace.study.kernel_times import clock_ratio, kernel_ratio
+from tetrace.study.kernel_times import kernel_ratio
 from tetrace.study.material import Material
+from tetrace.study.recorded_clock import clock_ratio
 from tetrace.study.report import Report
 from tetrace.study.sizes import crossing_words, sweeps_section
 from tetrace.study.spec import Sweep

@@ -92,6 +92,8 @@ def _verdict(material: Material, claim: Claim, found: Value) -> tuple[str, str]:
         return UNKNOWN, found.reason
     if claim.figure == "state":
         return _of_state(material, claim, str(found.word))
+    if found.estimate is not None and found.clocks_apart > 1:
+        return _at_other_clocks(claim, found.estimate, found.clocks_apart)
     if found.estimate is not None:
         return _beside_identical(material, claim, found, *_of_number(claim, found.estimate))
     word = f"{found.word} {found.also}" if found.also else found.word
@@ -123,6 +125,16 @@ def _of_number(claim: Claim, found: Estimate) -> tuple[str, str]:
     if found.high < low or found.low > high:
         return FAILS, ""
     return UNKNOWN, "its interval lies on both sides of the limit"
+
+
+def _at_other_clocks(claim: Claim, found: Estimate, apart: float) -> tuple[str, str]:
+    """The verdict on a ratio of recorded times; that the GPU's clock keeps it from being told where that alone does."""
+    verdict, why = _of_number(claim, found)
+    if verdict != UNKNOWN or found.low is None or found.high is None:
+        return verdict, why
+    if _of_number(claim, replace(found, low=found.low * apart, high=found.high / apart))[0] == UNKNOWN:
+        return verdict, why
+    return UNKNOWN, f"the GPU's clock differs by as much between both recordings ({100 * (apart - 1):.1f}%)"
 
 
 def _beside_identical(material: Material, claim: Claim, found: Value, verdict: str, why: str) -> tuple[str, str]:

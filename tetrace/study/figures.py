@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tetrace.study.recorded_clock import clocks_apart
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT, WAITING, Configuration
 from tetrace.study.statistics import EXACT, NO_SERIES, NONE, STEPS, Estimate, estimate, ratio
 from tetrace.study.value import A_STEP, BYTES, COUNT, MS, PERCENT, PLAIN, RATE, SECONDS, TIMES, WORD, Value
@@ -53,6 +54,8 @@ def value(material: Material, figure: str, of: str, against: str = "") -> Value:
         return Value(found, unit=TIMES) if found else _own(material, figure, against)
     its = _own(material, figure, against)
     over = _over(own, its)
+    if is_recorded(material, figure):
+        return _at_other_clocks(over, clocks_apart(material, of, against))
     # Of shares that are hardly 0 a ratio alone says little.
     return replace(over, parts=f"{own.words()} and {its.words()}") if figure in _OF_GRADIENTS else over
 
@@ -102,6 +105,22 @@ def backend_words(material: Material, name: str) -> Value:
 def is_timed(material: Material, figure: str) -> bool:
     """Whether it is a time by round; a category of kernels may have the name of a phase that was not timed."""
     return figure.endswith("_ms") and figure.removesuffix("_ms") in ("total", *material.phases)
+
+
+def is_recorded(material: Material, figure: str) -> bool:
+    """Whether a figure is a time of recordings; one that was timed by round is not."""
+    from tetrace.breakdown.figures import BY_NAME
+    from tetrace.breakdown.figures import MS as TIME
+
+    return figure in BY_NAME and BY_NAME[figure].unit == TIME and not is_timed(material, figure)
+
+
+def _at_other_clocks(found: Value, apart: float) -> Value:
+    """A ratio of recorded times, with an interval that is wider by what the GPU's clock makes of it."""
+    one = found.estimate
+    if one is None or one.low is None or one.high is None:
+        return found
+    return replace(found, estimate=replace(one, low=one.low / apart, high=one.high * apart), clocks_apart=apart)
 
 
 def _over(own: Value, other: Value) -> Value:

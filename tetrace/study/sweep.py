@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tetrace.study.figures import value
+from tetrace.study.figures import is_recorded, value
 from tetrace.study.identical import deviation
-from tetrace.study.kernel_times import is_recorded, kernel_ratio
+from tetrace.study.kernel_times import kernel_ratio
 from tetrace.study.section import times
 from tetrace.study.statistics import ORDER, Estimate
 from tetrace.study.value import COUNT, MS, Value

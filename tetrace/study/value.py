@@ -27,6 +27,8 @@ class Value:
     also: str = ""
     # What a ratio is of: `0.2% and 0.1%`.
     parts: str = ""
+    # By how many times the interval of a ratio of recorded times is wider, either way: the GPU's clock was another in each.
+    clocks_apart: float = 1.0
 
     @property
     def known(self) -> bool:
