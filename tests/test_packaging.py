@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tetrace import _C
 from tetrace.record.build import LIBRARY
 
 ROOT = Path(__file__).parent.parent
@@ -25,9 +26,15 @@ needs_library = pytest.mark.skipif(
 )
 
 
-def readelf(*options: str) -> str:
-    """What readelf says of the library."""
-    return subprocess.run(["readelf", "-W", *options, LIBRARY], capture_output=True, text=True, check=True).stdout
+def readelf(*options: str, file: Path = LIBRARY) -> str:
+    """What readelf says of a library."""
+    return subprocess.run(["readelf", "-W", *options, file], capture_output=True, text=True, check=True).stdout
+
+
+def shown(file: Path) -> set[str]:
+    """The symbols that others can find in a library."""
+    symbols = [line.split() for line in readelf("--dyn-syms", file=file).splitlines()]
+    return {columns[7] for columns in symbols if len(columns) == 8 and columns[6].isdigit()}
 
 
 def test_what_a_page_is_made_of_is_packaged() -> None:
@@ -49,9 +56,13 @@ def test_the_collector_needs_the_c_library_alone() -> None:
 
 @needs_library
 def test_the_collector_shows_its_entries_alone() -> None:
-    symbols = [line.split() for line in readelf("--dyn-syms").splitlines()]
-    shown = {columns[7] for columns in symbols if len(columns) == 8 and columns[6].isdigit()}
-    assert shown == SHOWN
+    assert shown(LIBRARY) == SHOWN
+
+
+@needs_library
+def test_the_extension_shows_its_entry_alone() -> None:
+    """A compiler may link the C++ library in. Were its symbols bound to PyTorch's, every exception would crash."""
+    assert shown(Path(_C.__file__)) == {"PyInit__C"}
 
 
 @needs_library

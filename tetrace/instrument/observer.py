@@ -147,6 +147,10 @@ def _compile(compiler: str, torch: Path, target: Path) -> None:
     """Compiles to a temporary name first, so that the library is there whole or not at all."""
     partial = target.with_suffix(f".{os.getpid()}.partial")
     command = [compiler, "-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", f"-I{torch / 'include'}"]
+    if (
+        sys.platform == "linux"
+    ):  # some compilers link the C++ library in: it must not be mixed with the one that PyTorch loaded
+        command.append("-Wl,--exclude-libs,ALL")
     command += [f"-D_GLIBCXX_USE_CXX11_ABI={_abi(torch)}", str(SOURCE), f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
     # Many machines have no headers of Python: the observer can do without, and tensors are then read by their methods.
     for reading, standard in itertools.product((_reading_options(), ()) if reads_tensors() else ((),), _STANDARDS):
