@@ -139,13 +139,13 @@ def test_what_an_explanation_says_of_it(elsewhere: tuple[str, ...], later: tuple
     )
 
 
-def test_two_recordings_of_a_study_that_tetrace_brings_were_made_later() -> None:
-    """The study was stopped before them, and went on in another start, of which nothing timed is known."""
-    place = resolve.find("hybrid")
-    material = Material(STORED / "hybrid" / "results" / "h200", read_study(place.folder))
+def test_some_recordings_of_a_study_that_tetrace_brings_were_made_later() -> None:
+    place = resolve.find("gated")
+    material = Material(STORED / "gated" / "results" / "h200", read_study(place.folder))
     hours = {one.name: found for one in material.recorded() if (found := material.recorded_hours_later(one.name))}
-    assert hours == {"avoid:hybrid_current": 7, "avoid:torch": 7}
-    explained = material.explanation("avoid:torch", "delayed-hybrid_compiled")
+    assert {name: many for name, many in hours.items() if name.startswith(("batch512:32", "length"))} == {
+        "batch512:32-none": 26, "batch512:32-hybrid": 26, "length:1024-none": 26, "length:1024-hybrid": 26,
+    }  # fmt: skip
+    explained = material.explanation("batch512:32-hybrid", "batch512:32-none")
     assert not isinstance(explained, str)
-    assert "avoid:torch was recorded 7 h after it was timed." in how_it_adds_up(material, explained)
-    assert str(recorded_section(material).grids).count("7 h later") == 2
+    assert "Both were recorded 26 h after they were timed." in how_it_adds_up(material, explained)

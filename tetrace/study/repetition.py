@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from itertools import combinations
@@ -11,14 +11,17 @@ from itertools import combinations
 from tetrace.report.grid import Column, Grid
 from tetrace.study.comparable import one_sided, unlike
 from tetrace.study.identical import deviation
+from tetrace.study.idle import works_ns
 from tetrace.study.material import Material
 from tetrace.study.results import Configuration
 from tetrace.study.section import NOTHING, Section, cut, interval_cell, milliseconds, several, value_cell
 from tetrace.study.starts import Start, starts_of
 from tetrace.study.statistics import Estimate
+from tetrace.units import plural
 
 _TITLE = "Against another run of it"
 _MOST_NAMED = 40
+_COUNTS = 0.05  # of a step
 _TIME, _SPEEDUP = "step time", "speed-up"
 _MOVES = (
     "A step that waits for the host takes longer on a start with a slower host, and its baseline does too: that moves times "
@@ -98,12 +101,7 @@ def repetition_words(material: Material, other: Material) -> str:
 
 def _compare(material: Material, other: Material) -> _Compared:
     result = _Compared([], [], {_TIME: [], _SPEEDUP: []}, [], _left_out(material, other))
-    for matrix, members in material.matrices():
-        found = [
-            one for one in members if material.time(one.name) and other.time(one.name) and one.name not in result.left
-        ]
-        if not found:
-            continue
+    for matrix, found in _common(material, other, result.left):
         names = [one.name for one in found]
         times, speedups = _times(material, other, names), _speedups(material, other, names)
         rows = tuple((a.name, *a.cells(), *b.cells()) for a, b in zip(times, speedups, strict=True))
@@ -113,6 +111,14 @@ def _compare(material: Material, other: Material) -> _Compared:
         result.pairs[_SPEEDUP].extend(speedups)
         result.configurations.extend(found)
     return result
+
+
+def _common(material: Material, other: Material, left: Container[str]) -> Iterator[tuple[str, list[Configuration]]]:
+    """Each matrix with what both runs timed of it, and is not `left` out; none that has nothing."""
+    for matrix, members in material.matrices():
+        timed = [one for one in members if material.time(one.name) and other.time(one.name) and one.name not in left]
+        if timed:
+            yield matrix, timed
 
 
 _COLUMNS = (
@@ -183,24 +189,59 @@ def _overlap_words(pairs: dict[str, list[_Pair]]) -> Iterator[str]:
             yield _MOVES
 
 
+def reversed_words(material: Material, other: Material) -> str:
+    """What the other run ranks the other way, in a sentence, and whether that is of the host; empty where nothing is."""
+    common = _common(material, other, _left_out(material, other))
+    orders = [_order(material, other, [one.name for one in members]) for _, members in common]
+    opposite = [pair for order in orders for pair in order.opposite]
+    if not opposite:
+        return ""
+    waiting = [pair for pair in opposite if any(_waits(material, other, name) for name in pair)]
+    many = f"{len(opposite)} of {plural(sum(order.decided for order in orders), 'pair')}"
+    pairs = several([cut(f"{a} and {b}", 120) for a, b in opposite], 2)
+    said = f"another start, {other.results.started[:10]}, ranks {many} the other way ({pairs})"
+    if not waiting:
+        return said
+    among = "in each" if len(waiting) == len(opposite) else f"in {len(waiting)} of them"
+    return f"{said}; {among} a step waits for the host, whose speed differs from start to start"
+
+
+def _waits(material: Material, other: Material, name: str) -> bool:
+    """Whether the GPU idles in a part of the step that counts, in either run; one of them has no recordings."""
+    run = material.breakdown(name)
+    if run is None:
+        return False
+    times = (one.value for one in (material.time(name), other.time(name)) if one)
+    return any(works_ns(run) < (1 - _COUNTS) * time for time in times)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Pairs that both runs tell apart: how many, and which of them they rank in opposite order; and how many others."""
+
+    opposite: list[tuple[str, str]]
+    decided: int
+    undecided: int
+
+
+def _order(material: Material, other: Material, names: Sequence[str]) -> _Order:
+    pairs = {pair: [_faster(run, *pair) for run in (material, other)] for pair in combinations(names, 2)}
+    told = {pair: ways for pair, ways in pairs.items() if 0 not in ways}
+    return _Order([pair for pair, (one, two) in told.items() if one != two], len(told), len(pairs) - len(told))
+
+
 def _ranking(material: Material, other: Material, names: Sequence[str]) -> str:
     """Whether both order the configurations alike; a pair counts where each run tells the two apart."""
-    opposite, undecided = [], 0
-    for a, b in combinations(names, 2):
-        orders = [_faster(run, a, b) for run in (material, other)]
-        if 0 in orders:
-            undecided += 1
-        elif orders[0] != orders[1]:
-            opposite.append(f"{a} and {b}")
-    pairs = "1 pair is" if undecided == 1 else f"{undecided} pairs are"
-    tied = f"; {pairs} told apart by one run at most" if undecided else ""
-    decided = len(names) * (len(names) - 1) // 2 - undecided
-    if opposite:
-        of = f"{len(opposite)} of {decided} pairs that both runs tell apart are"
-        return f"{of} ranked in opposite order: {several([cut(pair, 120) for pair in opposite], _MOST_NAMED)}{tied}"
-    if not decided:
+    found = _order(material, other, names)
+    pairs = "1 pair is" if found.undecided == 1 else f"{found.undecided} pairs are"
+    tied = f"; {pairs} told apart by one run at most" if found.undecided else ""
+    if found.opposite:
+        of = f"{len(found.opposite)} of {found.decided} pairs that both runs tell apart are"
+        opposite = [cut(f"{a} and {b}", 120) for a, b in found.opposite]
+        return f"{of} ranked in opposite order: {several(opposite, _MOST_NAMED)}{tied}"
+    if not found.decided:
         return f"whether the ranking is the same cannot be told: both runs tell apart no pair of {len(names)} configurations"
-    many = "1 pair" if decided == 1 else f"{decided} pairs"
+    many = plural(found.decided, "pair")
     return f"the same ranking of {many}, of {len(names)} configurations, that both runs tell apart{tied}"
 
 

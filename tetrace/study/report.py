@@ -31,7 +31,7 @@ from tetrace.study.numerics import (
 )
 from tetrace.study.other_start import other_start
 from tetrace.study.recorded import recorded_section
-from tetrace.study.repetition import repetition_section
+from tetrace.study.repetition import repetition_section, reversed_words
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
 from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 from tetrace.study.section import Section, cut
@@ -97,9 +97,7 @@ class Report:
         """What was studied, on what."""
         machine = self.material.results.machine
         on = machine.get("gpu") or machine.get("cpu") or "this machine"
-        gpus = machine.get("gpus") or 1
-        many = f"{gpus} × " if isinstance(gpus, int) and gpus > 1 else ""
-        return cut(f"{self.study.title} · {many}{on} · {self.material.results.started[:10]}", 200)
+        return cut(f"{self.study.title} · {on} · {self.material.results.started[:10]}", 200)
 
     @property
     def lead(self) -> str:
@@ -110,7 +108,8 @@ class Report:
     @cached_property
     def answers(self) -> tuple[str, ...]:
         """Sentences after the first: what else the study asks, what the options do that do most, and whether the GPU idles."""
-        found = (*self._first[1:], *effect_words(self.material), idle_words(self.material))
+        again = reversed_words(self.material, self.other) if self.other else ""
+        found = (*self._first[1:], *effect_words(self.material), idle_words(self.material), again)
         return tuple(f"{said}." for said in found if said)
 
     @cached_property

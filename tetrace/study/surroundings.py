@@ -28,7 +28,7 @@ MEANINGS = {
     "Share of peak": "TFLOP/s of the matrix products that the model counts, of what tetrace doctor --calibrate measured of "
     "this GPU: of its FP8 peak where GEMMs ran in FP8, else of BF16; none where most of them ran in FP32 or TF32, or where peaks "
     "and rounds are of different starts of the machine. Calibrations of H200s reached 677 to 773 TFLOP/s in BF16 and "
-    "1,285 to 1,410 in FP8: shares of two reports do not compare.",
+    "1,275 to 1,410 in FP8: shares of two reports do not compare.",
     "Peak memory": "the largest allocation of torch during the measured rounds; what CUDA graphs keep in pools of their own "
     "is not in it.",
     "Recorded difference": "by how much an average steady step is longer in one recording than in the other; causes add up "
