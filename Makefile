@@ -11,20 +11,27 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1)
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+TORCH_INSTALLED := .venv/torch
 BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 # The package alone, without the FP8 kernels: only recordings need them, and they are a third of the compiling.
 READS := build/demo/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-pages test-gpu lint sdist wheel package docs clean
+.PHONY: help setup torch demo browser test test-pages test-gpu lint sdist wheel package docs clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 setup: $(INSTALLED) ## create .venv, build the extension, install everything the other targets need
 
-$(INSTALLED): $(BUILT_FROM)
+torch: $(TORCH_INSTALLED) ## the first part of setup, which compiles nothing: .venv with PyTorch
+
+$(TORCH_INSTALLED):
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(TORCH)
+	@touch $@
+
+$(INSTALLED): $(BUILT_FROM) | $(TORCH_INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,lint]' $(TORCH)
 	@touch $@
 
@@ -37,10 +44,10 @@ $(READS): $(BUILT_FROM) $(shell find tetrace -name '*.py')
 demo: $(or $(wildcard $(INSTALLED)),$(READS)) ## report a recording of an H200 that is kept in this repository
 	$(dir $<)bin/tetrace report $(DEMO)
 
-browser: setup ## a Chromium for the tests of HTML reports, where there is none
+browser: ## a Chromium for the tests of HTML reports, where there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; } || \
-		$(BIN)/python -m playwright install $$(test "$$(id -u)" != 0 || echo --with-deps) chromium-headless-shell || \
+		{ $(MAKE) setup && $(BIN)/python -m playwright install $$(test "$$(id -u)" != 0 || echo --with-deps) chromium-headless-shell; } || \
 		echo "no Chromium could be installed: the tests that need one are skipped"
 
 test: setup ## run the tests; those that need a GPU only where there is one

@@ -1,7 +1,8 @@
 """Builds tetrace._C and the collector with CMake and ninja, and takes the studies along. Everything else about the package is
 in pyproject.toml.
 
-CMAKE_ARGS adds arguments to the configure step; TETRACE_BUILD_TYPE=Debug builds without optimization.
+CMAKE_ARGS adds arguments to the configure step; TETRACE_BUILD_TYPE=Debug builds without optimization. TETRACE_COMPILED names a
+wheel of the same sources, out of which what was compiled is taken: nothing is compiled then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pybind11
@@ -29,19 +31,35 @@ class CMakeExtension(Extension):
         super().__init__(name, sources=[])
 
 
+def take(wheel: Path, target: Path) -> None:
+    """Puts the extension of a wheel, and its collector if it has one, where they would have been built."""
+    with zipfile.ZipFile(wheel) as packed:
+        if f"tetrace/{target.name}" not in packed.namelist():
+            raise SystemExit(f"{wheel} has no tetrace/{target.name}; give a wheel for this Python")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for name in {f"tetrace/{target.name}", str(COLLECTOR)} & {*packed.namelist()}:
+            (target.parent / Path(name).name).write_bytes(packed.read(name))
+
+
 class CMakeBuild(build_ext):
     """Configures and builds each extension in the temporary build folder, and the collector with it."""
 
     def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        # Of an earlier build, and may not be made again.
+        (target.parent / COLLECTOR.name).unlink(missing_ok=True)
+        if wheel := os.environ.get("TETRACE_COMPILED"):
+            take(Path(wheel), target)
+        else:
+            self.compile(ext, target)
+
+    def compile(self, ext: Extension, target: Path) -> None:
         headers = Path(sysconfig.get_path("include"))
         if not (headers / "Python.h").exists():
             raise SystemExit(f"{headers}/Python.h is missing; install Python's headers (Debian: python3-dev)")
-        target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / ext.name
-        # Of an earlier build: its cache names programs and headers of an isolated environment that is gone, and its
-        # collector may not be made again.
+        # Of an earlier build: it names programs and headers of an isolated environment that is gone.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
-        (target.parent / COLLECTOR.name).unlink(missing_ok=True)
         configure = [
             *("cmake", "-S", ROOT, "-B", build, "-G", "Ninja"),
             f"-DCMAKE_BUILD_TYPE={os.environ.get('TETRACE_BUILD_TYPE', 'Release')}",

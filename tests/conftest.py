@@ -19,6 +19,10 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+# Else OpenMP's threads (of torch, here and in what tests start) spin while they wait for each other, which takes several
+# times what they compute where more tests than processors run at a time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # No test is about how fast this machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -44,14 +48,23 @@ NOT_RUN = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _observer() -> None:
+def _observer() -> Path | None:
     """Built before the first test: a process remembers whether it found the observer, and recordings have a notice without
     it, so that results would depend on the order of tests."""
     if find_spec("torch") is None or not any(map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))):
-        return
+        return None
     from tetrace.instrument import observer
 
-    observer.build()
+    return observer.build()
+
+
+@pytest.fixture(scope="session")
+def cache(_observer: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for XDG_CACHE_HOME with the observer and nothing else: compiling it takes longer than most tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    if _observer is not None:
+        shutil.copytree(_observer.parent, folder / "tetrace" / _observer.parent.name)
+    return folder
 
 
 @functools.cache

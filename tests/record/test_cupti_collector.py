@@ -299,6 +299,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Empty, so that the first recording compiles the observer itself."""
     return tmp_path_factory.mktemp("cache")
 
 

@@ -35,11 +35,11 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("run")
     study = small_study.write(folder)
     only = [word for name in (*WORK, *FAIL) for word in ("--only", name)]
-    command = small_study.run(folder, "small", *only, XDG_CACHE_HOME=str(folder / "cache"))
+    command = small_study.run(folder, "small", *only, XDG_CACHE_HOME=str(cache))
     assert command.returncode == 0, command.stderr
     return Done(folder, study, command, small_study.stored(study))
 
