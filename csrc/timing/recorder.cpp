@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -17,6 +18,7 @@ std::atomic<Recorder*> current{new Recorder};
 constexpr auto poll_interval = std::chrono::microseconds(500);
 // Read at once where no event is free: so many that the next calls find some, so few that the one that waits hardly does.
 constexpr int most_read_for_room = 64;
+constexpr std::size_t usual_streams = 64;
 
 }  // namespace
 
@@ -162,6 +164,11 @@ std::int64_t Recorder::pending() const {
   return sum;
 }
 
+std::size_t Recorder::streams() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return queues_.size();
+}
+
 // With `mutex_` held.
 std::deque<Recorder::Interval>& Recorder::queue_of(const Place& place) {
   for (Queue& queue : queues_) {
@@ -176,11 +183,20 @@ void Recorder::harvest(bool one_by_one) {
   for (std::size_t queue = 0;; ++queue) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (queue >= queues_.size()) return;
+      if (queue >= queues_.size()) break;
     }
     while (harvest_next(queue, one_by_one)) {
     }
   }
+  forget_streams();
+}
+
+// Of a program that makes new streams all the time. With `harvesting_` held, since queues are known by their numbers there.
+void Recorder::forget_streams() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (queues_.size() <= usual_streams) return;
+  const auto is_empty = [](const Queue& queue) { return queue.waiting.empty(); };
+  queues_.erase(std::remove_if(queues_.begin(), queues_.end(), is_empty), queues_.end());
 }
 
 // Reads some intervals of a device, the oldest of each stream first; false when it has not come to the end of any. Then one

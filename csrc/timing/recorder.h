@@ -64,6 +64,7 @@ class Recorder {
 
   Counts counts() const;
   std::int64_t pending() const;
+  std::size_t streams() const;  // of which something is kept
   Pool& pool() { return pool_; }
   Results& results() { return results_; }
 
@@ -85,6 +86,7 @@ class Recorder {
   bool let_go(const Begun& begun);
   std::deque<Interval>& queue_of(const Place& place);
   void harvest(bool one_by_one);
+  void forget_streams();
   bool harvest_next(std::size_t queue, bool one_by_one);
   bool harvest_oldest(std::int32_t device);
   void read(const std::vector<Interval>& intervals, bool readable);

@@ -324,6 +324,29 @@ void stop_and_start(const char* library, const Sites& sites) {
   end();
 }
 
+// A program that makes new streams all the time: what is known of those that have nothing left is forgotten.
+void use_many_streams(const char* library, const Sites& sites) {
+  constexpr std::uintptr_t of_step = 20;
+  open(library, sites, 200);
+  std::int32_t step = 0;
+  for (std::uintptr_t stream = 0; stream + of_step <= devices * streams_of_device; stream += of_step) {
+    timing::begin_step(++step, true);
+    for (std::uintptr_t one = stream; one < stream + of_step; ++one) {
+      cuda.use(static_cast<std::int32_t>(one / streams_of_device), one);
+      forward(sites);
+    }
+    expect(timing::recorder().streams() < 150, "streams are forgotten when they have nothing left");
+  }
+  timing::begin_step(++step, false);
+  timing::close(0);
+  std::int64_t measured = 0;
+  for (const timing::Row& row : timing::recorder().results().take_rows()) {
+    if (row.site == sites.model) measured += row.count;
+  }
+  expect(measured == (step - 1) * static_cast<std::int64_t>(of_step), "each call is measured");
+  end();
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -338,5 +361,6 @@ int main(int, char** arguments) {
   // What `reset` forgot is to be measured again.
   run_out(library, Sites());
   stop_and_start(library, Sites());
+  use_many_streams(library, Sites());
   ranges::switch_off();
 }
