@@ -15,8 +15,10 @@ from tetrace.study.material import Material
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 STUDY = spec.read(PROFILES / "attention")
 STORED = PROFILES / "attention" / "results" / "h200"
-# The GPU was slowed while the first was recorded; the second is the same configuration under another name.
+# The GPU was slowed while the first was recorded, so that it was made anew; the second is the same configuration under
+# another name.
 SLOWED, CLOSER = "te-fused", "te-auto"
+KEPT = {SLOWED: Path(__file__).resolve().parents[1] / "data" / "drift" / "te-fused-slowed.tetrace"}
 
 
 @pytest.fixture
@@ -35,7 +37,8 @@ def run(tmp_path: Path) -> Any:
 
 def record(folder: Path, name: str) -> None:
     """The recording of `SLOWED` becomes that of `name`."""
-    shutil.copytree(STORED / f"{name.replace(':', '.')}.tetrace", folder / f"{SLOWED}.tetrace")
+    stored = STORED / f"{name.replace(':', '.')}.tetrace"
+    shutil.copytree(KEPT.get(name, stored), folder / f"{SLOWED}.tetrace")
 
 
 def planned(name: str) -> Any:
@@ -47,9 +50,10 @@ def steps_ms(run: Any) -> float:
     return totals.wall_ns / totals.steps / 1e6
 
 
-def test_how_far_recorded_steps_are_off() -> None:
-    material = Material(STORED, STUDY)
-    for name, ratio in ((SLOWED, 1.108), (CLOSER, 1.046), ("te_fp8-flash", 0.957)):
+def test_how_far_recorded_steps_are_off(run: Any) -> None:
+    stored = Material(STORED, STUDY)
+    slowed = (Material(run.ledger.folder, STUDY), SLOWED, 1.108)
+    for material, name, ratio in (slowed, (stored, CLOSER, 1.046), (stored, "te_fp8-flash", 0.957)):
         assert 1 + off_rounds.off_by(material, name) == pytest.approx(ratio, abs=0.001)
 
 
@@ -92,3 +96,18 @@ def test_it_is_put_back_after_an_interrupt(run: Any) -> None:
     with pytest.raises(KeyboardInterrupt), off_rounds.to_record_again(run, [planned(SLOWED)]):
         raise KeyboardInterrupt
     assert steps_ms(run) == before
+
+
+@pytest.mark.parametrize("other", ["", CLOSER, "te_fp8-flash"])
+def test_what_a_killed_study_left_aside_is_taken_back(other: str, run: Any) -> None:
+    """Nothing was recorded once more, or one that is closer, or one that is not whole."""
+    folder = run.ledger.folder
+    before = steps_ms(run)
+    (folder / f"{SLOWED}.tetrace").rename(folder / f"{SLOWED}.tetrace.off")
+    if other:
+        record(folder, other)
+    if other == "te_fp8-flash":
+        (folder / f"{SLOWED}.tetrace" / "metadata.json").write_text("{", encoding="utf-8")
+    off_rounds.take_back(run.ledger, STUDY, [planned(SLOWED), planned(CLOSER)])
+    assert (steps_ms(run) == before) == (other != CLOSER)
+    assert [path.name for path in folder.glob("*.tetrace*")] == [f"{SLOWED}.tetrace"]

@@ -15,8 +15,9 @@ from tetrace.breakdown.pace import MOST_IDLE
 from tetrace.study.material import Material
 
 if TYPE_CHECKING:
+    from tetrace.study.ledger import Ledger
     from tetrace.study.runner import Run
-    from tetrace.study.spec import Planned
+    from tetrace.study.spec import Planned, Study
 
 # An average recorded step that is off the timed one by more is recorded once more: rounds themselves scatter by 2 to 4%.
 FAR = 0.05
@@ -53,6 +54,20 @@ def to_record_again(run: Run, recorded: Sequence[Planned]) -> Iterator[list[Plan
                 shutil.rmtree(_aside(run, planned))
             else:
                 _put_back(run, planned)
+
+
+def take_back(ledger: Ledger, study: Study, planned: Sequence[Planned]) -> None:
+    """Puts back what a study that was killed left aside, where no other recording was made or that cannot be read."""
+    for one in planned:
+        path = ledger.folder / one.file_name
+        aside = path.with_name(path.name + _ASIDE)
+        if not aside.exists():
+            continue
+        if path.exists() and Material(ledger.folder, study).breakdown(one.name) is not None:
+            shutil.rmtree(aside)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
 
 
 def _off_by(run: Run, recorded: Sequence[Planned]) -> list[tuple[Planned, float]]:
