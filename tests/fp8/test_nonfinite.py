@@ -226,6 +226,7 @@ class TestStagesOfAPipeline:
         found = self.found(run)
         assert (found.tensor.name, found.rank, found.senders) == ("k.input", "rank 1", says)
         assert advice(found) == f"look at what {says} computes last, and what is sent from there"
+        assert find_nonfinite(run.trace()).table["received_from"].tolist() == [says.replace(" or ", "; ")]
 
     def test_an_output_may_be_a_modules_own_doing(self) -> None:
         run = Made()

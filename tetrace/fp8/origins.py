@@ -139,22 +139,9 @@ class NonFinite:
 
 
 COLUMNS = (
-    *(
-        "step",
-        "last_step",
-        "rank",
-        "module",
-        "role",
-        "phase",
-        "operation",
-        "nans",
-        "infs",
-        "elements",
-        "made_by",
-        "read",
-    ),
-    *("after", "tensors"),
-)
+    *("step", "last_step", "rank", "module", "role", "phase", "operation", "nans", "infs", "elements", "made_by", "read"),
+    *("after", "received_from", "tensors"),
+)  # fmt: skip
 
 
 def rows_of(found: NonFinite) -> list[dict[str, object]]:
@@ -174,6 +161,7 @@ def rows_of(found: NonFinite) -> list[dict[str, object]]:
             "made_by": one.made_by,
             "read": "; ".join(read.name for read in one.read),
             "after": one.before.name if one.before else "",
+            "received_from": "; ".join(one.received_from),
             "tensors": one.tensors,
         }
         for one in found.origins
