@@ -1,24 +1,42 @@
 #include "ranges/autograd.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
-#include <unordered_map>
 
 namespace tetrace::ranges {
 namespace {
 
 // Entries kept for one thread, 16 bytes each. A step of a large model has some ten thousand.
 constexpr std::size_t most_transitions = std::size_t{1} << 20;
+// Of threads that have ended: a program may start new ones all the time.
+constexpr std::size_t most_ended = 256;
 
 struct Lists {
   std::mutex mutex;
-  std::unordered_map<std::uint64_t, std::unique_ptr<Transitions>> of_thread;
+  std::map<std::uint64_t, std::shared_ptr<Transitions>> of_thread;  // autograd counts upward: the newest thread is last
+  std::size_t look_at = 2 * most_ended;  // so many, before those of ended threads are looked for again
 };
 
 // Never destroyed: autograd's threads may still run while the process ends.
 std::atomic<Lists*> current{new Lists};
 
 Lists& lists() { return *current.load(std::memory_order_acquire); }
+
+// With the mutex held, without which nobody gets hold of a list that is held by nobody else.
+void forget_ended(Lists& all) {
+  const auto is_held = [](const auto& one) { return one.second.use_count() > 1; };
+  std::size_t ended = all.of_thread.size() - std::count_if(all.of_thread.begin(), all.of_thread.end(), is_held);
+  for (auto one = all.of_thread.begin(); ended > most_ended;) {
+    if (is_held(*one)) {
+      ++one;
+    } else {
+      one = all.of_thread.erase(one);
+      --ended;
+    }
+  }
+  all.look_at = 2 * std::max(all.of_thread.size(), most_ended);
+}
 
 }  // namespace
 
@@ -68,16 +86,14 @@ void Transitions::clear(bool forgot) {
   forgot_ = forgot;
 }
 
-Transitions* transitions_of(std::uint64_t thread, bool make) {
+std::shared_ptr<Transitions> transitions_of(std::uint64_t thread, bool make) {
   Lists& all = lists();
   const std::lock_guard<std::mutex> lock(all.mutex);
-  if (!make) {
-    const auto found = all.of_thread.find(thread);
-    return found == all.of_thread.end() ? nullptr : found->second.get();
-  }
-  std::unique_ptr<Transitions>& list = all.of_thread[thread];
-  if (!list) list = std::make_unique<Transitions>();
-  return list.get();
+  const auto found = all.of_thread.find(thread);
+  if (found != all.of_thread.end()) return found->second;
+  if (!make) return nullptr;
+  if (all.of_thread.size() >= all.look_at) forget_ended(all);
+  return all.of_thread[thread] = std::make_shared<Transitions>();
 }
 
 void forget_transitions(bool with_gap) {

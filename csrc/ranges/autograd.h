@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -53,9 +54,9 @@ extern std::atomic<Peek> autograd_thread;
 
 void set_sequence(Peek peek, Peek thread_id);
 
-// The list of the thread that autograd calls `thread`; null when it has none and none is to be made. Lists live as long
-// as the process.
-Transitions* transitions_of(std::uint64_t thread, bool make);
+// The list of the thread that autograd calls `thread`; null when it has none and none is to be made. A thread holds its own.
+// Of threads that have ended the newest few hundred are kept: the backward of their nodes may still come.
+std::shared_ptr<Transitions> transitions_of(std::uint64_t thread, bool make);
 // `with_gap`: notes begin again in a run whose nodes live on; else nothing was noted before.
 void forget_transitions(bool with_gap);
 // In a forked child, where a lock may be held by a thread that is not there.

@@ -101,12 +101,12 @@ namespace {
 
 std::atomic<std::int32_t> loss_site{-1};
 
-Transitions* transitions_from(Thread& thread, std::uint64_t forward_thread) {
+const Transitions* transitions_from(Thread& thread, std::uint64_t forward_thread) {
   if (thread.asked == nullptr || thread.asked_thread != forward_thread) {
     thread.asked_thread = forward_thread;
     thread.asked = transitions_of(forward_thread, false);
   }
-  return thread.asked;
+  return thread.asked.get();
 }
 
 std::int32_t backward_site_of(Thread& thread, std::uint64_t forward_thread, std::int64_t sequence) {

@@ -26,10 +26,10 @@ struct Thread {
   std::uint64_t session = 0;
   std::unique_ptr<Ring> ring;  // null when no rows are kept, or its file could not be made: NVTX is still told
   std::vector<Open> open;
-  Transitions* transitions = nullptr;
+  std::shared_ptr<Transitions> transitions;
   // The forward thread that enter_backward was last asked about, and the backward site it last opened.
   std::uint64_t asked_thread = 0;
-  Transitions* asked = nullptr;
+  std::shared_ptr<Transitions> asked;
   std::int32_t last_backward = -1;
 };
 

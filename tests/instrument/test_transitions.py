@@ -148,6 +148,29 @@ def test_accumulating_repeats_what_ran_before_it_on_the_thread(autograd):
     assert seen == [None]
 
 
+def test_of_threads_that_have_ended_the_newest_are_known(autograd):
+    """A program may start new ones all the time. One that lives is never forgotten."""
+    _C.push(INNER)
+    first = autograd.node()
+    _C.pop()
+    nodes = []
+
+    def forward():
+        _C.push(OUTER)
+        nodes.append(autograd.node())
+        _C.pop()
+
+    for _ in range(2000):
+        worker = threading.Thread(target=forward)
+        worker.start()
+        worker.join()
+    found = [site_of(autograd, node) for node in nodes]
+    known = found.count(OUTER_BACK)
+    assert 256 <= known <= 768
+    assert found == [None] * (len(nodes) - known) + [OUTER_BACK] * known
+    assert site_of(autograd, first) == INNER_BACK
+
+
 def test_leaving_closes_what_was_left_open_in_the_node(autograd):
     _C.push(INNER)
     node = autograd.node()

@@ -69,6 +69,13 @@ def with_probe(**stages: Any) -> Surroundings:
     return dataclasses.replace(WELL, probe=probe_facts)
 
 
+def test_cupti_12_tells_nobody_who_takes_its_buffers() -> None:
+    around = with_probe(cupti={"version": 26, "result": 0, "path": "/env/nvidia/cuda_cupti/lib/libcupti.so.12"})
+    [finding] = found(around, "CUPTI")
+    assert finding.level == "ok"
+    assert finding.detail.endswith("cupti-python) would not be noticed before CUPTI 13")
+
+
 def test_all_is_well() -> None:
     diagnosis = diagnose(WELL)
     assert diagnosis.possible

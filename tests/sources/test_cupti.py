@@ -243,6 +243,21 @@ def test_a_collector_that_fails_in_the_middle(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("cupti", "last", "told"), [(26, 2, True), (26, 4, False), (26, 5, False), (130000, 2, False)])
+def test_last_steps_without_a_record(cupti: int, last: int, told: bool, tmp_path: Path) -> None:
+    """Of six steps the first ones, up to `last`, left one. CUPTI 12 does not tell whether another tool took the others."""
+    collected = Collected(cupti=cupti).event(ON, 1000)
+    for step in range(6):
+        collected.site("step", "step", 1000 + 100 * step, 1100 + 100 * step, step)
+        if step <= last:
+            collected.launch(
+                "k", call=(1005 + 100 * step, 1008 + 100 * step), runs=(1010 + 100 * step, 1020 + 100 * step)
+            )
+    trace = recorded(tmp_path, collected.event(OFF, 1600).event(FLUSHED, 1601))
+    silence = [notice for notice in trace.metadata.notices if "another tool took CUPTI's buffers" in notice]
+    assert [notice.partition(" neither")[0] for notice in silence] == (["from step 3 on"] if told else [])
+
+
 def test_a_collector_that_never_began_leaves_the_ranges(tmp_path: Path) -> None:
     """GPU activity is not captured then, which is not the same as none."""
     collected = Collected(cupti=0).event(FAILED, 1000, "another tool holds CUPTI").range("forward", 1001, 1020)

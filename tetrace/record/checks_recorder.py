@@ -12,6 +12,8 @@ from tetrace.record.probe import CUPTI_HELD, CUPTI_REFUSED
 from tetrace.units import byte_count
 
 _GIB = 1 << 30
+# What cuptiGetVersion says of 13.0 (sources/cupti_events.py).
+_NOTICES_TAKING = 130_000
 # The 20 steps recorded by default are 20 to 300 MiB; nsys holds them twice while it imports its own capture.
 _LITTLE, _TOO_LITTLE = 5 * _GIB, _GIB // 2
 _REMOTE = ("nfs", "lustre", "gpfs", "beegfs", "cifs", "smb", "9p", "fuse", "ceph", "afs")
@@ -125,7 +127,10 @@ def cupti(around: Surroundings) -> Iterator[Finding]:
         why = around.probe.get("errors", {}).get("cupti", "not reached")
         yield Finding("absent", "CUPTI", f"none that programs here would load ({why}); nsys brings its own")
     elif found["result"] == 0:
-        yield Finding("ok", "CUPTI", f"{Path(found['path']).name}, API {found['version']}, held by no other tool")
+        said = f"{Path(found['path']).name}, API {found['version']}, held by no other tool"
+        if found["version"] < _NOTICES_TAKING:
+            said += "; one that takes its buffers later (Triton's Proton, cupti-python) would not be noticed before CUPTI 13"
+        yield Finding("ok", "CUPTI", said)
     else:
         who = found.get("holder") or "another tool in this environment"
         said = {

@@ -189,6 +189,7 @@ def _add_facts(
     said = [
         *cupti_events.notices(recorded, events, step_at),
         *cupti_unfinished.notices(unfinished, began, step_at),
+        *cupti_events.silence(recorded, events, steps),
     ]
     for text in said:
         gathered.said.setdefault(text, []).append(process.label)

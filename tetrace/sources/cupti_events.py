@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # csrc/collector/rows.h, Happened.
 ON, OFF, YIELDED, RESUMED, FAILED, DROPPED_BY_CUPTI, DROPPED_HERE, UNWRITTEN, FLUSHED, TEXTS_FULL = range(1, 11)
+# cuptiGetVersion of 13.0, the first with which the collector notices that another tool takes CUPTI's buffers
+# (csrc/collector/canary.h).
+_NOTICES_TAKING = 130_000
 _LOST = (DROPPED_BY_CUPTI, DROPPED_HERE, UNWRITTEN)
 
 
@@ -157,6 +160,28 @@ def moment(at_ns: int, first_ns: int, step_at: Mapping[int, int]) -> str:
     """A time in words, by when recording began and the step that ran then."""
     step = f" (step {step_at[at_ns]})" if at_ns in step_at else ""
     return f"{(at_ns - first_ns) / 1e9:.3f} s after recording began{step}"
+
+
+def silence(recorded: Recorded, events: Sequence[Event], steps: Sequence[tuple[Any, Any, Any]]) -> Iterator[str]:
+    """That the last steps left no record, where nobody notices that another tool takes CUPTI's buffers.
+
+    `steps`: start, end and number of those that ran.
+    """
+    found = [recorded.column(kind, "end") for kind in ("kernel", "memcpy", "memset", "call")]
+    if not 0 < recorded.cupti < _NOTICES_TAKING or not any(len(end) for end in found):
+        return
+    begun, ended = stretches(events)[-1] if has_recorded(events) else (None, None)
+    ended = ended or next((event for event in events if event.what == FLUSHED), None)
+    if begun is None or ended is None or ended.what == FAILED:
+        return  # what a killed process had not handed over is missing, which is told
+    since = max(begun.at_ns, *(int(end.max()) for end in found if len(end)))
+    silent = [number[(start >= since) & (end <= ended.at_ns)].tolist() for start, end, number in steps]
+    numbers = sorted(number for part in silent for number in part)
+    if len(numbers) > 1:
+        yield (
+            f"from step {numbers[0]} on neither a launch nor GPU activity was recorded: where the script launched any, "
+            "another tool took CUPTI's buffers, which is noticed from CUPTI 13.0 on only"
+        )
 
 
 def _too_many_texts(event: Event, when: str) -> str:
