@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tetrace.study import off_rounds, spec
+from tetrace.study import off_rounds, runner, spec
 from tetrace.study.material import Material
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
@@ -92,3 +92,51 @@ def test_it_is_put_back_after_an_interrupt(run: Any) -> None:
     with pytest.raises(KeyboardInterrupt), off_rounds.to_record_again(run, [planned(SLOWED)]):
         raise KeyboardInterrupt
     assert steps_ms(run) == before
+
+
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        ("", SLOWED),
+        ("length:8192-unfused", SLOWED),  # farther off
+        (CLOSER, CLOSER),
+        ("torn", SLOWED),
+    ],
+)
+def test_what_a_killed_run_put_aside_is_taken_back_by_the_next(run: Any, other: str, kept: str) -> None:
+    """Killed before another recording was there, before both were compared, or while the other was removed."""
+    folder = run.ledger.folder
+    (folder / f"{SLOWED}.tetrace").rename(folder / f"{SLOWED}.tetrace.off")
+    if other:
+        record(folder, CLOSER if other == "torn" else other)
+    if other == "torn":
+        (folder / f"{SLOWED}.tetrace" / "metadata.json").unlink()
+    off_rounds.take_back(run)
+    alone = Material(STORED, STUDY)
+    assert steps_ms(run) == pytest.approx(
+        alone.breakdown(kept).totals.wall_ns / alone.breakdown(kept).totals.steps / 1e6
+    )
+    assert [path.name for path in folder.glob("*.tetrace*")] == [f"{SLOWED}.tetrace"]
+    is_back = kept == SLOWED
+    assert run.changed == [{"name": SLOWED, "recording": f"{SLOWED}.tetrace", "recording_error": None}] * is_back
+    assert run.said == ["te-fused: a run that was killed had put its recording aside; it is back"] * is_back
+
+
+def test_nothing_is_removed_where_neither_is_whole(run: Any) -> None:
+    folder = run.ledger.folder
+    (folder / f"{SLOWED}.tetrace").rename(folder / f"{SLOWED}.tetrace.off")
+    (folder / f"{SLOWED}.tetrace.off" / "metadata.json").unlink()
+    off_rounds.take_back(run)
+    assert [path.name for path in folder.glob("*.tetrace*")] == [f"{SLOWED}.tetrace.off"]
+    assert run.said == []
+
+
+def test_a_run_begins_with_it(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it decides what is still to be recorded."""
+    done = list[str]()
+    monkeypatch.setattr(off_rounds, "take_back", lambda _run: done.append("taken back"))
+    run._to_measure = lambda: done.append("decided") or []
+    run._chosen, run._wants, run.options = [], None, SimpleNamespace(recordings=True)
+    run.ledger.results = "results"
+    assert runner.Run.execute(run) == "results"
+    assert done == ["taken back", "decided"]
