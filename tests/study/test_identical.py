@@ -9,11 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from tests.study.made import Made, study
+from tests.traces import Recording
 from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, judge
-from tetrace.study.identical import deviation, identical, identical_words
+from tetrace.study.identical import deviation, identical, identical_phases, identical_words
 from tetrace.study.material import Material
 from tetrace.study.measured import measured_section
 from tetrace.study.spec import Claim
+from tetrace.study.speedups import is_told
+from tetrace.trace import store
 
 TOML = """
 title = "t"
@@ -160,3 +163,58 @@ def test_steps_that_the_gpu_works_through_are_not_compared_with_what_waits_for_a
     assert deviation(found, of=("faster", "large")) == pytest.approx(math.log(1 + by), abs=1e-6)
     assert deviation(found) == pytest.approx(math.log(1.1))
     assert judge(found, claim(of="faster", against="large", at_least=1.2)).verdict == verdict
+
+
+def steps(forward: str, backward: str, runs_ms: float = 1.0, more: int = 0) -> Recording:
+    """Steps of 20 ms, each with a kernel in forward and one in backward, `more` of these."""
+    made = Recording()
+    for step in range(4):
+        start = 20_000 * step
+        made = made.range(f"step_{step}", start, start + 19_900)
+        for place, (phase, name) in enumerate((("forward", forward), *[("backward", backward)] * (1 + more))):
+            at = start + 6000 * place
+            made = made.range(phase, at, at + 5900)
+            made = made.launch(name, (at + 10, at + 20), (at + 30, at + 30 + 1000 * runs_ms))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("recording", "of", "same"),
+    [
+        (steps("gemm", "e4m3"), {}, True),
+        # One that is the same all through says nothing of its option: what it does may be the host's.
+        (steps("gemm", "e5m2"), {}, False),
+        (steps("other", "e4m3"), {}, False),
+        (steps("gemm", "e4m3", more=1), {}, False),
+        (steps("gemm", "e4m3"), {"tokens": 2}, False),
+        (steps("gemm", "e4m3"), {"environment": {"A": "1"}}, False),
+    ],
+)
+def test_a_forward_that_the_option_does_not_change_tells_what_processes_differ_by(tmp_path, recording, of, same):
+    """The whole step is 4% faster, and so is the forward that runs the same."""
+    planned = study(tmp_path, TOML)
+    made = Made(planned)
+    for name, ms, one in (("slow", 1.04, steps("gemm", "e5m2")), ("fast", 1.0, recording)):
+        store.write(one.trace(), tmp_path / f"{name}.tetrace")
+        own = {"tokens": 1, "flops": 1, **(of if name == "fast" else {})}
+        made.measured(
+            name, forward=[ms] * 8, backward=[ms] * 8, recording=tmp_path / f"{name}.tetrace", fields=own
+        )  # fmt: skip
+    found = Material(made.write(tmp_path / "results"), planned)
+    assert [(one.names, one.phase) for one in identical_phases(found)] == [(("slow", "fast"), "forward")] * same
+    if not of:
+        assert is_told(found, "fast", "slow") is not same
+        assert judge(found, claim(at_least=1.01)).verdict == (UNKNOWN if same else HOLDS)
+    assert ("Identical in forward alone: slow / fast 0.962×" in identical_words(found)) is same
+
+
+def test_a_step_that_hardly_waits_is_not_compared_with_what_hosts_differ_by(tmp_path):
+    planned = study(tmp_path, TOML)
+    made = Made(planned)
+    for name, backward in (("slow", "e5m2"), ("fast", "e4m3")):
+        store.write(steps("gemm", backward, runs_ms=5.8).trace(), tmp_path / f"{name}.tetrace")
+        ms = 1.04 if name == "slow" else 1.0
+        made.measured(name, forward=[ms] * 8, backward=[ms] * 8, recording=tmp_path / f"{name}.tetrace")
+    found = Material(made.write(tmp_path / "results"), planned)
+    assert len(identical_phases(found)) == 1
+    assert is_told(found, "fast", "slow")

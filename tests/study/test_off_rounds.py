@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tetrace.study import off_rounds, spec
+from tetrace.study import off_rounds, runner, spec
 from tetrace.study.material import Material
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
@@ -98,16 +98,47 @@ def test_it_is_put_back_after_an_interrupt(run: Any) -> None:
     assert steps_ms(run) == before
 
 
-@pytest.mark.parametrize("other", ["", CLOSER, "te_fp8-flash"])
-def test_what_a_killed_study_left_aside_is_taken_back(other: str, run: Any) -> None:
-    """Nothing was recorded once more, or one that is closer, or one that is not whole."""
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        ("", SLOWED),
+        ("length:8192-unfused", SLOWED),  # farther off
+        (CLOSER, CLOSER),
+        ("torn", SLOWED),
+    ],
+)
+def test_what_a_killed_run_put_aside_is_taken_back_by_the_next(run: Any, other: str, kept: str) -> None:
+    """Killed before another recording was there, before both were compared, or while the other was removed."""
     folder = run.ledger.folder
     before = steps_ms(run)
     (folder / f"{SLOWED}.tetrace").rename(folder / f"{SLOWED}.tetrace.off")
     if other:
-        record(folder, other)
-    if other == "te_fp8-flash":
-        (folder / f"{SLOWED}.tetrace" / "metadata.json").write_text("{", encoding="utf-8")
-    off_rounds.take_back(run.ledger, STUDY, [planned(SLOWED), planned(CLOSER)])
-    assert (steps_ms(run) == before) == (other != CLOSER)
+        record(folder, CLOSER if other == "torn" else other)
+    if other == "torn":
+        (folder / f"{SLOWED}.tetrace" / "metadata.json").unlink()
+    off_rounds.take_back(run)
+    assert steps_ms(run) == (before if kept == SLOWED else pytest.approx(17.67, abs=0.02))
     assert [path.name for path in folder.glob("*.tetrace*")] == [f"{SLOWED}.tetrace"]
+    is_back = kept == SLOWED
+    assert run.changed == [{"name": SLOWED, "recording": f"{SLOWED}.tetrace", "recording_error": None}] * is_back
+    assert run.said == ["te-fused: a run that was killed had put its recording aside; it is back"] * is_back
+
+
+def test_nothing_is_removed_where_neither_is_whole(run: Any) -> None:
+    folder = run.ledger.folder
+    (folder / f"{SLOWED}.tetrace").rename(folder / f"{SLOWED}.tetrace.off")
+    (folder / f"{SLOWED}.tetrace.off" / "metadata.json").unlink()
+    off_rounds.take_back(run)
+    assert [path.name for path in folder.glob("*.tetrace*")] == [f"{SLOWED}.tetrace.off"]
+    assert run.said == []
+
+
+def test_a_run_begins_with_it(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it decides what is still to be recorded."""
+    done = list[str]()
+    monkeypatch.setattr(off_rounds, "take_back", lambda _run: done.append("taken back"))
+    run._to_measure = lambda: done.append("decided") or []
+    run._chosen, run._wants, run.options = [], None, SimpleNamespace(recordings=True)
+    run.ledger.results = "results"
+    assert runner.Run.execute(run) == "results"
+    assert done == ["taken back", "decided"]

@@ -5,6 +5,7 @@ They are made once more, and of both the one is kept whose steps are closer to t
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tetrace.breakdown.pace import MOST_IDLE
+from tetrace.errors import TetraceError
 from tetrace.study.material import Material
 
 if TYPE_CHECKING:
-    from tetrace.study.ledger import Ledger
+    from tetrace.breakdown.analysis import Breakdown
     from tetrace.study.runner import Run
-    from tetrace.study.spec import Planned, Study
+    from tetrace.study.spec import Planned
+    from tetrace.study.statistics import Estimate
 
 # An average recorded step that is off the timed one by more is recorded once more: rounds themselves scatter by 2 to 4%.
 FAR = 0.05
@@ -27,7 +30,10 @@ _ASIDE = ".off"
 def off_by(material: Material, name: str) -> float | None:
     """By which share of the timed step the average recorded one takes longer, negative for shorter; None where that says
     nothing of the GPU's clock: nothing was timed or recorded, or the step waits for the host, whom a recorder slows."""
-    run, alone = material.breakdown(name), material.time(name)
+    return _off(material.breakdown(name), material.time(name))
+
+
+def _off(run: Breakdown | None, alone: Estimate | None) -> float | None:
     if run is None or alone is None or not run.totals.steps or not run.totals.wall_ns:
         return None
     if run.totals.all_idle_ns > MOST_IDLE * run.totals.wall_ns:
@@ -56,18 +62,34 @@ def to_record_again(run: Run, recorded: Sequence[Planned]) -> Iterator[list[Plan
                 _put_back(run, planned)
 
 
-def take_back(ledger: Ledger, study: Study, planned: Sequence[Planned]) -> None:
-    """Puts back what a study that was killed left aside, where no other recording was made or that cannot be read."""
-    for one in planned:
-        path = ledger.folder / one.file_name
-        aside = path.with_name(path.name + _ASIDE)
-        if not aside.exists():
+def take_back(run: Run) -> None:
+    """Put back what a run that was killed had put aside: where no other recording is whole, or none that is closer."""
+    left = [planned for planned in run.study.configurations if _aside(run, planned).exists()]
+    material = Material(run.ledger.folder, run.study) if left else None
+    for planned in left:
+        before, after = (_read(path(run, planned)) for path in (_aside, _recording))
+        if material is None or (before is None and after is None):
             continue
-        if path.exists() and Material(ledger.folder, study).breakdown(one.name) is not None:
-            shutil.rmtree(aside)
+        alone = material.time(planned.name)
+        # A recording that tells nothing of the clock is nearer to none.
+        by, again = (math.inf if (off := _off(one, alone)) is None else abs(off) for one in (before, after))
+        if before is None or (after is not None and again < by):
+            shutil.rmtree(_aside(run, planned))
         else:
-            shutil.rmtree(path, ignore_errors=True)
-            aside.rename(path)
+            _put_back(run, planned)
+            run.watcher.say(f"{planned.name}: a run that was killed had put its recording aside; it is back")
+
+
+def _read(path: Path) -> Breakdown | None:
+    """What a recording says; None where it is not whole."""
+    from tetrace.attribute.attribution import attribute
+    from tetrace.breakdown.analysis import break_down
+    from tetrace.trace import store
+
+    try:
+        return break_down(attribute(store.read(path)))
+    except TetraceError:
+        return None
 
 
 def _off_by(run: Run, recorded: Sequence[Planned]) -> list[tuple[Planned, float]]:

@@ -74,11 +74,11 @@ class Run:
 
         After a Ctrl-C what was measured is on disk, and KeyboardInterrupt is raised again.
         """
-        from tetrace.study.off_rounds import take_back
+        from tetrace.study import off_rounds
         from tetrace.study.recordings import record_all
         from tetrace.study.turns import measure_all
 
-        take_back(self.ledger, self.study, self._chosen)
+        off_rounds.take_back(self)
         to_measure = self._to_measure()
         if not to_measure and not (self.options.recordings and any(map(self._wants, self._chosen))):
             if not any(self.ledger[planned.name].state in _OVER for planned in self._chosen):
