@@ -148,6 +148,19 @@ def test_predictions_and_their_errors(payoff):
     assert rows["batch:32-none"].predicted_ns > 40e6
 
 
+def test_two_recorded_sizes_predict_all_others(payoff):
+    """No time of another size: the host of the smaller one, and what the GPU works at both."""
+    for row in payoff.rows:
+        made = payoff.of if row.name.endswith("fp8") else payoff.against
+        small = made.recorded[0]
+        assert row.alone_ns == max(small.timed_ns, made.gpu_ns(Size(row.tokens, 512)))
+    (change,), (alone,) = payoff.changes, payoff.alone
+    assert alone.x == pytest.approx(change.x), "all hosts of a recipe need the same here"
+    # A step that the GPU works through hides its host.
+    worked = replace(payoff.of.recorded[0], timed_ns=payoff.of.gpu_ns(payoff.of.recorded[0].size) * 1.1)
+    assert replace(payoff.of, recorded=(worked, payoff.of.recorded[1])).of_recorded is None
+
+
 def test_where_it_pays(payoff):
     """FP8 asks more of the host and less of the GPU: slower at first, faster where BF16's GPU work is more than its host."""
     assert not payoff.pays_at_first
@@ -164,7 +177,8 @@ def test_the_section(material, payoff):
     at = f"{change.x:,.1f}"
     assert section.said[1].startswith(
         f"Batch. Predicted: fp8 is slower than none at batch 2, faster from batch {at} ({at} to {at}) on ({change.tokens:,.0f} "
-        "tokens a step). Measured: fp8 becomes faster than none at batch ≈"
+        "tokens a step). From the two recorded sizes alone: fp8 is slower than none at batch 2, faster from batch "
+        f"{at} on ({change.tokens:,.0f} tokens a step). Measured: fp8 becomes faster than none at batch ≈"
     )
     assert "none: the host needs 15.000 ms for a step, timed at 3 sizes where the GPU waits for it." in section.said
     titles = [grid.title for grid in section.grids]
@@ -190,6 +204,13 @@ def test_the_host_is_the_median_of_all_sizes_that_it_decides(material, tmp_path)
     # Each size is predicted by the others.
     rows = {row.name: row.predicted_ns / 1e6 for row in one.rows}
     assert (rows["batch:2-none"], rows["batch:4-none"], rows["batch:8-none"]) == (22.5, 23.0, 16.0)
+    # From the recorded sizes alone, all hosts are as slow as theirs was.
+    assert {row.alone_ns / 1e6 for row in one.rows if row.name in ("batch:2-none", "batch:8-fp8")} == {30.0}
+    assert one.alone == ()
+    assert (
+        "; of the 8 that were not recorded, from these alone, by "
+        in payoff_section(found, [sweep_of(found, material.study.sweeps[0])]).said[1]
+    )
     assert "steps are off by " in payoff_section(found, [sweep_of(found, material.study.sweeps[0])]).said[1]
 
 

@@ -1,9 +1,10 @@
 """From which size on one group of a sweep pays against another, predicted from recordings at two sizes.
 
-A step takes the longer of two times. What the GPU works: by category a straight line in the tokens of a step through the
-two recorded sizes, attention's in tokens times sequence length; and what it waits between kernels. What the host needs to
-launch it: the same at every size, the median over all sizes whose steps it decides, as timed without a recorder, which would
-slow the host. Sizes may be of another matrix: their options differ in sizes alone.
+A step takes the longer of two times. What the GPU works: by category a straight line in the tokens of a step through the two
+recorded sizes, attention's in tokens times sequence length; and what it waits between kernels. What the host needs to launch
+it: the same at every size, the median over all sizes whose steps it decides, as timed without a recorder, which would slow
+the host; or, of two recorded sizes alone, that of the smaller one. Sizes may be of another matrix: their options differ in
+sizes alone.
 """
 
 from __future__ import annotations
@@ -84,6 +85,14 @@ class Model:
         """The same, with a host that needs so long for a step."""
         return replace(self, hosts_ns={"": ns})
 
+    @property
+    def of_recorded(self) -> Model | None:
+        """The same, with the host of the smaller recorded size: it launches as much at every other. None where the GPU's work
+        hides how long that takes."""
+        small = self.recorded[0]
+        waits = self.gpu_ns(small.size) < (1 - LAUNCH_BOUND) * small.timed_ns
+        return self.with_host(small.timed_ns) if waits else None
+
     def gpu_ns(self, size: Size) -> float:
         """What the GPU works in a step of that size."""
         return sum(max(fixed + each * size.of(category), 0.0) for category, (fixed, each) in self.lines.items())
@@ -95,7 +104,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Predicted:
-    """A measured size against its prediction from all others, ns. `recorded`: what the GPU works was taken from it too."""
+    """A measured size against its prediction from all others, ns. `recorded`: what the GPU works was taken from it too.
+    `alone_ns` is its prediction from the two recorded sizes alone; None of these, and where they do not show the host."""
 
     name: str
     group: str
@@ -104,6 +114,7 @@ class Predicted:
     predicted_ns: float
     measured_ns: float
     recorded: bool
+    alone_ns: float | None = None
 
     @property
     def error(self) -> float:
@@ -125,7 +136,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Payoff:
-    """A group of a sweep against its baseline's. `rows` are all measured sizes, `ends` the least and largest place."""
+    """A group of a sweep against its baseline's. `rows` are all measured sizes, `ends` the least and largest place. `alone` are
+    the changes that the two recorded sizes of either predict, without any other; None where they do not show both hosts."""
 
     sweep: Swept
     of: Model
@@ -134,6 +146,8 @@ class Payoff:
     pays_at_first: bool
     ends: tuple[float, float]
     rows: tuple[Predicted, ...]
+    alone: tuple[Change, ...] | None = None
+    pays_at_first_alone: bool = False
 
 
 def payoffs(material: Material, swept: Swept) -> list[Payoff]:
@@ -241,7 +255,12 @@ def _payoff(material: Material, swept: Swept, lines: tuple[Line, Line], models: 
     ends = (min(places), max(places))
     changes, pays_at_first = break_even(*models, ends, sizes)
     changes = _with_intervals(changes, models, ends, sizes)
-    return Payoff(swept, models[0], models[1], tuple(changes), pays_at_first, ends, tuple(rows))
+    found = Payoff(swept, models[0], models[1], tuple(changes), pays_at_first, ends, tuple(rows))
+    of, against = (model.of_recorded for model in models)
+    if of is None or against is None:
+        return found
+    alone, first = break_even(of, against, ends, sizes)
+    return replace(found, alone=tuple(alone), pays_at_first_alone=first)
 
 
 def _with_intervals(
@@ -267,14 +286,14 @@ def _extremes(model: Model) -> list[Model]:
 
 def _rows(material: Material, line: Line, model: Model) -> list[Predicted]:
     made = []
-    used = {one.name for one in model.recorded}
+    used, of_recorded = {one.name for one in model.recorded}, model.of_recorded
     for point in line.points:
         own, timed = material.configuration(point.name), material.time(point.name)
         if own is not None and own.tokens and timed is not None:
-            predicted = model.without(point.name).step_ns(size_of(own))
-            made.append(
-                Predicted(point.name, line.name, point.x, own.tokens, predicted, timed.value, point.name in used)
-            )
+            size, is_used = size_of(own), point.name in used
+            predicted = model.without(point.name).step_ns(size)
+            alone = of_recorded.step_ns(size) if of_recorded and not is_used else None
+            made.append(Predicted(point.name, line.name, point.x, own.tokens, predicted, timed.value, is_used, alone))
     return made
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tetrace.report.grid import Column, Grid
-from tetrace.study.payoff import Change, Model, Payoff, payoffs
+from tetrace.study.payoff import Change, Model, Payoff, Predicted, payoffs
 from tetrace.study.section import NOTHING, Section, interval_cell, times, value_cell
 from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Point, Swept, trend_words
 from tetrace.study.value import MS, Value
@@ -188,7 +188,8 @@ def payoff_section(material: Material, swept: Sequence[Swept]) -> Section:
         "Predicted from recordings at two sizes: what the GPU works is a straight line in tokens for each category (in "
         "tokens times sequence length for attention), what the host needs for a step is the same at every size (the median "
         "of all timed ones that it decides), and a step takes the longer of both. In brackets: where the order may change "
-        "within the 95% intervals of what hosts need. A size is compared with what is predicted without its own time."
+        "within the 95% intervals of what hosts need. A size is compared with what is predicted without its own time. From the "
+        "two recorded sizes alone: with the host of the smaller one, as it was timed, and nothing of any other size."
     ]
     grids: list[Grid] = []
     models: list[tuple[Model, Model]] = []
@@ -204,23 +205,35 @@ def payoff_section(material: Material, swept: Sequence[Swept]) -> Section:
 
 def payoff_words(one: Payoff) -> list[str]:
     """From which size on it pays, as predicted and as measured, and by how much predictions are off."""
-    of, against, along = one.of.group, one.against.group, one.sweep.sweep.along
-    low, high = one.ends
-    start = "faster" if one.pays_at_first else "slower"
-    if one.changes:
-        parts = [
-            f"{'faster' if change.pays else 'slower'} from {along} {_place(change)} on ({change.tokens:,.0f} tokens a step)"
-            for change in one.changes
-        ]
-        predicted = f"{of} is {start} than {against} at {along} {low:,g}, {', '.join(parts)}"
-    else:
-        predicted = f"{of} is {start} than {against} from {along} {low:,g} to {high:,g}"
-    said = f"{one.sweep.title}. Predicted: {predicted}. Measured: {' '.join(_crossings(one.sweep, of))}"
+    of = one.of.group
+    said = f"{one.sweep.title}. Predicted: {_changes_words(one, one.changes, one.pays_at_first)}"
+    if one.alone is not None:
+        alone = _changes_words(one, one.alone, one.pays_at_first_alone)
+        said += f". From the two recorded sizes alone: {alone}"
+    said += f". Measured: {' '.join(_crossings(one.sweep, of))}"
     worst = max(one.rows, key=lambda row: abs(row.error))
     middle = statistics.median(abs(row.error) for row in one.rows)
     said += f" Predictions of its {len(one.rows)} steps are off by {100 * middle:.1f}% in the median, "
-    said += f"{100 * abs(worst.error):.1f}% at most ({worst.name})."
-    return [said]
+    said += f"{100 * abs(worst.error):.1f}% at most ({worst.name})"
+    errors = [abs(row.alone_ns / row.measured_ns - 1) for row in one.rows if row.alone_ns is not None]
+    if errors:
+        said += f"; of the {len(errors)} that were not recorded, from these alone, by {100 * statistics.median(errors):.1f}%, "
+        said += f"{100 * max(errors):.1f}% at most"
+    return [f"{said}."]
+
+
+def _changes_words(one: Payoff, changes: Sequence[Change], pays_at_first: bool) -> str:
+    """From which size on it pays, as predicted."""
+    of, against, along = one.of.group, one.against.group, one.sweep.sweep.along
+    low, high = one.ends
+    start = "faster" if pays_at_first else "slower"
+    if not changes:
+        return f"{of} is {start} than {against} from {along} {low:,g} to {high:,g}"
+    parts = [
+        f"{'faster' if change.pays else 'slower'} from {along} {_place(change)} on ({change.tokens:,.0f} tokens a step)"
+        for change in changes
+    ]
+    return f"{of} is {start} than {against} at {along} {low:,g}, {', '.join(parts)}"
 
 
 def _place(change: Change) -> str:
@@ -240,16 +253,23 @@ def _host_words(model: Model) -> str:
 def _prediction_grid(one: Payoff) -> Grid:
     heads = (
         Column("configuration", number=False, code=True), Column("tokens a step"), Column("predicted ms"), Column("measured ms"),
-        Column("off"), Column("GPU's work from it", number=False, keep=1),
+        Column("off"), Column("from two sizes alone ms", keep=1), Column("off", keep=1),
+        Column("GPU's work from it", number=False, keep=1),
     )  # fmt: skip
     rows = tuple(
         (
             row.name, f"{row.tokens:,}", f"{row.predicted_ns / 1e6:,.3f}", f"{row.measured_ns / 1e6:,.3f}",
-            f"{100 * row.error:+.1f}%", "yes" if row.recorded else "",
+            f"{100 * row.error:+.1f}%", *_alone_cells(row), "yes" if row.recorded else "",
         )
         for row in sorted(one.rows, key=lambda row: (row.tokens, row.group))
     )  # fmt: skip
     return Grid(f"{one.sweep.title}, predicted and measured: {one.of.group} and {one.against.group}", heads, rows)
+
+
+def _alone_cells(row: Predicted) -> tuple[str, str]:
+    if row.alone_ns is None:
+        return NOTHING, NOTHING
+    return f"{row.alone_ns / 1e6:,.3f}", f"{100 * (row.alone_ns / row.measured_ns - 1):+.1f}%"
 
 
 def _cost_grid(against: Model, of: Model) -> Grid:
