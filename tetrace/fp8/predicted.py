@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tetrace.errors import UsageError
-from tetrace.fp8 import hypothetical_scales as hypothetical
 from tetrace.fp8.block_prediction import SIZES, predict_blocks
+from tetrace.fp8.hypothetical_casts import MX, OF_BLOCKS, Casts, casts
+from tetrace.fp8.hypothetical_scales import begins
 from tetrace.fp8.observations import (
     BLOCK,
     CURRENT,
     DELAYED,
-    MXFP8,
     RECOMPUTE,
     WHOLE,
     Rows,
-    is_gradient,
     non_finite,
     scales,
 )
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 _NAMES = [one.name for one in FORMATS]
-# Places in `RECIPES`: from the first of these on, each block has a scale of its own.
-_OF_BLOCKS, _MX = 2, 3
 # With a smaller one nothing is counted as lost (docs/fp8.md).
 _LEAST_SCALE = 2.0**-127
 # Of the elements that are not zero, so many become zero where a tensor counts as lost, as in `lost_gradients`.
@@ -72,14 +67,6 @@ class FirstStep(NamedTuple):
     tensors: int
     known: int
     lost: int
-
-
-class _Scales(NamedTuple):
-    """Scale of each observation, how many entries its history had, and whether nothing would have set it yet."""
-
-    scale: npt.NDArray[np.float32]
-    used: Places
-    unset: Mask
 
 
 class Case:
@@ -120,107 +107,32 @@ class Case:
         """Predictions of all observations that can be answered for."""
         rows = self.every.take(self.rows)
         self.sampled = bool(rows.sampled.any())
-        gradient = np.array([is_gradient(role) for _, role in rows.keys], np.bool_)[rows.tensor]
-        ran = np.where(rows.isin("format", "E4M3"), 0, np.where(rows.isin("format", "E5M2"), 1, gradient.astype(int)))
-        kind = self._formats(ran, gradient)
-        recipe = self._recipes(rows)
-        scale, used, unset = self._scales(rows, ran, kind, recipe)
-        asked = (recipe == 1) & ((self._ran(rows) != 1) | (kind != ran))
-        self.first_step = self._first_step(rows, asked, kind)
-        known = np.flatnonzero(np.isfinite(scale) & (scale > 0) & (recipe < _OF_BLOCKS))
-        self._count_unset(rows, np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & (recipe < _OF_BLOCKS)), known)
-        blocks, of_blocks = self._block_wise(rows, np.flatnonzero(recipe >= _OF_BLOCKS), recipe, kind)
-        of_tensors = self._tensor_wise(rows, known, kind, scale)
+        cast = casts(self.every, self.updates, self.rows, self.settings, self.powers)
+        self.wanted_history = cast.wanted_history
+        self.first_step = self._first_step(rows, cast)
+        has_scale, of_tensor = np.isfinite(cast.scale) & (cast.scale > 0), cast.recipe < OF_BLOCKS
+        known = np.flatnonzero(has_scale & of_tensor)
+        self._count_unset(rows, np.flatnonzero(~has_scale & of_tensor), known)
+        blocks, of_blocks = self._block_wise(rows, np.flatnonzero(~of_tensor), cast)
+        of_tensors = self._tensor_wise(rows, known, cast.kind, cast.scale)
         places = np.concatenate([known, blocks])
         lower, upper, least, most, error = (np.concatenate(pair) for pair in zip(of_tensors, of_blocks, strict=True))
-        names = [RECIPES[one] for one in recipe[places].tolist()]
-        as_ran = self._as_ran(rows, ran, kind, recipe, scale)[places]
-        of_scales = used[places], as_ran, unset[places]
-        return Predicted(self.rows[places], kind[places], names, lower, upper, least, most, error, *of_scales)
+        names = [RECIPES[one] for one in cast.recipe[places].tolist()]
+        of_scales = cast.used[places], cast.as_ran[places], cast.unset[places]
+        return Predicted(self.rows[places], cast.kind[places], names, lower, upper, least, most, error, *of_scales)
 
-    def _first_step(self, rows: Rows, asked: Mask, kind: Places) -> FirstStep | None:
-        """What delayed scaling would lose of the tensors `asked` for in the first step of a run, by the first recorded one;
+    def _first_step(self, rows: Rows, cast: Casts) -> FirstStep | None:
+        """What delayed scaling would lose of the tensors asked for in the first step of a run, by the first recorded one;
         None where the run's own start was recorded. Where it ran in that format and only margin or history change, its
         start is what it was."""
-        without = asked & ~np.isin(rows.tensor, self.every.tensor[hypothetical.begins(self.every)])
+        without = cast.begins_anew & ~np.isin(rows.tensor, self.every.tensor[begins(self.every)])
         if not without.any():
             return None
         first = int(self.every["step"].min())
         mine = np.flatnonzero(without & (rows["step"] == first))
-        of_ones = self._tensor_wise(rows, mine, kind, np.ones(len(rows), np.float32))
+        of_ones = self._tensor_wise(rows, mine, cast.kind, np.ones(len(rows), np.float32))
         lost = mine[of_ones[_FLUSHED_LOWER] >= LOST * nonzero(rows)[mine]]
         return FirstStep(first, *(len(np.unique(rows.tensor[one])) for one in (without, mine, lost)))
-
-    def _as_ran(
-        self, rows: Rows, ran: Places, kind: Places, recipe: Places, scale: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        of_blocks = recipe == _MX
-        of_blocks |= (recipe == _OF_BLOCKS) & (
-            self._power_of_two(BLOCK, self.rows) == self.powers[BLOCK].taken[self.rows]
-        )
-        same: npt.NDArray[np.bool_] = (kind == ran) & (recipe == self._ran(rows))
-        # The scale of current scaling is recorded by way of its inverse.
-        return same & (of_blocks | np.isclose(scale, rows["scale"], rtol=1e-6, atol=0))
-
-    def _formats(self, ran: Places, gradient: npt.NDArray[np.bool_]) -> Places:
-        if not self.settings.format:
-            return ran.astype(np.int64)
-        if self.settings.format == "HYBRID":
-            return gradient.astype(np.int64)
-        return np.full(len(ran), _NAMES.index(self.settings.format))
-
-    def _recipes(self, rows: Rows) -> Places:
-        """The place in `RECIPES` for each observation."""
-        if self.settings.recipe:
-            return np.full(len(rows), RECIPES.index(self.settings.recipe))
-        ran = self._ran(rows)
-        if not (ran == 1).any():
-            for name in ("margin", "history", "algorithm"):
-                if getattr(self.settings, name) not in (None, ""):
-                    raise UsageError(f"{name} belongs to delayed scaling, which did not run: add recipe=delayed")
-        return ran
-
-    def _ran(self, rows: Rows) -> Places:
-        """The place in `RECIPES` of what ran."""
-        of_blocks = np.where(rows.isin("scaling", MXFP8), _MX, _OF_BLOCKS)
-        return np.where(rows.isin("scaling", DELAYED), 1, np.where(rows.isin("scaling", CURRENT), 0, of_blocks))
-
-    def _power_of_two(self, scaling: str, rows: Places) -> Mask:
-        """Whether scales are powers of two, for observations `rows` (places in the table): as asked for, else as it ran."""
-        asked = self.settings.power_of_two
-        return self.powers[scaling].taken[rows] if asked is None else np.full(len(rows), asked)
-
-    def _scales(self, rows: Rows, ran: Places, kind: Places, recipe: Places) -> _Scales:
-        settings, updates = self.settings, self.updates
-        scale = hypothetical.from_amax(rows, kind, self._power_of_two(CURRENT, self.rows))
-        used, unset = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
-        delayed = np.flatnonzero(recipe == 1)
-        if not len(delayed):
-            return _Scales(scale, used, unset)
-        length = hypothetical.length_of_run(updates)
-        margin = hypothetical.margin_of_run(updates)
-        same = settings.history in (None, length) and not settings.algorithm
-        known = rows.isin("scaling", DELAYED)[delayed] & (rows["scale"][delayed] > 0) & same
-        change = (margin if settings.margin is None else settings.margin) - margin
-        moved = delayed[known]
-        before = self.every.take(self.rows[moved])
-        scale[moved], unset[moved] = hypothetical.from_used(before, kind[moved], ran[moved], change)
-        others = delayed[~known]
-        if len(others):
-            wanted = dataclasses.replace(
-                settings,
-                recipe="delayed",
-                margin=margin if settings.margin is None else settings.margin,
-                history=settings.history or length or 1024,
-            )
-            # most_recent reads one entry, however long the history is
-            self.wanted_history = settings.history or (
-                1 if settings.algorithm == "most_recent" else wanted.history or 0
-            )
-            places = self.rows[others]
-            found = hypothetical.from_history(self.every, updates, places, kind[others], wanted)
-            scale[others], used[others], unset[others] = found
-        return _Scales(scale, used, unset)
 
     def _count_unset(self, rows: Rows, unset: Places, known: Places) -> None:
         self._without("no amax of an earlier step", np.setdiff1d(rows.tensor[unset], rows.tensor[known]))
@@ -235,17 +147,16 @@ class Case:
         self.sampled |= bool((factor > 1.001).any())
         return [column * factor for column in vars(found).values()]
 
-    def _block_wise(self, rows: Rows, wanted: Places, recipe: Places, kind: Places) -> tuple[Places, list[Numbers]]:
+    def _block_wise(self, rows: Rows, wanted: Places, cast: Casts) -> tuple[Places, list[Numbers]]:
         """Observations whose blocks were recorded, and the columns of their predictions."""
         if not len(wanted):
             return wanted, [np.empty(0)] * 5
         blocks, of_row, source = _histograms(self.trace, self.every, "fp8_blocks")
         layouts = np.array(self.trace.words("fp8_blocks", "layout"))[self.trace.column("fp8_blocks", "layout")[source]]
         places, columns = [], []
-        power = self._power_of_two(BLOCK, self.rows)
         for place in wanted.tolist():
             here, elements = (_rows_of(column, self.rows[place]) for column in (of_row, self.of_row))
-            layout = "1x32" if recipe[place] == _MX else _layout(rows.keys[int(rows.tensor[place])][1])
+            layout = "1x32" if cast.recipe[place] == MX else _layout(rows.keys[int(rows.tensor[place])][1])
             mine = np.arange(here.start, here.stop)[layouts[here] == layout]
             if not len(mine):
                 continue
@@ -260,8 +171,8 @@ class Case:
                 blocks.bin[mine],
                 number,
                 SIZES[layout],
-                FORMATS[int(kind[place])],
-                bool(power[place]) or layout == "1x32",
+                FORMATS[int(cast.kind[place])],
+                bool(cast.power_of_two[place]) or layout == "1x32",
             )
             places.append(place)
             columns.append((0.0, 0.0, found.flushed_lower, found.flushed_upper, found.squared_error))
