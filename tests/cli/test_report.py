@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -261,16 +260,6 @@ def test_a_defect_is_one_line_unless_asked_for(tmp_path: Path) -> None:
     env = {**os.environ, "TETRACE_DEBUG": "1"}
     loud = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
     assert "Traceback" in loud.stderr
-
-
-def test_a_small_report_is_quick() -> None:
-    """The best of three, with room for slow machines: benchmarks/ measures, this notices pandas coming back."""
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        run("report", FP8)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 3
 
 
 def test_the_terminal_path_does_not_import_pandas() -> None:
