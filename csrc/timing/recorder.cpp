@@ -59,8 +59,7 @@ void Recorder::clear() {
   give_up();  // what a thread ended while it was being closed
   results_.clear();
   const std::lock_guard<std::mutex> lock(mutex_);
-  queues_.clear();
-  counts_ = {};
+  counts_ = {};  // not what waits: a thread may have ended more since
 }
 
 void Recorder::begin_step(std::int32_t number, bool sampled) {
@@ -264,10 +263,8 @@ void Recorder::give_up() {
   std::vector<Interval> left;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (Queue& queue : queues_) {
-      left.insert(left.end(), queue.waiting.begin(), queue.waiting.end());
-      queue.waiting.clear();
-    }
+    for (const Queue& queue : queues_) left.insert(left.end(), queue.waiting.begin(), queue.waiting.end());
+    queues_.clear();
     counts_.unfinished += static_cast<std::int64_t>(left.size());
   }
   for (const Interval& one : left) {
