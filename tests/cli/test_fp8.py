@@ -76,10 +76,11 @@ def test_of_block_scaling_it_is_said_which_copy_was_looked_at(recording: Path, t
     for step in range(2):
         made.tensor(step, "a.input", np.ones((2, 128)), scale=float("nan"), scaling="block", layouts=("1x128",))
     store.write(made.trace(), tmp_path / "blocks.tetrace")
-    of_blocks = [["health"], ["tensor", "a.input"], ["whatif", "format=E5M2"]]
+    of_blocks = [["health"], ["tensor", "a.input"], ["whatif", "format=E5M2"], ["compare", tmp_path / "blocks.tetrace"]]
     for command, *more in of_blocks:
         assert "of the copy by rows" in " ".join(said(command, tmp_path / "blocks.tetrace", *more).split()), command
-    for command, *more in (["health"], ["tensor", "layers.0.mlp.fc1.input"], ["whatif", "margin=1"]):
+    plain = [["health"], ["tensor", "layers.0.mlp.fc1.input"], ["whatif", "margin=1"], ["compare", recording]]
+    for command, *more in plain:
         assert "copy by" not in said(command, recording, *more), command
 
 

@@ -43,6 +43,14 @@ class TestFp8Map:
         titles = [block["title"] for block in section["blocks"][0]["blocks"]]
         assert titles == ["Range used", "Clipped", "Codes at ±max", "Flushed", "NaN and Inf"]
 
+    @pytest.mark.parametrize("scaling", ["block", "current"])
+    def test_of_block_scaling_it_is_said_which_copy_was_looked_at(self, scaling: str) -> None:
+        made = Made().tensor(0, "a.input", [[1.0, 4.0]], scaling=scaling)
+        (section,) = [
+            one for one in data_of(break_down(attribute(made.trace()), steps="all"))["sections"] if one["id"] == "fp8"
+        ]
+        assert ("are of the copy by rows" in section["lead"]) == (scaling == "block")
+
     def test_what_is_worst_is_kept_and_the_rest_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fp8_maps, "_MOST_POINTS", 10 * (21 + fp8_maps._POINTS_BESIDE))
         material = Material(recorded("stability-e4m3.tetrace"))

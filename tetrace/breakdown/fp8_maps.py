@@ -11,7 +11,10 @@ import numpy as np
 from tetrace.fp8.health import Health, check_health
 from tetrace.fp8.history import History, history_of
 from tetrace.fp8.observations import (
+    BLOCK,
+    BY_ROWS,
     CHECK,
+    MXFP8,
     QUANTIZED,
     RECOMPUTE,
     Rows,
@@ -48,7 +51,8 @@ _MOST_CELLS, _MOST_POINTS, _POINTS_BESIDE = 32_000, 40_000, 18
 class Fp8Maps:
     """What is recorded of FP8 tensors. `measures` have shape (modules, steps), NaN where nothing was seen: of each
     module the worst of its tensors, whose role is in `roles`. `left_out` counts modules that are not shown,
-    `steps_left_out` steps, and `without_history` tensors that have none in `histories`."""
+    `steps_left_out` steps, and `without_history` tensors that have none in `histories`. `copy` says which copy it is of
+    where some scales are of blocks."""
 
     health: Health
     modules: tuple[str, ...]
@@ -59,6 +63,7 @@ class Fp8Maps:
     left_out: int
     steps_left_out: int
     without_history: int
+    copy: str
 
     def history_of(self, module: str, role: str) -> int:
         """The place of a tensor's history in `histories`, -1 where it has none there."""
@@ -105,6 +110,7 @@ def fp8_maps(breakdown: Breakdown) -> Fp8Maps | None:
         left_out=len(words) - len(order),
         steps_left_out=len(recorded) - len(steps),
         without_history=without,
+        copy=BY_ROWS if rows.isin("scaling", BLOCK, MXFP8).any() else "",
     )
 
 

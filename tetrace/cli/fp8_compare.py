@@ -67,7 +67,11 @@ def page(a: Trace, b: Trace, title: str, found: Comparison, top: int) -> Page:
         verdict=_verdict(found),
         said=(*_alone("A", found.only_a), *_alone("B", found.only_b), *_sampled_apart(found), *_codes(found)),
         grids=(grid,) if rows else (),
-        notices=(*(f"A: {line}" for line in words.notices(a)), *(f"B: {line}" for line in words.notices(b))),
+        notices=(
+            *(f"A: {line}" for line in words.notices(a)),
+            *(f"B: {line}" for line in words.notices(b)),
+            *words.by_rows([side.scaling for one in found.differences for side in (one.a, one.b)]),
+        ),
         columns=COLUMNS,
         rows=rows_of(found),
         facts={name: list(getattr(found, name)) for name in ("only_a", "only_b", "steps", "sampled_apart")},

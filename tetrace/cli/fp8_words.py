@@ -11,11 +11,6 @@ if TYPE_CHECKING:
     from tetrace.trace.trace import Trace
 
 UNKNOWN = "–"
-_BLOCK_WISE = ("block", "mxfp8")
-_BY_ROWS = (
-    "with scales for blocks all numbers are of the copy by rows; the copy by columns, which the weight gradient's GEMM reads, "
-    "has blocks of its own (but for 128 × 128) and was not looked at"
-)
 # As tetrace/instrument/process.py says it; `tetrace report` and `tetrace doctor` do.
 _NO_NUMBERS = "copies of cuDNN are loaded"
 _UNKNOWN_NOTE = f"{UNKNOWN} was not recorded"
@@ -33,7 +28,9 @@ def notices(trace: Trace) -> tuple[str, ...]:
 
 def by_rows(scalings: Collection[str]) -> tuple[str, ...]:
     """What to know of recipes with scales for blocks, where one is among these."""
-    return (_BY_ROWS,) if set(scalings) & set(_BLOCK_WISE) else ()
+    from tetrace.fp8.observations import BLOCK, BY_ROWS, MXFP8
+
+    return (BY_ROWS,) if {BLOCK, MXFP8} & set(scalings) else ()
 
 
 def number(value: float) -> str:

@@ -29,6 +29,11 @@ INPUT, QUANTIZED, CHECK, RECOMPUTED = "input", "quantized", "check", "recomputed
 WHOLE = (INPUT, RECOMPUTED)
 FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
 DELAYED, CURRENT, BLOCK, MXFP8 = "delayed", "current", "block", "mxfp8"
+# What to know of what was counted with scales for blocks.
+BY_ROWS = (
+    "with scales for blocks all numbers are of the copy by rows; the copy by columns, which the weight gradient's GEMM reads, "
+    "has blocks of its own (but for 128 × 128) and was not looked at"
+)
 # As tetrace/instrument/fp8_inspection.py says it.
 _SWITCHED_OFF = re.compile(r"FP8 inspection switched itself off in step (-?\d+)")
 _OF_PARAMETERS = ("gradient", "parameter")

@@ -229,6 +229,7 @@ def _fp8(material: Material) -> Json:
         name = shortened(history.name, 200)
         histories.append(_chart(fp8_charts.tensor_history(history), f"Amax and scale of {name}", name))
     left = f" {maps.left_out} modules without problems are not shown." if maps.left_out else ""
+    copy = f" {maps.copy[0].upper()}{maps.copy[1:]}." if maps.copy else ""
     tensors = len(histories) + maps.without_history
     more = (
         f"{len(histories):,} of {tensors:,} tensors; {maps.without_history:,} are left out"
@@ -238,7 +239,7 @@ def _fp8(material: Material) -> Json:
     return _section(
         "fp8",
         "FP8 health",
-        f"{shortened(maps.health.verdict)}{left}",
+        f"{shortened(maps.health.verdict)}{left}{copy}",
         _choice([*charts], "measure"),
         _choice([*histories], "tensor", more, _MISSING),
         _fp8_problems(material),
