@@ -276,6 +276,12 @@ def test_a_model_in_several_safetensors(tmp_path: Path) -> None:
         save_safetensors(part, tmp_path / f"model-{number}.safetensors")
     found = read_checkpoint(tmp_path)
     assert (len(found.modules), found.parameters, flags(found)) == (3, 3, [])
+    cut = tmp_path / "model-1.safetensors"
+    cut.write_bytes(cut.read_bytes()[:100])
+    with pytest.raises(
+        InputError, match=r"model-1\.safetensors: its head has \d+ bytes of a file of 100: it is cut off"
+    ):
+        read_checkpoint(tmp_path)
 
 
 def test_a_large_model_is_read(tmp_path: Path) -> None:

@@ -206,7 +206,10 @@ def _shards(paths: list[Path]) -> Contents:
     parts = []
     for path in paths:
         with path.open("rb") as file:
-            parts.append(_safetensors(path, file))
+            try:
+                parts.append(_safetensors(path, file))
+            except RefusedError as error:
+                raise RefusedError(f"{path.name}: {error}") from error
     shapes = {name: shape for part in parts for name, shape in part.shapes.items()}
     return Contents("safetensors", shapes, {name: load for part in parts for name, load in part.states.items()})
 
