@@ -167,7 +167,7 @@ def test_opposite_orders_are_named(tmp_path: Path) -> None:
 def test_opposite_orders_are_on_the_first_screen(tmp_path: Path) -> None:
     """What another start ranks the other way answers no question for good."""
     here, there = made(tmp_path / "1", a=10.0, b=8.0, c=5.0), made(tmp_path / "2", EARLY, a=8.0, b=10.0, c=5.0)
-    said = "another start, 2026-11-21, ranks 1 of 3 pairs the other way (a and b)"
+    said = "Another start, 2026-11-21, ranks 1 of 3 pairs the other way (a and b)"
     assert reversed_words(here, there) == said
     assert f"{said}." in Report(here, there).answers
     assert reversed_words(here, here) == ""

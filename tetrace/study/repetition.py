@@ -199,7 +199,7 @@ def reversed_words(material: Material, other: Material) -> str:
     waiting = [pair for pair in opposite if any(_waits(material, other, name) for name in pair)]
     many = f"{len(opposite)} of {plural(sum(order.decided for order in orders), 'pair')}"
     pairs = several([cut(f"{a} and {b}", 120) for a, b in opposite], 2)
-    said = f"another start, {other.results.started[:10]}, ranks {many} the other way ({pairs})"
+    said = f"Another start, {other.results.started[:10]}, ranks {many} the other way ({pairs})"
     if not waiting:
         return said
     among = "in each" if len(waiting) == len(opposite) else f"in {len(waiting)} of them"
