@@ -12,10 +12,11 @@ import tetrace
 from tests.breakdown.scaled import run_of
 from tetrace.breakdown.account import BUSY, IDLE, Account, account
 from tetrace.breakdown.compare import compare
-from tetrace.breakdown.pace import pace
+from tetrace.breakdown.pace import WHOLE_STEP, pace
 
 # Recordings that stay as they are: those of profiles are made again.
 DRIFT = Path(__file__).parents[1] / "data/drift"
+PHASES = ("forward", "backward", "optimizer")
 DRIFTS = ["large-none", "large-block", "vanilla-by_hand", "te_fp8-fused"]
 
 
@@ -74,11 +75,51 @@ def test_noise_is_that_of_steps_of_one_length():
     a, b = recorded(DRIFTS[0]), recorded(DRIFTS[1])
     noise = [
         sum(row.difference_noise_ns for row in one.tables["parts"].rows if row.labels[0] == BUSY)
-        for one in (compare(a, b), compare(a, b, one_length=True))
+        for one in (compare(a, b), compare(a, b, one_length=()))
     ]
     assert noise[1] < noise[0] / 10
-    assert compare(a, b).paces == (None, None)
-    assert None not in compare(a, b, one_length=True).paces
+    assert compare(a, b).paces == ({}, {})
+    # The clock sets the length of all of either step, and all of a step tells it best.
+    for phases in ((), PHASES):
+        assert [dict.fromkeys(one, one[WHOLE_STEP] is not None) for one in compare(a, b, one_length=phases).paces] == [
+            {WHOLE_STEP: True}
+        ] * 2
+
+
+def test_a_phase_whose_length_the_clock_sets_is_told_though_another_waits():
+    """Forward of the second recording waits for a host that somebody slowed, and backward hardly does."""
+    a, b = recorded(DRIFTS[0]), recorded("large-hybrid")
+    found = compare(a, b, one_length=PHASES).paces
+    assert [{phase: one is not None for phase, one in side.items()} for side in found] == [
+        {"forward": True, "backward": True, "optimizer": False},
+        {"forward": False, "backward": True, "optimizer": False},
+    ]
+    # With a phase recorded that nobody timed, or timed that is none of the recording's, only all of a step is known.
+    for phases in (PHASES[:2], (*PHASES, "loss"), ()):
+        assert {WHOLE_STEP} == set(compare(a, b, one_length=phases).paces[0])
+    of = account(b)
+    change = pace(of, "backward").to_average_ns
+    walls = {
+        phase: np.bincount(
+            of.frame[(mine := np.array([one.phase == phase for one in of.lines])[of.line])], (of.ns + change)[mine]
+        )
+        for phase in PHASES
+    }
+    np.testing.assert_allclose(walls["backward"], walls["backward"].mean())
+    assert walls["forward"].std() > 0.01 * walls["forward"].mean()
+
+
+def test_a_comparison_of_phases_has_less_noise_where_one_waits():
+    a, b = recorded(DRIFTS[0]), recorded("large-hybrid")
+    noise = [
+        sum(
+            row.difference_noise_ns
+            for row in compare(a, b, one_length=phases).tables["parts"].rows
+            if row.labels[0] == BUSY
+        )
+        for phases in ((), PHASES)
+    ]
+    assert noise[1] < noise[0]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +136,7 @@ def test_no_clock_sets_the_length_of_a_step_that_waits(run):
     assert pace(account(run())) is None
 
 
-def test_steps_that_differ_by_waiting_have_no_pace():
+def test_steps_that_differ_by_waiting_tell_the_same_of_kernels_and_are_charged_with_doubt():
     """A recording that the clock paces, with a fortieth of a step more waiting in every second step."""
     of = account(recorded(DRIFTS[3]))
     waits = np.array([line.kind == IDLE for line in of.lines])[of.line]
@@ -103,6 +144,9 @@ def test_steps_that_differ_by_waiting_have_no_pace():
     for frame in range(1, of.frames, 2):
         place = np.flatnonzero(waits & (of.frame == frame))[0]
         more[place] = of.ns[of.frame == frame].sum() // 40
-    level = np.rint(pace(of).to_average_ns).astype(np.int64)
-    assert pace(replace(of, ns=of.ns + level)) is not None
-    assert pace(replace(of, ns=of.ns + level + more)) is None
+    known, waiting = pace(of), pace(replace(of, ns=of.ns + more))
+    assert waiting.rates == known.rates
+    assert waiting.off_by > known.off_by + 0.5
+    # Steps whose kernels take equally long, and of which every second one waits longer: a longer step may be all waiting.
+    level = np.rint(known.to_average_ns).astype(np.int64)
+    assert pace(replace(of, ns=of.ns + level + more)).off_by > 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import CHANGED
+from tetrace.breakdown.pace import WHOLE_STEP
 from tetrace.study.causes import Cause
 from tetrace.study.explanation import Explanation
 
@@ -52,8 +53,20 @@ def paced(before: float, after: float) -> Explanation:
         replace(cause(BUSY, "memory", "copy", 2.5, 2.5), rates=(Fraction(1, 5),) * 2),
         cause(IDLE, HOST, "gemm", 0.5, 0.5, phase="backward"),
     )
-    made = explained((0, 0), (0, 0), (before, after), rates_off_by=(0.25, 0.5))
+    made = explained((0, 0), (0, 0), (before, after), rates_off_by=({WHOLE_STEP: 0.25}, {WHOLE_STEP: 0.5}))
     return replace(made, recorded=causes, step_ns=(ns(18), ns(16)))
+
+
+def factors(found: Explanation, part: str = WHOLE_STEP) -> tuple[Fraction | None, ...]:
+    """How many times its recorded waiting each step, or a phase of it, waits."""
+    return tuple(side.factor for side in found.charged.parts[part])
+
+
+def by_phase(found: Explanation, **timed: tuple[float, float]) -> Explanation:
+    """The same with its phases timed, ms before and after."""
+    phases = {phase: (ns(a), ns(b)) for phase, (a, b) in timed.items()}
+    whole = [float(sum(pair[side] for pair in phases.values())) for side in (0, 1)]
+    return replace(found, phases_ns=phases, timed_ns=(whole[0], whole[1]))
 
 
 def table(found: Explanation) -> dict[str, tuple[float, float]]:

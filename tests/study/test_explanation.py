@@ -11,7 +11,7 @@ import pytest
 
 import tetrace
 from tests.breakdown.scaled import run_of, scattered
-from tests.study.made import RECORDINGS
+from tests.study.made import RECORDINGS, Made, study
 from tests.traces import Recording
 from tetrace.attribute.attribution import attribute
 from tetrace.attribute.kernel_rules import INSPECTION
@@ -21,6 +21,7 @@ from tetrace.breakdown.changes import TOO_FEW
 from tetrace.breakdown.compare import compare
 from tetrace.study.causes import work_noise_ns
 from tetrace.study.explanation import Explanation, explain
+from tetrace.study.material import Material
 
 GEMM = "nvjet_sm90_qqtst_256x128_128x4_1x2_h_bz_coopA_TNT"
 STATISTICS = "tetrace_fp8_bf16_moments_one"
@@ -73,6 +74,50 @@ def test_causes_and_groups_are_the_timed_difference_exactly(a, b, timed):
     assert found.recorded == recorded.recorded
     assert found.work_ns == recorded.work_ns
     assert {one.recorded_ns for one in found.causes} >= {one.recorded_ns for one in recorded.causes}
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+def test_causes_of_a_phase_are_its_timed_difference_exactly(a, b):
+    timed = (6_000_000.1, 9_000_000.7)
+    # Beside one another, as medians of their own are: they do not add up to the step.
+    phases = {"forward": (3e6, 4.4e6), "backward": (2.4e6, 3.3e6), "optimizer": (7.1e5, 1.5e6)}
+    found = explain(run(a), run(b), (a, b), timed, phases)
+    assert found.explained_ns == tuple(map(Fraction, timed))
+    assert found.phases_ns.keys() == phases.keys()
+    for side, end in enumerate(("before_ns", "after_ns")):
+        scale = Fraction(timed[side]) / sum(Fraction(pair[side]) for pair in phases.values())
+        for phase, pair in phases.items():
+            own = sum(getattr(one, end) for one in found.causes if one.phase == phase)
+            assert own == found.phases_ns[phase][side] == scale * Fraction(pair[side])
+    # What the recordings have no name for, or nobody timed, is not guessed.
+    for others in ({"forward": (3e6, 4e6), "backward": (3e6, 5e6)}, {**phases, "loss": (1e5, 1e5)}, {}):
+        whole = explain(run(a), run(b), (a, b), timed, others)
+        assert not whole.phases_ns
+        assert whole.explained_ns == found.explained_ns
+
+
+@pytest.mark.parametrize(
+    ("left_out", "phases"),
+    [
+        # 0.5 ms between a step's last phase and the next one's first belong to what begins then.
+        ((), {"forward": (4.5, 3.5), "backward": (5.0, 3.0), "optimizer": (0.5, 0.5)}),
+        # A phase of one configuration alone: phases are not known. Recorded in both and timed in neither: nor then.
+        (("b optimizer",), {}),
+        (("a optimizer", "b optimizer"), {}),
+    ],
+)
+def test_phases_are_those_of_the_studys_steps(tmp_path, left_out, phases):
+    of = study(tmp_path, 'title = "t"\n[[matrix]]\nname = "main"\naxes.one = ["a", "b"]\nbaseline = "a"')
+    made = Made(of)
+    for name, total, forward, backward in (("a", 10.0, 4.0, 5.0), ("b", 7.0, 3.0, 3.0)):
+        times = {"forward": forward, "backward": backward, "optimizer": 0.5}
+        kept = {phase: [ms] * 3 for phase, ms in times.items() if f"{name} {phase}" not in left_out}
+        made.measured(name, total=[total] * 3, recording="bf16" if name == "a" else "fp8-delayed", **kept)
+    found = Material(made.write(tmp_path / "results"), of).explanation("b", "a")
+    assert {phase: tuple(float(ns) / 1e6 for ns in pair) for phase, pair in found.phases_ns.items()} == {
+        phase: pytest.approx(pair) for phase, pair in phases.items()
+    }
+    assert found.timed_ns == (10e6, 7e6)
 
 
 def test_noise_of_work_is_that_of_its_categories():

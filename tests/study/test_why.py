@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from tests.study.explanations import GEMMS, HOST, PYTHON, cause, explained, ns, paced, table
+from tests.study.explanations import GEMMS, HOST, PYTHON, by_phase, cause, explained, factors, ns, paced, table
 from tests.study.made import Made, study
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import CHANGED, NOISE, TOO_FEW
+from tetrace.breakdown.pace import WHOLE_STEP
 from tetrace.study.adding_up import how_it_adds_up
 from tetrace.study.beside_note import quoted_words
 from tetrace.study.causes import OWN_KERNELS, any_layer
@@ -17,6 +19,7 @@ from tetrace.study.explanation import NOT_SHOWN, NOT_TIMED, WAITING, Explanation
 from tetrace.study.material import Material
 from tetrace.study.why import causes_grid, explanation_grid
 
+LITTLE = ({WHOLE_STEP: 0.01}, {WHOLE_STEP: 0.01})
 TOML = """
 title = "t"
 [[matrix]]
@@ -40,7 +43,7 @@ def test_what_the_recorder_launched_is_no_part_of_a_timed_step(material):
     with_own, without = explained((2, 3), (8, 20), (6, 8), more=(own,)), explained((2, 3), (8, 20), (6, 8))
     assert table(with_own) == table(without)
     assert with_own.work_ns == without.work_ns == (ns(2), ns(3))
-    assert with_own.charged.factors == without.charged.factors
+    assert factors(with_own) == factors(without)
     assert OWN_KERNELS not in [one.name for one in quotable(with_own)]
     # It is a part of the recorded one, which the page's table shows beside it.
     row = next(row for row in causes_grid(with_own).rows if row[0] == OWN_KERNELS)
@@ -52,7 +55,7 @@ def test_what_the_recorder_launched_is_no_part_of_a_timed_step(material):
 def test_what_the_clock_makes_longer_may_be_charged_to_the_wrong_kernels(material):
     found = paced(18.5, 15)
     assert found.charged.by_clock_ns == (ns(0.5), ns(-1))
-    assert found.off_by_ns == pytest.approx(1e6 * (0.01 + 0.5 * 0.25 + 1 * 0.5))
+    assert found.off_by_ns == pytest.approx(1e6 * math.hypot(0.01, 0.5 * 0.25, 1 * 0.5))
     said = how_it_adds_up(material, found)
     assert (
         "The GPU works all of a, which takes 0.50 ms more than recorded (clocks): kernels are longer by that as they were in "
@@ -139,7 +142,7 @@ def test_recordings_that_differ_the_other_way_are_marked_with_what_is_from_them(
 
 def test_what_only_the_clock_turns_is_said_to_be_the_clocks(material):
     """Recorded 2 ms shorter, and 1 ms longer as timed: kernels at another clock."""
-    found = replace(paced(16, 17), rates_off_by=(0.01, 0.01))
+    found = replace(paced(16, 17), rates_off_by=LITTLE)
     assert (found.doubt, found.is_opposed) == ("", True)
     assert (
         "The same kernels at another clock than recorded: a −2.00 ms and b +1.00 ms, beside +1.00 ms as timed. "
@@ -165,7 +168,7 @@ def test_what_only_the_clock_turns_is_said_to_be_the_clocks(material):
     ],
 )
 def test_a_clock_that_makes_more_than_half_of_a_difference_is_said_first(material, timed, said):
-    assert how_it_adds_up(material, replace(paced(*timed), rates_off_by=(0.01, 0.01))).startswith(said)
+    assert how_it_adds_up(material, replace(paced(*timed), rates_off_by=LITTLE)).startswith(said)
 
 
 def test_recordings_that_differ_the_other_way_by_what_the_recorder_launched_are_not_marked(material):
@@ -249,12 +252,40 @@ def test_waiting_is_quoted_as_one_by_what_the_timed_steps_leave():
 def test_the_split_of_waiting_is_quoted_where_both_steps_wait_about_as_recorded(timed, is_split):
     """From 0.5 to 1.2 times 8 and 20 ms."""
     found = explained((5, 3), (8, 20), timed)
-    assert found.splits_waiting is is_split
+    assert found.splits_waiting() is is_split
     (waits,) = (one for one in quotable(found) if one.name == WAITING)
     assert waits.difference_ns == found.waiting_ns[1] - found.waiting_ns[0]
     assert (HOST in quoted_words(found, 2)) is is_split
     assert (WAITING in names(found, "backward")) is is_split
     assert ("not known" in quoted_words(found, 2, "backward")) is not is_split
+
+
+def test_what_a_timed_phase_waits_is_quoted_however_the_host_was_slowed():
+    """Backward waits 8 and 20 ms as recorded, 4 and 1 as timed; forward works alone."""
+    found = by_phase(explained((5, 3), (8, 20), None), forward=(5, 3), backward=(4, 1))
+    assert not found.splits_waiting()
+    assert (names(found), names(found, "forward"), names(found, "backward")) == ([WAITING, GEMMS], [GEMMS], [WAITING])
+    assert quoted_words(found, 2, "backward") == "waiting -3.000 ms"
+    assert quoted_words(found, 2, "forward") == "GEMMs -2.000 ms (nvjet, forward)"
+    # What a phase hardly waits for does not keep anybody from splitting the waiting of all.
+    more = (cause(IDLE, PYTHON, "layers.*", 0.4, 0.4), cause(BUSY, "memory", "copy", 1, 1, phase="backward"))
+    split = by_phase(explained((5, 3), (8, 20), None, more=more), forward=(5.1, 3.1), backward=(8, 19))
+    assert split.splits_waiting()
+    assert not split.splits_waiting("forward")
+    assert quoted_words(split, 2, "backward") == f"waiting +11.000 ms ({HOST} +11.000 ms)"
+
+
+def test_words_say_what_each_timed_phase_works_and_waits(material):
+    more = (cause(BUSY, "attention", "flash", 4, 4, phase="backward"),)
+    found = by_phase(explained((5, 3), (8, 20), None, more=more), forward=(5, 3.5), backward=(8, 8.5))
+    said = (
+        "A step takes 13.0 and 12.0 ms, −1.00 ms: −2.00 (±0.010) is work of the GPU, +0.50 waiting, +0.50 what the recordings do "
+        "not have. Forward takes 5.00 and 3.50 ms of it, −1.50: −2.00 work, 0.00 waiting, +0.50 neither. Backward takes 8.00 "
+        "and 8.50 ms of it, +0.50: 0.00 work, +0.50 waiting. Waiting is that of the recordings times 0.50 and 0.23, phase by "
+        "phase. The host was slower while b was recorded: the recorder or somebody else slowed it. b in forward takes 0.50 ms "
+        "more than its recording works and waits: the host was slowed, or kernels were slower"
+    )
+    assert how_it_adds_up(material, found).startswith(said)
 
 
 def test_nothing_within_noise_is_quoted():

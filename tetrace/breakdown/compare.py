@@ -6,9 +6,9 @@ up to the difference of what it splits, and that is asserted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from tetrace.breakdown.account import BUSY, FUSED, IDLE, Account, Line, account
 from tetrace.breakdown.changes import ALL_BUSY, ALL_IDLE, BOTH_KINDS, NOISE, SAME, Change, Changes
 from tetrace.breakdown.matching import Match, match_kernels
 from tetrace.breakdown.noise import Noise, Series, noise
-from tetrace.breakdown.pace import Pace, pace
+from tetrace.breakdown.pace import WHOLE_STEP, Pace, pace
 from tetrace.errors import ConservationError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Times = npt.NDArray[np.int64]
     Key = Callable[[Line, Match], "tuple[str, ...] | None"]
+    # By phase, or of `WHOLE_STEP` alone; None where it is not the clock that sets a length.
+    Paces = Mapping[str, Pace | None]
 
 STEP, PARTS, CAUSES_OF_CHANGE = "step", "parts", "rows"
 # Cells of a matrix of rows and steps that are held at once.
@@ -42,15 +44,15 @@ _CUT_BY_FLOOR = ("launch_latency", "queued", "unexplained")
 class Comparison:
     """One run against another. `a` is what is compared with, `b` what is compared; `tables` by name.
 
-    `step` is the change of the whole step. `noise` is None where a run has too few steps to tell. `paces` are those of runs
-    whose noise is that of steps of one length; None for the others.
+    `step` is the change of the whole step. `noise` is None where a run has too few steps to tell. `paces` are those of either
+    run by what of a step is of one length, which its noise is of; empty where the lengths of no steps are known.
     """
 
     names: tuple[str, str]
     breakdowns: tuple[Breakdown, Breakdown]
     step: Change
     tables: dict[str, Changes]
-    paces: tuple[Pace | None, Pace | None] = (None, None)
+    paces: tuple[Paces, Paces] = field(default_factory=lambda: ({}, {}))
 
     @property
     def difference_ns(self) -> Fraction:
@@ -82,18 +84,21 @@ class Comparison:
 _LAUNCHES = "launches"
 
 
-def compare(a: Breakdown, b: Breakdown, names: tuple[str, str] = ("", ""), *, one_length: bool = False) -> Comparison:
+def compare(
+    a: Breakdown, b: Breakdown, names: tuple[str, str] = ("", ""), *, one_length: Sequence[str] | None = None
+) -> Comparison:
     """What changed from `a` to `b`. `names` are what to call them; empty: the names of their files.
 
-    With `one_length` noise is that of steps as long as the average one, in runs where the GPU's clock sets their length
-    (`pace.py`): for whoever knows by other means how long steps are, since the whole step has no noise then. Raises
-    `UsageError` where a run has no GPU activity.
+    `one_length` is for whoever knows by other means how long steps are, and those of their phases that it names. Where the
+    GPU's clock sets that (`pace.py`), noise is that of steps as long as the average one: the whole step has no noise then.
+    Where it does not in both runs, noise is that of such phases, if no other one is recorded. Raises `UsageError` where a run
+    has no GPU activity.
     """
     return compare_all([a, b], names, one_length=one_length)[0]
 
 
 def compare_all(
-    runs: Sequence[Breakdown], names: Sequence[str] = (), *, one_length: bool = False
+    runs: Sequence[Breakdown], names: Sequence[str] = (), *, one_length: Sequence[str] | None = None
 ) -> tuple[Comparison, ...]:
     """Every run but the first against the first; `one_length` as above."""
     for run in runs:
@@ -123,11 +128,11 @@ def _padded(names: Sequence[str], runs: Sequence[Breakdown]) -> list[str]:
 
 
 def _compared(
-    a: Account, b: Account, names: tuple[str, str], runs: tuple[Breakdown, Breakdown], one_length: bool
+    a: Account, b: Account, names: tuple[str, str], runs: tuple[Breakdown, Breakdown], one_length: Sequence[str] | None
 ) -> Comparison:
     matches = match_kernels(a, b)
     groups = [_Groups.of(view, (a, b), matches) for view in VIEWS]
-    paces = (pace(a), pace(b)) if one_length else (None, None)
+    paces = ({}, {}) if one_length is None else _paces((a, b), one_length)
     rows = _changes((a, b), groups, paces)
     tables = {}
     for view, group in zip(VIEWS, groups, strict=True):
@@ -137,6 +142,19 @@ def _compared(
     comparison = Comparison(names, runs, step, tables, paces)
     _check(comparison)
     return comparison
+
+
+def _paces(both: tuple[Account, Account], phases: Sequence[str]) -> tuple[Paces, Paces]:
+    recorded = {line.phase for one in both for line, ns in zip(one.lines, _ns_of_lines(one), strict=True) if ns}
+    first, second = ({WHOLE_STEP: pace(one)} for one in both)
+    # One clock is behind all phases: all of a step tells it best.
+    if recorded == set(phases) and None in (first[WHOLE_STEP], second[WHOLE_STEP]):
+        first, second = ({phase: pace(one, phase) for phase in phases} for one in both)
+    return first, second
+
+
+def _ns_of_lines(one: Account) -> Times:
+    return sums(one.line, len(one.lines), one.ns)
 
 
 @dataclass(frozen=True)
@@ -174,7 +192,7 @@ class _Groups:
 
 
 def _changes(
-    accounts: tuple[Account, Account], groups: list[_Groups], paces: tuple[Pace | None, Pace | None]
+    accounts: tuple[Account, Account], groups: list[_Groups], paces: tuple[Paces, Paces]
 ) -> tuple[Change, ...]:
     """The rows of all tables, one table after the other: noise is worked out for all of them at once."""
     labels = [label for group in groups for label in group.labels]
@@ -210,7 +228,7 @@ def _with_the_floors(known: Noise, a: _Side, b: _Side) -> Noise:
 
 @dataclass(frozen=True)
 class _Side:
-    """One run by the rows of all tables. `series` has a last row more, the launch latency, and steps of one length where
+    """One run by the rows of all tables. `series` has a last row more, the launch latency, and parts of one length where
     they have a pace; `cut_by_floor` says how many idle stretches of a step in each row depend on its median."""
 
     steps: int
@@ -222,12 +240,14 @@ class _Side:
     cut_by_floor: npt.NDArray[np.float64]
 
     @staticmethod
-    def of(one: Account, groups: list[_Groups], side: int, own_pace: Pace | None) -> _Side:
+    def of(one: Account, groups: list[_Groups], side: int, paces: Paces) -> _Side:
         rows = sum(len(group.labels) for group in groups)
         total, work, count, cut = (np.zeros(rows, np.int64) for _ in range(4))
         by_floor = np.array([line.category in _CUT_BY_FLOOR for line in one.lines], np.bool_) * one.count
         periods = int(one.period.max(initial=-1)) + 1
         series, medians, first = np.zeros((rows + 1, periods)), [], 0
+        known = [one.to_average_ns for one in paces.values() if one is not None]
+        to_average_ns = sum(known[1:], known[0]) if known else None
         for group in groups:
             of_line, size = group.of_line[side], len(group.labels)
             here = slice(first, first + size)
@@ -237,10 +257,10 @@ class _Side:
             if group.by_cause:
                 cut[here] = sums(*_kept(of_line, size, by_floor))
             medians += _medians(one, size, of_line, series[here])
-            if own_pace is not None:
+            if to_average_ns is not None:
                 row = of_line[one.line]
                 kept = row >= 0
-                np.add.at(series[here], (row[kept], one.period[one.frame[kept]]), own_pace.to_average_ns[kept])
+                np.add.at(series[here], (row[kept], one.period[one.frame[kept]]), to_average_ns[kept])
             first += size
         lanes = np.bincount(one.period, minlength=periods).astype(np.float64)
         np.add.at(series[-1], one.period, one.latency_ns)

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     Numbers = npt.NDArray[np.float64]
 
+# Among the parts of a step: all of it. No phase has an empty name.
+WHOLE_STEP = ""
 # Categories of kernels that take as many cycles at any clock.
 _COMPUTING = ("gemm", "attention")
 # A step's length is set by the clock where the GPU idles so little of it, and computes so much.
 MOST_IDLE, _LEAST_COMPUTING = 0.05, 0.2
 # Steps that scatter by this part of their length tell the rates half: kernels scatter by some tenths of a percent anyway.
 _TELLS = 0.005
-# Of what longer steps are longer, so much at least is work: else it is waiting that differs.
-_LEAST_BUSY = 0.5
 # Twice the standard error is what a rate may be off by.
 _STANDARD_ERRORS = 2
 
@@ -39,21 +39,22 @@ _STANDARD_ERRORS = 2
 @dataclass(frozen=True)
 class Pace:
     """What a step is longer in. `rates` are ns of a category for each ns of the step, which add up to 1; `off_by` is how
-    much of a ns they may be off by together. `to_average_ns`, shape of `Account.ns`: what to add for steps that are all as
-    long as the average one."""
+    much of a ns they may be off by together. `to_average_ns`, shape of `Account.ns`: what to add for steps, or phases, that
+    are all as long as the average one."""
 
     rates: Mapping[str, float]
     off_by: float
     to_average_ns: Numbers
 
 
-def pace(account: Account) -> Pace | None:
-    """The pace of a run; None where it is not the GPU's clock that sets how long steps are."""
+def pace(account: Account, part: str = WHOLE_STEP) -> Pace | None:
+    """The pace of a run's steps, or of a phase of them; None where it is not the GPU's clock that sets how long they are."""
+    lines = [line if part in (WHOLE_STEP, line.phase) else None for line in account.lines]
     # Neither what the recorder launched nor what is waited for has a rate.
-    categories = sorted({line.category for line in account.lines if line.kind == BUSY} - {INSPECTION})
+    categories = sorted({line.category for line in lines if line and line.kind == BUSY} - {INSPECTION})
     place = {name: i for i, name in enumerate(categories)}
-    of_line = np.array([place.get(line.category, -1) if line.kind == BUSY else -1 for line in account.lines], np.int64)
-    idles = np.array([line.kind == IDLE for line in account.lines], np.bool_)
+    of_line = np.array([place.get(line.category, -1) if line and line.kind == BUSY else -1 for line in lines], np.int64)
+    idles = np.array([line is not None and line.kind == IDLE for line in lines], np.bool_)
     category, frames = of_line[account.line], account.frames
     known = category >= 0
     cells = category[known] * frames + account.frame[known]
@@ -63,20 +64,20 @@ def pace(account: Account) -> Pace | None:
     wall = works.sum(axis=0) + idle
     computes = np.isin(categories, _COMPUTING)
     computing = works[computes].sum(axis=0)
-    if idle.sum() > MOST_IDLE * wall.sum() or (computing < _LEAST_COMPUTING * wall).any():
+    if idle.sum() > MOST_IDLE * wall.sum() or not computing.any() or (computing < _LEAST_COMPUTING * wall).any():
         return None
-    mean = works.mean(axis=1)
+    mean, work = works.mean(axis=1), works.sum(axis=0)
     longer, grown = wall - wall.mean(), works - mean[:, None]
+    # Of what kernels are longer together: a step that waits longer tells nothing of them.
+    slower = work - work.mean()
     assumed = np.where(computes, mean, 0.0) / computing.mean()
-    told, doubt = longer @ longer, frames * (_TELLS * wall.mean()) ** 2
-    rates = (grown @ longer + doubt * assumed) / (told + doubt)
-    if rates.sum() < _LEAST_BUSY:
-        return None
-    rates /= rates.sum()
-    scatter = np.sqrt(((grown - np.outer(rates, longer)) ** 2).sum(axis=1) / max(frames - 2, 1))
-    # Where it is assumed: as if all kernels were longer alike.
+    told, doubt = slower @ slower, frames * (_TELLS * work.mean()) ** 2
+    rates = (grown @ slower + doubt * assumed) / (told + doubt)
+    scatter = np.sqrt(((grown - np.outer(rates, slower)) ** 2).sum(axis=1) / max(frames - 2, 1))
+    # Where it is assumed: as if all kernels were longer alike. Steps that are longer by waiting tell no more of these than that.
     errors = _STANDARD_ERRORS * scatter.sum() / np.sqrt(told + doubt)
-    off_by = errors + doubt / (told + doubt) * (1 - computing.sum() / wall.sum())
+    waited = np.clip((longer - slower) @ longer / (longer @ longer + doubt), 0, 1)
+    off_by = errors + doubt / (told + doubt) * (1 - computing.sum() / wall.sum()) + waited
     factor = -np.outer(rates, longer) / np.where(works > 0, works, np.inf)
     change = np.zeros(len(account.ns))
     change[known] = account.ns[known] * factor.reshape(-1)[cells]

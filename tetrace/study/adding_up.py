@@ -14,6 +14,7 @@ from tetrace.study.speedups import is_told
 from tetrace.units import three_digits
 
 if TYPE_CHECKING:
+    from tetrace.study.charged import Side
     from tetrace.study.material import Material
 
 # From this share of the timed difference on, what a clock adds to either step is said first.
@@ -41,14 +42,23 @@ def how_it_adds_up(material: Material, found: Explanation) -> str:
         *_not_shown_words(found),
         *(_opposed_words(found) if told else ()),
         f"A step takes {in_ms(a)} and {in_ms(b)} ms, {_plus(b - a)} ms: {', '.join(parts)}.{few}",
+        *_phase_words(found),
         *_factor_words(found),
         *_turned_words(found, told),
-        *(_clock_words(material, found, side) for side in (0, 1) if found.charged.by_clock_ns[side]),
-        *(_residue_words(material, found, side) for side in (0, 1) if residue[side]),
+        *_part_words(material, found),
         f"The recorded steps take {in_ms(found.step_ns[0])} and {in_ms(found.step_ns[1])} ms.",
         *_elsewhere_words(material, found),
     ]
     return signs(" ".join(said))
+
+
+def _phase_words(found: Explanation) -> Iterator[str]:
+    """Each phase as it was timed, and what of it is work and waiting; nothing where phases were not timed."""
+    for phase, (a, b) in found.phases_ns.items():
+        works, waits = (after - before for before, after in (found.of_ns(kind, phase) for kind in (BUSY, IDLE)))
+        left = b - a - works - waits
+        parts = [f"{_plus(works)} work", f"{_plus(waits)} waiting", *([f"{_plus(left)} neither"] if left else [])]
+        yield f"{phase.capitalize()} takes {in_ms(a)} and {in_ms(b)} ms of it, {_plus(b - a)}: {', '.join(parts)}."
 
 
 def _other_clock_words(found: Explanation) -> Iterator[str]:
@@ -106,11 +116,12 @@ def _elsewhere_words(material: Material, found: Explanation) -> Iterator[str]:
 
 def _factor_words(found: Explanation) -> Iterator[str]:
     """How many times its recorded waiting each step waits, and what it means where that is far from 1."""
-    factors = found.charged.factors
+    factors = [found.waits_times(side) for side in (0, 1)]
     known = [(name, one) for name, one in zip(found.names, factors, strict=True) if one is not None]
     if not known:
         return
-    yield f"Waiting is that of the recordings times {' and '.join(_factor(one) for one in factors)}."
+    by_phase = ", phase by phase" if found.phases_ns else ""
+    yield f"Waiting is that of the recordings times {' and '.join(_factor(one) for one in factors)}{by_phase}."
     slower = [name for name, one in known if 0 < one < LEAST_FACTOR]
     if slower:
         yield (
@@ -136,25 +147,40 @@ def _factor(one: Fraction | None) -> str:
     return "none" if one is None else three_digits(float(one)) if one else "0"
 
 
-def _clock_words(material: Material, found: Explanation, side: int) -> str:
-    """What a timed step takes more, or less, than its recording since the GPU's clock was another, and whose time that is."""
-    longer = float(found.charged.by_clock_ns[side] or 0)
-    off_by = abs(longer) * found.rates_off_by[side]
+def _part_words(material: Material, found: Explanation) -> Iterator[str]:
+    """What of either step, or a phase of it, the clock makes longer or shorter, or the recording does not have."""
+    for say in (_clock_words, _residue_words):
+        for side, name in enumerate(found.names):
+            for part, sides in found.charged.parts.items():
+                yield from say(material, found, sides[side], name, part)
+
+
+def _clock_words(material: Material, found: Explanation, side: Side, name: str, part: str) -> Iterator[str]:
+    """What is longer, or shorter, than its recording since the GPU's clock was another, and whose time that is."""
+    if not side.by_clock_ns:
+        return
+    longer = float(side.by_clock_ns)
+    off_by = abs(longer) * found.rates_off_by[found.names.index(name)].get(part, 0.0)
     more, and_so = ("more", "longer") if longer > 0 else ("less", "shorter")
-    return (
-        f"The GPU works all of {found.names[side]}, which takes {in_ms(abs(longer))} ms {more} than recorded "
-        f"({_clocks(material, found.names[side])}): kernels are {and_so} by that as they were in recorded steps of other "
+    yield (
+        f"The GPU works all of {_of(name, part)}, which takes {in_ms(abs(longer))} ms {more} than recorded "
+        f"({_clocks(material, name)}): kernels are {and_so} by that as they were in recorded steps of other "
         f"lengths (±{in_ms(off_by)})."
     )
 
 
-def _residue_words(material: Material, found: Explanation, side: int) -> str:
-    """What a timed step takes beside its work and its waiting, and why that may be."""
-    name, left = found.names[side], found.charged.residue_ns[side]
+def _residue_words(material: Material, _found: Explanation, side: Side, name: str, part: str) -> Iterator[str]:
+    """What is taken beside work and waiting, and why that may be."""
+    left = side.residue_ns
     why = f"kernels were {'faster' if left < 0 else 'slower'} ({_clocks(material, name)})"
     if left < 0:
-        return f"{name} takes {in_ms(-left)} ms less than its recording works: {why}."
-    return f"{name} takes {in_ms(left)} ms more than its recording works and waits: the host was slowed, or {why}."
+        yield f"{_of(name, part)} takes {in_ms(-left)} ms less than its recording works: {why}."
+    if left > 0:
+        yield f"{_of(name, part)} takes {in_ms(left)} ms more than its recording works and waits: the host was slowed, or {why}."
+
+
+def _of(name: str, part: str) -> str:
+    return f"{name} in {part}" if part else name
 
 
 def _clocks(material: Material, name: str) -> str:

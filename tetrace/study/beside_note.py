@@ -202,21 +202,21 @@ def quoted_words(found: Explanation, many: int, phase: str = "") -> str:
     works = [group for group in changed if group.kind == BUSY]
     parts = []
     for group in dict.fromkeys([*changed[:many], *works[: many - 1]]):
-        most = _most_of(found, group)
+        most = _most_of(found, group, phase)
         parts.append(f"{group.name} {_ms(group)}" + (f" ({most})" if most else ""))
-    if phase and not found.splits_waiting:
+    if phase and not found.knows_waiting(phase):
         parts.append(f"how long {phase} waits is not known")
     return "; ".join(parts) or "nothing beyond noise"
 
 
-def _most_of(found: Explanation, group: Group) -> str:
+def _most_of(found: Explanation, group: Group, phase: str) -> str:
     """The kernels, or what the GPU waited for, that are most of a group; empty where nobody knows."""
     if group.kind == BUSY:
         return f"{group.causes[0].name}, {group.causes[0].phase}"
     least = _NAMED_OF_WAITING * abs(group.difference_ns)
     same_way = [one for one in grouped(group.causes) if one.is_told and one.difference_ns * group.difference_ns > 0]
     parts = [one for one in same_way if abs(one.difference_ns) >= least]
-    return f"{parts[0].name} {_ms(parts[0])}" if parts and found.splits_waiting else ""
+    return f"{parts[0].name} {_ms(parts[0])}" if parts and found.splits_waiting(phase) else ""
 
 
 def _ms(group: Group) -> str:

@@ -19,6 +19,7 @@ from tetrace.attribute.vocabulary import INSPECTION_MODULE
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.compare import CAUSES_OF_CHANGE, PARTS, Comparison
 from tetrace.breakdown.launch import NO_RANGE, QUANTIZING_RANGE, STEP_RANGE
+from tetrace.breakdown.pace import WHOLE_STEP
 
 if TYPE_CHECKING:
     from tetrace.breakdown.changes import Change
@@ -51,8 +52,8 @@ class Cause:
 
     Times and counts are those of an average step: `before_ns` and `after_ns` of the steps that are explained, `recorded_ns`
     of the recorded ones. `noise_ns` is that of the recorded difference, None where too few steps were recorded. `rates` are
-    by how much it is longer for each ns that either step is longer, where the GPU's clock sets its length: all causes' add up
-    to 1. Else 0.
+    by how much it is longer for each ns that its part of either step is longer, where the GPU's clock sets how long that
+    is: all causes' of a part add up to 1. Else 0.
     """
 
     kind: str
@@ -143,21 +144,29 @@ def causes_of(comparison: Comparison) -> Iterable[Cause]:
         first, second = (
             sum((Fraction(row.count[side], row.steps[side]) for row in rows), Fraction(0)) for side in (0, 1)
         )
-        of = rows[0].labels[1] if key[0] == BUSY else ""
+        of = (key[2], rows[0].labels[1]) if key[0] == BUSY else None
         rates = before * per_ns[0].get(of, 0), after * per_ns[1].get(of, 0)
         yield Cause(*key, before, after, (first, second), (before, after), _noise(rows), rates)
 
 
-def _rates(comparison: Comparison, side: int) -> dict[str, Fraction]:
-    """By category: by how much a ns of its kernels is longer for each ns that a step of one side is longer; none where the
-    GPU's clock does not set the step's length. Over all kernels they add up to 1 exactly."""
-    known = comparison.paces[side]
-    if known is None:
-        return {}
-    busy = (row for row in comparison.tables[PARTS].rows if row.labels[0] == BUSY)
-    works = {row.labels[1]: row.per_step_ns[side] for row in busy if row.per_step_ns[side]}
-    rates = {category: Fraction(known.rates[category]) for category in works if category in known.rates}
-    return {category: rate / sum(rates.values()) / works[category] for category, rate in rates.items()}
+def _rates(comparison: Comparison, side: int) -> dict[tuple[str, str] | None, Fraction]:
+    """By phase and category: by how much a ns of its kernels is longer for each ns that its part of one side's step is longer;
+    none where the GPU's clock does not set how long that is. Over all kernels of a part they add up to 1 exactly."""
+    paces = {part: known for part, known in comparison.paces[side].items() if known is not None}
+    works: dict[str, dict[str, Fraction]] = {}
+    places: dict[tuple[str, str], str] = {}
+    for row in comparison.tables[CAUSES_OF_CHANGE].rows:
+        kind, category, phase, _ = row.labels
+        part = phase if phase in paces else WHOLE_STEP
+        if kind == BUSY and row.per_step_ns[side] and part in paces and category in paces[part].rates:
+            own = works.setdefault(part, {})
+            own[category] = own.get(category, Fraction(0)) + row.per_step_ns[side]
+            places[phase, category] = part
+    found: dict[tuple[str, str] | None, Fraction] = {}
+    for (phase, category), part in places.items():
+        rates = {one: Fraction(paces[part].rates[one]) for one in works[part]}
+        found[phase, category] = rates[category] / sum(rates.values()) / works[part][category]
+    return found
 
 
 def work_noise_ns(comparison: Comparison) -> float | None:

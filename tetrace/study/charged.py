@@ -2,19 +2,21 @@
 
 A recorder, and whoever shares the host while it runs, slow the host and hardly the kernels. So a kernel takes what it took
 in the recording, and waiting what the timed step leaves for it, shared out as it was recorded: a host that is slowed is
-slowed in all that it does. That is assumed for how waiting is split, not for its sum.
+slowed in all that it does. That is assumed for how waiting is split, not for its sum. Where phases of the step were timed
+too, it holds phase by phase: a host that is late in forward has nothing to catch up with in backward.
 
-Where the GPU works all of a step, nothing is left for waiting, and what differs from run to run is the GPU's clock. Kernels
-then are longer, or shorter, as those of the recorded steps were when these were (`breakdown/pace.py`).
+Where the GPU works all of a step, or phase, nothing is left for waiting, and what differs from run to run is the GPU's
+clock. Kernels then are longer, or shorter, as those of the recorded steps were when these were (`breakdown/pace.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from tetrace.breakdown.account import BUSY, IDLE
+from tetrace.breakdown.pace import WHOLE_STEP
 from tetrace.study.causes import Cause
 from tetrace.study.payoff import LAUNCH_BOUND
 
@@ -25,41 +27,66 @@ LONGER = "waiting or slower kernels that the recording does not have"
 # By so much of their time at most may kernels differ from the recording for that to be the clock's doing.
 _MOST_BY_CLOCK = Fraction(3, 20)
 
-
-@dataclass(frozen=True)
-class Charged:
-    """Both timed steps by cause, in the order of the recorded ones. `factors` say how many times its recorded waiting each
-    waits, None where none was recorded; `by_clock_ns` how much longer kernels take since the GPU's clock was another, None
-    where the clock does not set a step's length; `residue_ns` what is neither work nor waiting as recorded."""
-
-    causes: tuple[Cause, ...]
-    factors: tuple[Fraction | None, Fraction | None]
-    by_clock_ns: tuple[Fraction | None, Fraction | None]
-    residue_ns: tuple[Fraction, Fraction]
+# Timed ns of either step by part: by phase, or of `WHOLE_STEP` alone.
+Timed = Mapping[str, tuple[Fraction, Fraction]]
 
 
 @dataclass(frozen=True)
-class _Side:
-    """What one timed step is, against its recording."""
+class Side:
+    """What a part of one timed step is, against its recording: how many times the recorded waiting it waits, None where none
+    was recorded; how much longer kernels take since the GPU's clock was another, None where the clock does not set the
+    part's length; what is neither work nor waiting as recorded."""
 
     factor: Fraction | None
     by_clock_ns: Fraction | None = None
     residue_ns: Fraction = Fraction(0)
 
 
-def charge(recorded: Sequence[Cause], timed_ns: tuple[Fraction, Fraction]) -> Charged:
+@dataclass(frozen=True)
+class Charged:
+    """Both timed steps by cause, in the order of the recorded ones, and both sides of each part of them."""
+
+    causes: tuple[Cause, ...]
+    parts: Mapping[str, tuple[Side, Side]]
+
+    @property
+    def by_clock_ns(self) -> tuple[Fraction | None, Fraction | None]:
+        """How much longer kernels of either step take since the GPU's clock was another; None where it sets no part's length."""
+        known = [[pair[side].by_clock_ns for pair in self.parts.values()] for side in (0, 1)]
+        first, second = (
+            sum((ns for ns in own if ns is not None), Fraction(0)) if any(ns is not None for ns in own) else None
+            for own in known
+        )
+        return first, second
+
+    @property
+    def residue_ns(self) -> tuple[Fraction, Fraction]:
+        """What of either step is neither work nor waiting as recorded."""
+        first, second = (sum((pair[side].residue_ns for pair in self.parts.values()), Fraction(0)) for side in (0, 1))
+        return first, second
+
+    @property
+    def residue_apart_ns(self) -> Fraction:
+        """By how much both steps differ in what is neither work nor waiting as recorded: of all parts, without their signs."""
+        return sum((abs(b.residue_ns - a.residue_ns) for a, b in self.parts.values()), Fraction(0))
+
+
+def charge(recorded: Sequence[Cause], timed_ns: Timed) -> Charged:
     """The causes of two timed steps, which they add up to exactly."""
-    first, second = (_side(recorded, side, timed_ns[side]) for side in (0, 1))
-    residue = (first.residue_ns, second.residue_ns)
-    rows = [_timed(cause, (first, second)) for cause in recorded]
-    for name, sign in ((FASTER, -1), (LONGER, 1)):
-        before, after = (left if left * sign > 0 else Fraction(0) for left in residue)
-        if before or after:
-            rows.append(Cause(RESIDUE, name, "", name, before, after, (Fraction(0),) * 2, (Fraction(0),) * 2))
-    return Charged(tuple(rows), (first.factor, second.factor), (first.by_clock_ns, second.by_clock_ns), residue)
+    parts = {}
+    for part, (before, after) in timed_ns.items():
+        own = [cause for cause in recorded if part in (WHOLE_STEP, cause.phase)]
+        parts[part] = _side(own, 0, before), _side(own, 1, after)
+    rows = [_timed(cause, parts[cause.phase if cause.phase in parts else WHOLE_STEP]) for cause in recorded]
+    for part, sides in parts.items():
+        for name, sign in ((FASTER, -1), (LONGER, 1)):
+            before, after = (one.residue_ns if one.residue_ns * sign > 0 else Fraction(0) for one in sides)
+            if before or after:
+                rows.append(Cause(RESIDUE, name, part, name, before, after, (Fraction(0),) * 2, (Fraction(0),) * 2))
+    return Charged(tuple(rows), parts)
 
 
-def _side(recorded: Sequence[Cause], side: int, timed_ns: Fraction) -> _Side:
+def _side(recorded: Sequence[Cause], side: int, timed_ns: Fraction) -> Side:
     """A step of kernels leaves less for waiting than it takes where they ran faster than in the recording. It leaves more
     than it waited while the host was slowed by a recorder where they ran slower, or somebody else slowed the host: a step
     that hardly waits cannot tell, unless its kernels' rates are known."""
@@ -68,18 +95,18 @@ def _side(recorded: Sequence[Cause], side: int, timed_ns: Fraction) -> _Side:
     idle = sum((one.recorded_ns[side] for one in own if one.kind == IDLE), Fraction(0))
     longer = timed_ns - work - idle
     if any(one.rates[side] for one in own) and abs(longer) <= _MOST_BY_CLOCK * work:
-        return _Side(Fraction(1) if idle else None, longer)
+        return Side(Fraction(1) if idle else None, longer)
     left = timed_ns - work
     if left < 0:
-        return _Side(Fraction(0) if idle else None, residue_ns=left)
+        return Side(Fraction(0) if idle else None, residue_ns=left)
     if not idle:
-        return _Side(None, residue_ns=left)
+        return Side(None, residue_ns=left)
     if longer > 0 and idle < Fraction(LAUNCH_BOUND) * (work + idle):
-        return _Side(Fraction(1), residue_ns=longer)
-    return _Side(left / idle)
+        return Side(Fraction(1), residue_ns=longer)
+    return Side(left / idle)
 
 
-def _timed(cause: Cause, sides: tuple[_Side, _Side]) -> Cause:
+def _timed(cause: Cause, sides: tuple[Side, Side]) -> Cause:
     if cause.is_own:
         return replace(cause, before_ns=Fraction(0), after_ns=Fraction(0))
     if cause.kind == BUSY:

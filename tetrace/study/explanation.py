@@ -6,8 +6,9 @@ up to both timed steps exactly, as rationals of nanoseconds, and as recorded to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.breakdown.compare import compare
+from tetrace.breakdown.pace import WHOLE_STEP
 from tetrace.errors import ConservationError
 from tetrace.report.diff import sentence
 from tetrace.study.causes import Cause, Group, causes_of, grouped, largest_first, work_noise_ns
-from tetrace.study.charged import Charged, charge
+from tetrace.study.charged import Charged, Side, Timed, charge
 
 if TYPE_CHECKING:
     from tetrace.breakdown.analysis import Breakdown
@@ -34,6 +36,8 @@ _TELLS = Fraction(1, 10)
 # most of the recorded waiting is the recorder's or a neighbour's, and split as they slow the host; above, the host was
 # slowed while it was timed, by more than what makes a processor a disturbed one (`processors.py`).
 LEAST_FACTOR, MOST_FACTOR = Fraction(1, 2), Fraction(6, 5)
+# A phase with less of the waiting has no say in that.
+_PART_OF_WAITING = Fraction(1, 20)
 WAITING = "waiting"
 NOT_TIMED = "not timed"
 NOT_SHOWN = "not shown"
@@ -45,9 +49,10 @@ class Explanation:
 
     `recorded` are all causes as recorded, the largest first, and `step_ns` an average recorded step of either; `verdict`
     says whether it is more than noise. `timed_ns` are steps of either as timed without a recorder, None where one was not:
-    causes are those of the recorded steps then. `work_noise_ns` is the noise of the difference of what the GPU works, None
-    where too few steps were recorded. `rates_off_by` is which part of what a clock adds to either step may be charged to the
-    wrong kernels, 0 where the clock does not set its length.
+    causes are those of the recorded steps then. `phases_ns` are their phases, all that are recorded, which add up to the
+    steps; empty where they were not timed. `work_noise_ns` is the noise of the difference of what the GPU works, None where
+    too few steps were recorded. `rates_off_by` is which part of what a clock adds to either step, by part of it, may be
+    charged to the wrong kernels: parts whose length the clock does not set are not in it.
     """
 
     names: tuple[str, str]
@@ -57,7 +62,8 @@ class Explanation:
     recorded: tuple[Cause, ...]
     work_noise_ns: float | None
     timed_ns: tuple[float, float] | None = None
-    rates_off_by: tuple[float, float] = (0.0, 0.0)
+    rates_off_by: tuple[Mapping[str, float], Mapping[str, float]] = field(default_factory=lambda: ({}, {}))
+    phases_ns: Timed = field(default_factory=dict)
 
     @property
     def explained_ns(self) -> tuple[Fraction, Fraction]:
@@ -73,8 +79,8 @@ class Explanation:
     def charged(self) -> Charged:
         """The causes of both steps, in the order of `recorded`."""
         if self.timed_ns is None:
-            return Charged(self.recorded, (Fraction(1), Fraction(1)), (None, None), (Fraction(0), Fraction(0)))
-        return charge(self.recorded, self.explained_ns)
+            return Charged(self.recorded, {WHOLE_STEP: (Side(Fraction(1)), Side(Fraction(1)))})
+        return charge(self.recorded, self.phases_ns or {WHOLE_STEP: self.explained_ns})
 
     @cached_property
     def causes(self) -> tuple[Cause, ...]:
@@ -89,29 +95,37 @@ class Explanation:
     @property
     def work_ns(self) -> tuple[Fraction, Fraction]:
         """What the GPU works in a step of either run, without what the recorder launched."""
-        return _sums(cause for cause in self.causes if cause.kind == BUSY and not cause.is_own)
+        return self.of_ns(BUSY)
 
     @property
     def waiting_ns(self) -> tuple[Fraction, Fraction]:
         """What the GPU waits in a step of either run."""
-        return _sums(cause for cause in self.causes if cause.kind == IDLE)
+        return self.of_ns(IDLE)
+
+    def of_ns(self, kind: str, phase: str = "") -> tuple[Fraction, Fraction]:
+        """What the GPU works, or waits, in a step of either run or in a phase of it, without what the recorder launched."""
+        return _sums(one for one in self.causes if one.kind == kind and phase in ("", one.phase) and not one.is_own)
 
     @cached_property
     def changes_ns(self) -> Fraction:
         """All changes without their signs: of each group in which the GPU works, of waiting in one, and of the rest."""
         works = _changed([group for group in self.groups if group.kind == BUSY])
-        return works + abs(_difference(self.waiting_ns)) + abs(_difference(self.charged.residue_ns))
+        return works + abs(_difference(self.waiting_ns)) + self.charged.residue_apart_ns
 
     @cached_property
     def off_by_ns(self) -> float | None:
-        """By how much the difference of the GPU's work, and with it that of waiting, may be off: by its noise, by what the timed
-        steps show of kernels at another speed, and by what a clock's part may be charged wrongly. None where too few steps were
-        recorded."""
+        """By how much the difference of the GPU's work, and with it that of waiting, may be off: by its noise and what of
+        either clock's part may be charged wrongly, which have nothing to do with one another, and by what the timed steps show
+        of kernels at another speed. None where too few steps were recorded."""
         if self.work_noise_ns is None:
             return None
-        by_clock = zip(self.charged.by_clock_ns, self.rates_off_by, strict=True)
-        residue = float(abs(_difference(self.charged.residue_ns)))
-        return self.work_noise_ns + residue + sum(abs(float(ns or 0)) * part for ns, part in by_clock)
+        apart = math.hypot(self.work_noise_ns, *(self.clock_off_by_ns(side) for side in (0, 1)))
+        return apart + float(self.charged.residue_apart_ns)
+
+    def clock_off_by_ns(self, side: int) -> float:
+        """How much of what a clock adds to one step may be charged to the wrong kernels."""
+        rates, parts = self.rates_off_by[side], self.charged.parts
+        return sum(abs(float(parts[part][side].by_clock_ns or 0)) * off_by for part, off_by in rates.items())
 
     @property
     def doubt(self) -> str:
@@ -167,12 +181,38 @@ class Explanation:
         return not is_noise and abs(self.difference_ns) >= _TELLS * _changed(self.groups)
 
     @property
-    def splits_waiting(self) -> bool:
-        """Whether the split of waiting between host ranges may be quoted: both steps wait about as recorded."""
-        factors = self.charged.factors
-        return self.timed_ns is not None and all(
-            one is not None and LEAST_FACTOR <= one <= MOST_FACTOR for one in factors
-        )
+    def is_by_phase(self) -> bool:
+        """Whether it is known how long each phase takes without a recorder, and so waits."""
+        return bool(self.phases_ns)
+
+    def waits_times(self, side: int) -> Fraction | None:
+        """How many times what is recorded of it a step waits; None where its recording does not wait."""
+        recorded = self._recorded_waiting_ns(side)
+        return self.waiting_ns[side] / recorded if recorded else None
+
+    def _recorded_waiting_ns(self, side: int, phase: str = "") -> Fraction:
+        waits = (one for one in self.recorded if one.kind == IDLE and phase in ("", one.phase) and not one.is_own)
+        return sum((one.recorded_ns[side] for one in waits), Fraction(0))
+
+    def splits_waiting(self, phase: str = "") -> bool:
+        """Whether the split of waiting between host ranges may be quoted, of one phase where it is named: both steps wait about
+        as recorded, in each phase that makes over 5% of the waiting that is asked for, timed or recorded."""
+        if self.timed_ns is None:
+            return False
+        asked = [part for part in self.charged.parts if phase in ("", part) or part == WHOLE_STEP]
+        for side in (0, 1):
+            timed = {part: self.of_ns(IDLE, part)[side] for part in asked}
+            recorded = {part: self._recorded_waiting_ns(side, part) for part in asked}
+            for part in asked:
+                is_little = all(one[part] <= _PART_OF_WAITING * sum(one.values()) for one in (timed, recorded))
+                factor = self.charged.parts[part][side].factor
+                if not is_little and (factor is None or not LEAST_FACTOR <= factor <= MOST_FACTOR):
+                    return False
+        return True
+
+    def knows_waiting(self, phase: str) -> bool:
+        """Whether it is known how long either step waits in a phase."""
+        return self.is_by_phase or self.splits_waiting(phase)
 
     def rows(self, told: bool = False) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
         """The groups worth a row of their own, and those that are one together: 5% of the difference at most, or of all
@@ -205,25 +245,34 @@ def quotable(explanation: Explanation, phase: str = "") -> Sequence[Group]:
     """The groups that may be quoted as what makes the timed difference, of one phase where it is named, the largest first.
 
     Groups in which the GPU works, where they differ by more than noise; and waiting as one, where its sum differs by more
-    than it may be off by. How much of it is of one phase is known only as well as its split between host ranges.
+    than it may be off by. How much of it is of one phase is known where that was timed; else only as well as its split between
+    host ranges.
     """
     causes = [cause for cause in explanation.causes if phase in ("", cause.phase)]
     found = [group for group in grouped(one for one in causes if one.kind == BUSY and not one.is_own) if group.is_told]
     waits = Group(WAITING, tuple(one for one in causes if one.kind == IDLE and (one.before_ns or one.after_ns)))
     off_by = explanation.off_by_ns
-    is_known = explanation.timed_ns is not None and (not phase or explanation.splits_waiting)
+    is_known = explanation.timed_ns is not None and (not phase or explanation.knows_waiting(phase))
     if is_known and waits.causes and off_by is not None and abs(waits.difference_ns) > off_by:
         found.append(waits)
     return sorted(found, key=lambda group: (-abs(group.difference_ns), group.name))
 
 
 def explain(
-    a: Breakdown, b: Breakdown, names: tuple[str, str], timed_ns: tuple[float, float] | None = None
+    a: Breakdown,
+    b: Breakdown,
+    names: tuple[str, str],
+    timed_ns: tuple[float, float] | None = None,
+    phases_ns: Mapping[str, tuple[float, float]] | None = None,
 ) -> Explanation:
-    """Why `b` takes another time than `a`; `timed_ns` are their steps without a recorder. Raises `UsageError` where one
-    holds no GPU activity, `ConservationError` where the causes are not both steps."""
-    comparison = compare(a, b, names, one_length=timed_ns is not None)
-    first, second = comparison.paces
+    """Why `b` takes another time than `a`; `timed_ns` are their steps without a recorder, `phases_ns` how long the phases of
+    those are to one another. Raises `UsageError` where one holds no GPU activity, `ConservationError` where the causes are not
+    both steps."""
+    phases = {} if timed_ns is None else _in_all(timed_ns, phases_ns or {})
+    comparison = compare(a, b, names, one_length=None if timed_ns is None else tuple(phases))
+    first, second = ({part: one.off_by for part, one in paces.items() if one} for paces in comparison.paces)
+    if WHOLE_STEP in comparison.paces[0]:
+        phases = {}
     made = Explanation(
         names=comparison.names,
         sentence=sentence(comparison, {"launches": "waiting for launches"}),
@@ -232,10 +281,20 @@ def explain(
         recorded=tuple(sorted(causes_of(comparison), key=largest_first)),
         work_noise_ns=work_noise_ns(comparison),
         timed_ns=timed_ns,
-        rates_off_by=(first.off_by if first else 0.0, second.off_by if second else 0.0),
+        rates_off_by=(first, second),
+        phases_ns=phases,
     )
     check(made)
     return made
+
+
+def _in_all(timed_ns: tuple[float, float], phases_ns: Mapping[str, tuple[float, float]]) -> Timed:
+    """Both timed steps by phase, in the proportions of `phases_ns`: they add up exactly."""
+    wholes = [sum((Fraction(pair[side]) for pair in phases_ns.values()), Fraction(0)) for side in (0, 1)]
+    if not all(wholes):
+        return {}
+    scales = [Fraction(ns) / whole for ns, whole in zip(timed_ns, wholes, strict=True)]
+    return {phase: (Fraction(a) * scales[0], Fraction(b) * scales[1]) for phase, (a, b) in phases_ns.items()}
 
 
 def check(explanation: Explanation) -> None:

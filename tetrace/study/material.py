@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TOTAL = "total"
 NOT_RECORDED = "not recorded"
+# The first phase with what lies between the step before and it.
+_FROM_STEP_BEFORE = "(from the step before)"
 # Options that say in which precision matrix products run, where no recording tells.
 _PLAIN_RECIPES = ("", "none", "bf16", "fp16", "fp32", "false", "off")
 
@@ -138,6 +140,11 @@ class Material:
         found: dict[str, dict[str, dict[int, float]]] = {}
         if not len(steps):
             return found
+        if self.phases:
+            first, *others = columns[1:]
+            whole = steps[columns[0]] - steps[others].sum(axis=1)
+            steps = steps.assign(**{f"{_FROM_STEP_BEFORE}_ns": whole.where(steps[first].notna())})
+            columns.append(f"{_FROM_STEP_BEFORE}_ns")
         medians = steps.groupby(["configuration", "round"], sort=True)[columns].median()
         for (name, number), row in zip(medians.index, medians.itertuples(index=False), strict=True):
             for column, value in zip(columns, row, strict=True):
@@ -284,11 +291,23 @@ class Material:
         alone = self.time(against), self.time(of)
         timed = (alone[0].value, alone[1].value) if alone[0] and alone[1] else None
         try:
-            return explain(first, second, (against, of), timed)
+            return explain(first, second, (against, of), timed, self._phases_of(against, of))
         except TetraceError as error:
             if error.exit_code != 2:
                 raise
             return str(error)
+
+    def _phases_of(self, *names: str) -> dict[str, tuple[float, float]]:
+        """Of two configurations, how long the phases of their steps are; empty where they were not timed. What lies between
+        steps is of the phase that begins the next one, as the GPU waits for it."""
+        found = {}
+        for phase in self.phases:
+            pair = [self.time(name, _FROM_STEP_BEFORE if phase == self.phases[0] else phase) for name in names]
+            if pair[0] is not None and pair[1] is not None:
+                found[phase] = (pair[0].value, pair[1].value)
+            elif pair != [None, None]:
+                return {}
+        return found
 
     def uses_fp8(self, name: str) -> bool:
         """Whether a configuration multiplies in FP8: as recorded, else by its option `recipe`."""

@@ -33,8 +33,9 @@ def why_section(material: Material) -> Section:
         return Section("why", "Where each speed-up comes from")
     said = [
         "Differences of a step as timed without a recorder, from its baseline; the rows of a table add up to both steps "
-        "exactly. What the GPU works is taken from the recordings. What it waits is what the timed step leaves for it: a "
-        "recorder, or somebody else on the machine, slows the host and so lengthens waiting. It is split between host ranges "
+        "exactly. What the GPU works is taken from the recordings. What it waits is what the timed step leaves for it, phase by "
+        "phase where phases were timed: a recorder, or somebody else on the machine, slows the host and so lengthens waiting. "
+        "It is split between host ranges "
         "as in the recording, since a host that is slowed is slowed in all that it does; that is assumed for the split, not "
         "for the sum. Where the GPU works all of a step, its clock is what differs: kernels then are longer or shorter as in "
         "recorded steps of other lengths. Attention is fused kernels, and softmax: matrix products of unfused attention are "
