@@ -10,6 +10,7 @@ import pytest
 
 import tetrace
 from tests.breakdown.scaled import run_of
+from tetrace.attribute.vocabulary import INSPECTION_MODULE
 from tetrace.breakdown.account import BUSY, IDLE, Account, account
 from tetrace.breakdown.compare import compare
 from tetrace.breakdown.pace import WHOLE_STEP, pace
@@ -134,6 +135,27 @@ def test_a_comparison_of_phases_has_less_noise_where_one_waits():
 )
 def test_no_clock_sets_the_length_of_a_step_that_waits(run):
     assert pace(account(run())) is None
+
+
+def test_what_the_gpu_waits_for_the_recorder_is_no_part_of_a_steps_length():
+    """A tenth of each step more, in which the GPU waits for tetrace's FP8 statistics: a timed step has nothing of it."""
+    of = account(recorded(DRIFTS[0]))
+    waits = next(line for line in of.lines if line.kind == IDLE)._replace(module=INSPECTION_MODULE)
+    more = replace(
+        of,
+        lines=(*of.lines, waits),
+        line=np.append(of.line, np.full(of.frames, len(of.lines), np.int32)),
+        frame=np.append(of.frame, np.arange(of.frames, dtype=of.frame.dtype)),
+        ns=np.append(of.ns, np.bincount(of.frame, of.ns).astype(np.int64) // 10),
+    )
+    assert (pace(more).rates, pace(more).off_by) == (pace(of).rates, pace(of).off_by)
+
+
+def test_a_phase_that_some_steps_have_not_has_no_pace():
+    of = account(recorded(DRIFTS[0]))
+    backward = np.array([line.phase == "backward" for line in of.lines])[of.line]
+    assert pace(of, "backward") is not None
+    assert pace(replace(of, ns=np.where(backward & (of.frame == 1), 0, of.ns)), "backward") is None
 
 
 def test_steps_that_differ_by_waiting_tell_the_same_of_kernels_and_are_charged_with_doubt():

@@ -148,6 +148,14 @@ def test_what_the_recordings_do_not_have_does_not_cancel_out_between_phases():
     assert found.off_by_ns == pytest.approx(1.01e6)
 
 
+def test_what_ran_beside_other_work_in_a_phase_that_nobody_timed_takes_nothing():
+    """A copy to the host, wholly under a GEMM: it has a row, and no time of its own."""
+    copies = cause(BUSY, "memory", "copy", 0, 0, phase="other")
+    found = by_phase(explained((2, 3), (8, 20), None, more=(copies,)), forward=(2, 3), backward=(4, 5))
+    assert table(found) == {GEMMS: (2, 3), HOST: (4, 5)}
+    check(found)
+
+
 @pytest.mark.parametrize("change", [{"step_ns": (ns(10), ns(24))}, {"recorded": ()}])
 def test_causes_that_do_not_add_up_are_an_error(change):
     found = explained((2, 3), (8, 20), (6, 8))

@@ -120,6 +120,23 @@ def test_phases_are_those_of_the_studys_steps(tmp_path, left_out, phases):
     assert found.timed_ns == (10e6, 7e6)
 
 
+def test_a_phase_that_only_some_steps_have_is_not_charged_by_itself(tmp_path):
+    """An optimizer in every third step: its median is that of other steps than the median step."""
+    of = study(tmp_path, 'title = "t"\n[[matrix]]\nname = "main"\naxes.one = ["a", "b"]\nbaseline = "a"')
+    made = Made(of)
+    for name, recording in (("a", "bf16"), ("b", "fp8-delayed")):
+        times = {"forward": [4.0] * 3, "backward": [5.0] * 3, "optimizer": [4.0] * 3}
+        made.measured(name, total=[9.0] * 3, recording=recording, **times)
+    folder = made.write(tmp_path / "results")
+    file = folder / "steps.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    for row in rows[1:]:
+        row[-1] = row[-1] if row[2] == "2" else ""
+    file.write_text("\n".join(map(",".join, rows)) + "\n")
+    assert Material(folder, of).time("a", "optimizer") is not None
+    assert Material(folder, of).explanation("b", "a").phases_ns == {}
+
+
 def test_noise_of_work_is_that_of_its_categories():
     """Two runs of twenty steps that scatter, and one of seven."""
     runs = [run_of(scattered(20, seed, noise=0.02), seed) for seed in (1, 2)]

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tetrace.attribute.kernel_rules import INSPECTION
+from tetrace.attribute.vocabulary import INSPECTION_MODULE
 from tetrace.breakdown.account import BUSY, IDLE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tetrace.breakdown.account import Account
+    from tetrace.breakdown.account import Account, Line
 
     Numbers = npt.NDArray[np.float64]
 
@@ -54,7 +55,7 @@ def pace(account: Account, part: str = WHOLE_STEP) -> Pace | None:
     categories = sorted({line.category for line in lines if line and line.kind == BUSY} - {INSPECTION})
     place = {name: i for i, name in enumerate(categories)}
     of_line = np.array([place.get(line.category, -1) if line and line.kind == BUSY else -1 for line in lines], np.int64)
-    idles = np.array([line is not None and line.kind == IDLE for line in lines], np.bool_)
+    idles = np.array([_waits(line) for line in lines], np.bool_)
     category, frames = of_line[account.line], account.frames
     known = category >= 0
     cells = category[known] * frames + account.frame[known]
@@ -64,7 +65,7 @@ def pace(account: Account, part: str = WHOLE_STEP) -> Pace | None:
     wall = works.sum(axis=0) + idle
     computes = np.isin(categories, _COMPUTING)
     computing = works[computes].sum(axis=0)
-    if idle.sum() > MOST_IDLE * wall.sum() or not computing.any() or (computing < _LEAST_COMPUTING * wall).any():
+    if idle.sum() > MOST_IDLE * wall.sum() or (computing <= _LEAST_COMPUTING * wall).any():
         return None
     mean, work = works.mean(axis=1), works.sum(axis=0)
     longer, grown = wall - wall.mean(), works - mean[:, None]
@@ -82,3 +83,8 @@ def pace(account: Account, part: str = WHOLE_STEP) -> Pace | None:
     change = np.zeros(len(account.ns))
     change[known] = account.ns[known] * factor.reshape(-1)[cells]
     return Pace(dict(zip(categories, rates.tolist(), strict=True)), float(off_by), change)
+
+
+def _waits(line: Line | None) -> bool:
+    """Whether the GPU waits, and for something that is not the recorder's: no step that is timed alone waits for that."""
+    return line is not None and line.kind == IDLE and line.module != INSPECTION_MODULE

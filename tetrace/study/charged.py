@@ -77,7 +77,9 @@ def charge(recorded: Sequence[Cause], timed_ns: Timed) -> Charged:
     for part, (before, after) in timed_ns.items():
         own = [cause for cause in recorded if part in (WHOLE_STEP, cause.phase)]
         parts[part] = _side(own, 0, before), _side(own, 1, after)
-    rows = [_timed(cause, parts[cause.phase if cause.phase in parts else WHOLE_STEP]) for cause in recorded]
+    # What ran wholly beside other work takes no time of its own: the phases that do need not be all that are recorded.
+    nothing = parts.get(WHOLE_STEP, (Side(None), Side(None)))
+    rows = [_timed(cause, parts.get(cause.phase, nothing)) for cause in recorded]
     for part, sides in parts.items():
         for name, sign in ((FASTER, -1), (LONGER, 1)):
             before, after = (one.residue_ns if one.residue_ns * sign > 0 else Fraction(0) for one in sides)

@@ -298,10 +298,16 @@ class Material:
             return str(error)
 
     def _phases_of(self, *names: str) -> dict[str, tuple[float, float]]:
-        """Of two configurations, how long the phases of their steps are; empty where they were not timed. What lies between
-        steps is of the phase that begins the next one, as the GPU waits for it."""
+        """Of two configurations, how long the phases of their steps are; empty where they were not timed, or some steps have
+        a phase that others have not: their medians are of other steps then. What lies between steps is of the phase that
+        begins the next one, as the GPU waits for it."""
         found = {}
+        steps = self.results.steps
+        own = steps[steps["configuration"].isin(names)]
         for phase in self.phases:
+            timed = own[f"{phase}_ns"].notna().groupby(own["configuration"])
+            if (timed.any() & ~timed.all()).any():
+                return {}
             pair = [self.time(name, _FROM_STEP_BEFORE if phase == self.phases[0] else phase) for name in names]
             if pair[0] is not None and pair[1] is not None:
                 found[phase] = (pair[0].value, pair[1].value)
