@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tetrace.study.identical import twins
 from tetrace.study.idle import idle_share
@@ -15,6 +15,8 @@ from tetrace.study.statistics import APART, Estimate
 _HOST = ("host_bound", "launch_latency", "synchronization")
 # A ratio that may be 1 and so many times more, or less, says nothing of a configuration.
 _NOISY = 2
+# From this share of a step on the GPU's idling is named.
+_MUCH = 0.2
 
 
 def fastest_words(material: Material) -> str:
@@ -122,20 +124,33 @@ def _different_work(material: Material, members: Sequence[Configuration]) -> boo
 
 def idle_words(material: Material) -> str:
     """That the GPU idles most of a timed step, where recordings say so of most configurations of the first matrix; else
-    empty."""
+    which of them it idles in for more than a fifth of one. Empty where it does in none."""
     members = material.matrices()[0][1] if material.matrices() else ()
     measured = [one.name for one in members if one.state == MEASURED]
-    known = [name for name in measured if not material.stale(name)]
-    idle = {name: share for name in known if (share := idle_share(material, name) or 0.0) > 0.5}
+    known = {name: idle_share(material, name) or 0.0 for name in measured if not material.stale(name)}
+    idle = {name: share for name, share in known.items() if share > 0.5}
     if 2 * len(idle) <= len(measured):
-        return ""
-    shares = " to ".join(dict.fromkeys(f"{100 * share:.0f}%" for share in (min(idle.values()), max(idle.values()))))
+        return _idles_in(material, {name: share for name, share in known.items() if share > _MUCH})
+    shares = _range(idle)
     decides = all(_waits_for_the_host(material, name) for name in idle)
     if len(idle) == len(measured):
         return f"The GPU idles {shares} of a step{', so the host decides' if decides else ''}"
     which = f"In {len(idle)} of {len(measured)} configurations"
     said = f"{which} the GPU idles more than half of a step ({shares})"
     return f"{said}, so there the host decides" if decides else said
+
+
+def _idles_in(material: Material, idle: Mapping[str, float]) -> str:
+    """In which configurations the GPU idles for much of a step, the longest first."""
+    if not idle:
+        return ""
+    names = several([cut(name, 80) for name in sorted(idle, key=lambda name: -idle[name])])
+    decides = all(_waits_for_the_host(material, name) for name in idle)
+    return f"The GPU idles {_range(idle)} of a step of {names}{': it waits for the host' if decides else ''}"
+
+
+def _range(shares: Mapping[str, float]) -> str:
+    return " to ".join(dict.fromkeys(f"{100 * share:.0f}%" for share in (min(shares.values()), max(shares.values()))))
 
 
 def _waits_for_the_host(material: Material, name: str) -> bool:

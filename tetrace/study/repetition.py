@@ -100,7 +100,7 @@ def repetition_words(material: Material, other: Material) -> str:
 
 
 def _compare(material: Material, other: Material) -> _Compared:
-    result = _Compared([], [], {_TIME: [], _SPEEDUP: []}, [], _left_out(material, other))
+    result = _Compared([], [], {_TIME: [], _SPEEDUP: []}, [], left_out(material, other))
     for matrix, found in _common(material, other, result.left):
         names = [one.name for one in found]
         times, speedups = _times(material, other, names), _speedups(material, other, names)
@@ -128,7 +128,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _left_out(material: Material, other: Material) -> dict[str, str]:
+def left_out(material: Material, other: Material) -> dict[str, str]:
     """Configurations that both runs timed but that are not compared, each with the reason."""
     found = {}
     for one in material.configurations:
@@ -190,20 +190,32 @@ def _overlap_words(pairs: dict[str, list[_Pair]]) -> Iterator[str]:
 
 
 def reversed_words(material: Material, other: Material) -> str:
-    """What the other run ranks the other way, in a sentence, and whether that is of the host; empty where nothing is."""
-    common = _common(material, other, _left_out(material, other))
-    orders = [_order(material, other, [one.name for one in members]) for _, members in common]
+    """What the other run ranks the other way, in a sentence, what is fastest there instead, and whether that is of the host;
+    empty where nothing is."""
+    common = [[one.name for one in members] for _, members in _common(material, other, left_out(material, other))]
+    orders = [_order(material, other, names) for names in common]
     opposite = [pair for order in orders for pair in order.opposite]
     if not opposite:
         return ""
     waiting = [pair for pair in opposite if any(_waits(material, other, name) for name in pair)]
     many = f"{len(opposite)} of {plural(sum(order.decided for order in orders), 'pair')}"
-    pairs = several([cut(f"{a} and {b}", 120) for a, b in opposite], 2)
+    best = [(_fastest(material, names), _fastest(other, names)) for names in common]
+    turned = [pair for pair in best if pair in opposite or pair[::-1] in opposite]
+    others = [pair for pair in opposite if pair not in turned and pair[::-1] not in turned]
+    pairs = several([cut(f"{a} and {b}", 120) for a, b in [*turned, *others]], 2)
     said = f"Another start, {other.results.started[:10]}, ranks {many} the other way ({pairs})"
+    if turned:
+        there = " and ".join(cut(name, 80) for _, name in turned)
+        said += f": the fastest there {'was' if len(turned) == 1 else 'were'} {there}"
     if not waiting:
         return said
     among = "in each" if len(waiting) == len(opposite) else f"in {len(waiting)} of them"
     return f"{said}; {among} a step waits for the host, whose speed differs from start to start"
+
+
+def _fastest(run: Material, names: Sequence[str]) -> str:
+    """The configuration whose step takes least time in a run."""
+    return min(names, key=lambda name: found.value if (found := run.time(name)) else math.inf)
 
 
 def _waits(material: Material, other: Material, name: str) -> bool:

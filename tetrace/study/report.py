@@ -13,7 +13,8 @@ from tetrace.report.page import written
 from tetrace.report.reporter import Options
 from tetrace.study import screen
 from tetrace.study.beside_note import notes_section, quoted_words
-from tetrace.study.claims import FAILS, Judged, count_words, judge
+from tetrace.study.both_starts import in_both_starts
+from tetrace.study.claims import HOLDS, UNKNOWN, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
 from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
 from tetrace.study.failing import failing_words
@@ -75,18 +76,20 @@ class Report:
 
     def _of_step(self, claim: Claim) -> Judged:
         if claim.figure != "crossing":
-            return self._explained(judge(self.material, claim))
+            one = judge(self.material, claim)
+            return self._explained(in_both_starts(self.material, self.other, one) if self.other else one)
         found = crossing_value(self.material, self.swept, claim.sweep, claim.of, claim.against)
         return judge(self.material, claim, found)
 
     def _explained(self, one: Judged) -> Judged:
-        """A speed-up that is not what the note claims, with what makes the difference."""
+        """A speed-up that was told, as the note claims or otherwise, with what makes the difference."""
         claim = one.claim
         against = claim.against or self.material.baseline(claim.of)
-        if one.verdict != FAILS or not claim.figure.endswith("speedup") or not against:
+        if one.verdict == UNKNOWN or not claim.figure.endswith("speedup") or not against:
             return one
         found = self.material.explanation(claim.of, against)
-        if isinstance(found, str):
+        # Where a claim holds, nobody asks for the reason that there is none.
+        if isinstance(found, str) or (one.verdict == HOLDS and not found.explains):
             return one
         phase = claim.figure.removesuffix("speedup").rstrip("_")
         differs = f"what differs: {quoted_words(found, 2, phase)}"
