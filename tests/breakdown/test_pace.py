@@ -13,11 +13,15 @@ from tests.breakdown.scaled import run_of
 from tetrace.attribute.vocabulary import INSPECTION_MODULE
 from tetrace.breakdown.account import BUSY, IDLE, Account, account
 from tetrace.breakdown.compare import compare
-from tetrace.breakdown.pace import WHOLE_STEP, pace
+from tetrace.breakdown.lengths import WHOLE_STEP, Lengths, part_of
+from tetrace.breakdown.pace import pace
 
 # Recordings that stay as they are: those of profiles are made again.
 DRIFT = Path(__file__).parents[1] / "data/drift"
 PHASES = ("forward", "backward", "optimizer")
+# As recorded: nothing is longer without a recorder.
+AS_RECORDED = Lengths((1.0, 1.0))
+BY_PHASE = Lengths((3.0, 3.0), dict.fromkeys(PHASES, (1.0, 1.0)))
 DRIFTS = ["large-none", "large-block", "vanilla-by_hand", "te_fp8-fused"]
 
 
@@ -76,13 +80,13 @@ def test_noise_is_that_of_steps_of_one_length():
     a, b = recorded(DRIFTS[0]), recorded(DRIFTS[1])
     noise = [
         sum(row.difference_noise_ns for row in one.tables["parts"].rows if row.labels[0] == BUSY)
-        for one in (compare(a, b), compare(a, b, one_length=()))
+        for one in (compare(a, b), compare(a, b, lengths=AS_RECORDED))
     ]
     assert noise[1] < noise[0] / 10
     assert compare(a, b).paces == ({}, {})
     # The clock sets the length of all of either step, and all of a step tells it best.
-    for phases in ((), PHASES):
-        assert [dict.fromkeys(one, one[WHOLE_STEP] is not None) for one in compare(a, b, one_length=phases).paces] == [
+    for lengths in (AS_RECORDED, BY_PHASE):
+        assert [dict.fromkeys(one, one[WHOLE_STEP] is not None) for one in compare(a, b, lengths=lengths).paces] == [
             {WHOLE_STEP: True}
         ] * 2
 
@@ -90,16 +94,17 @@ def test_noise_is_that_of_steps_of_one_length():
 def test_a_phase_whose_length_the_clock_sets_is_told_though_another_waits():
     """Forward of the second recording waits for a host that somebody slowed, and backward hardly does."""
     a, b = recorded(DRIFTS[0]), recorded("large-hybrid")
-    found = compare(a, b, one_length=PHASES).paces
+    found = compare(a, b, lengths=BY_PHASE).paces
     assert [{phase: one is not None for phase, one in side.items()} for side in found] == [
         {"forward": True, "backward": True, "optimizer": False},
         {"forward": False, "backward": True, "optimizer": False},
     ]
     # With a phase recorded that nobody timed, or timed that is none of the recording's, only all of a step is known.
     for phases in (PHASES[:2], (*PHASES, "loss"), ()):
-        assert {WHOLE_STEP} == set(compare(a, b, one_length=phases).paces[0])
+        lengths = Lengths((3.0, 3.0), dict.fromkeys(phases, (1.0, 1.0)))
+        assert {WHOLE_STEP} == set(compare(a, b, lengths=lengths).paces[0])
     of = account(b)
-    change = pace(of, "backward").to_average_ns
+    change = pace(of, {"backward"}).to_average_ns
     walls = {
         phase: np.bincount(
             of.frame[(mine := np.array([one.phase == phase for one in of.lines])[of.line])], (of.ns + change)[mine]
@@ -115,10 +120,10 @@ def test_a_comparison_of_phases_has_less_noise_where_one_waits():
     noise = [
         sum(
             row.difference_noise_ns
-            for row in compare(a, b, one_length=phases).tables["parts"].rows
+            for row in compare(a, b, lengths=lengths).tables["parts"].rows
             if row.labels[0] == BUSY
         )
-        for phases in ((), PHASES)
+        for lengths in (AS_RECORDED, BY_PHASE)
     ]
     assert noise[1] < noise[0]
 
@@ -154,8 +159,8 @@ def test_what_the_gpu_waits_for_the_recorder_is_no_part_of_a_steps_length():
 def test_a_phase_that_some_steps_have_not_has_no_pace():
     of = account(recorded(DRIFTS[0]))
     backward = np.array([line.phase == "backward" for line in of.lines])[of.line]
-    assert pace(of, "backward") is not None
-    assert pace(replace(of, ns=np.where(backward & (of.frame == 1), 0, of.ns)), "backward") is None
+    assert pace(of, {"backward"}) is not None
+    assert pace(replace(of, ns=np.where(backward & (of.frame == 1), 0, of.ns)), {"backward"}) is None
 
 
 def test_steps_that_differ_by_waiting_tell_the_same_of_kernels_and_are_charged_with_doubt():
@@ -172,3 +177,44 @@ def test_steps_that_differ_by_waiting_tell_the_same_of_kernels_and_are_charged_w
     # Steps whose kernels take equally long, and of which every second one waits longer: a longer step may be all waiting.
     level = np.rint(known.to_average_ns).astype(np.int64)
     assert pace(replace(of, ns=of.ns + level + more)).off_by > 1
+
+
+def test_steps_that_idle_for_more_are_the_clocks_where_they_are_longer_without_a_recorder():
+    """A twelfth of each step is waiting, of every third one more; a recorder makes waiting longer, never shorter."""
+    of = account(recorded(DRIFTS[0]))
+    waits = np.array([line.kind == IDLE for line in of.lines])[of.line]
+    more = np.zeros_like(of.ns)
+    for frame in range(of.frames):
+        place = np.flatnonzero(waits & (of.frame == frame))[0]
+        more[place] = of.ns[of.frame == frame].sum() // (10 if frame % 3 else 12)
+    idles = replace(of, ns=of.ns + more)
+    mean = idles.ns.sum() / idles.frames
+    idle = np.bincount(idles.frame[waits], idles.ns[waits])
+    doubt = 2 * idle.std() / np.sqrt(idles.frames)
+    assert pace(idles) is None
+    assert pace(idles, length_ns=0.99 * mean) is None
+    # So much is what waiting may be more by chance.
+    assert pace(idles, length_ns=mean + 0.9 * doubt) is None
+    found = pace(idles, length_ns=mean + 1.1 * doubt)
+    assert found.rates == pace(of).rates
+    assert found.idle_off_by_ns == pytest.approx(doubt)
+    # Steps of one length would take waiting for work there.
+    assert not found.to_average_ns.any()
+    twice = replace(of, ns=of.ns + 2 * more)
+    assert pace(twice, length_ns=2 * mean) is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "parts", "of"),
+    [
+        ("forward", PHASES, "forward"),
+        ("recompute", PHASES, "backward"),
+        ("recompute", (*PHASES, "recompute"), "recompute"),
+        ("recompute", ("forward",), WHOLE_STEP),
+        ("other", PHASES, WHOLE_STEP),
+        ("forward", (), WHOLE_STEP),
+        ("forward", (WHOLE_STEP,), WHOLE_STEP),
+    ],
+)
+def test_recompute_runs_in_what_is_timed_as_backward(phase, parts, of):
+    assert part_of(phase, parts) == of

@@ -8,9 +8,9 @@ from typing import Any
 
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import CHANGED
-from tetrace.breakdown.pace import WHOLE_STEP
+from tetrace.breakdown.lengths import WHOLE_STEP
 from tetrace.study.causes import Cause
-from tetrace.study.explanation import Explanation
+from tetrace.study.explanation import Doubt, Explanation
 
 HOST, GEMMS = "GPU waits for the host: GEMM calls", "GEMMs"
 PYTHON = "GPU waits for the host: Python of modules"
@@ -45,6 +45,11 @@ def explained(
     return replace(Explanation(("a", "b"), "Said.", CHANGED, (step[0], step[1]), causes, known, alone), **fields)
 
 
+def doubts(*scatter: float, assumed: float = 0.0, part: str = WHOLE_STEP) -> Any:
+    """Of the rates of a part of either step."""
+    return tuple({part: Doubt(one, assumed)} for one in scatter)
+
+
 def paced(before: float, after: float) -> Explanation:
     """Of steps in which the GPU works in GEMMs and copies, 18 and 16 ms, and hardly waits: of what they are longer, four fifths
     are GEMMs. As timed, ms."""
@@ -53,7 +58,7 @@ def paced(before: float, after: float) -> Explanation:
         replace(cause(BUSY, "memory", "copy", 2.5, 2.5), rates=(Fraction(1, 5),) * 2),
         cause(IDLE, HOST, "gemm", 0.5, 0.5, phase="backward"),
     )
-    made = explained((0, 0), (0, 0), (before, after), rates_off_by=({WHOLE_STEP: 0.25}, {WHOLE_STEP: 0.5}))
+    made = explained((0, 0), (0, 0), (before, after), paces=doubts(0.25, 0.5))
     return replace(made, recorded=causes, step_ns=(ns(18), ns(16)))
 
 

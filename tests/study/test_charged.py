@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from tests.study.explanations import GEMMS, HOST, PYTHON, by_phase, cause, explained, factors, ns, paced, table
+from tests.study.explanations import GEMMS, HOST, PYTHON, by_phase, cause, doubts, explained, factors, ns, paced, table
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.errors import ConservationError
 from tetrace.study.causes import OWN_KERNELS
@@ -125,7 +125,7 @@ def test_the_clock_makes_one_phase_longer_and_the_host_another():
         replace(cause(BUSY, "memory", "copy", 2.5, 2.5, phase="backward"), rates=(Fraction(1, 5),) * 2),
     )
     more = (*work, cause(BUSY, "attention", "flash", 4, 4), cause(IDLE, PYTHON, "layers.*", 8, 8))
-    made = explained((0, 0), (0.5, 0.5), None, more=more, rates_off_by=({"backward": 0.25}, {"backward": 0.5}))
+    made = explained((0, 0), (0.5, 0.5), None, more=more, paces=doubts(0.25, 0.5, part="backward"))
     found = by_phase(made, forward=(6, 3.5), backward=(18.5, 17))
     rows = {
         GEMMS: (15.4, 14.2), "memory": (2.6, 2.3), HOST: (0.5, 0.5), "attention": (4, 4), PYTHON: (2, 0), FASTER: (0, -0.5),
@@ -134,7 +134,7 @@ def test_the_clock_makes_one_phase_longer_and_the_host_another():
     assert found.charged.by_clock_ns == (ns(0.5), ns(-1))
     assert found.charged.residue_ns == (0, ns(-0.5))
     assert next(one for one in found.causes if one.name == FASTER).phase == "forward"
-    assert [found.clock_off_by_ns(side) for side in (0, 1)] == [0.125e6, 0.5e6]
+    assert [found.clock_off_by_ns(side, "backward") for side in (0, 1)] == [0.125e6, 0.5e6]
     assert found.off_by_ns == pytest.approx(1e6 * (0.5 + math.hypot(0.01, 0.125, 0.5)))
     check(found)
 
@@ -153,6 +153,15 @@ def test_what_ran_beside_other_work_in_a_phase_that_nobody_timed_takes_nothing()
     copies = cause(BUSY, "memory", "copy", 0, 0, phase="other")
     found = by_phase(explained((2, 3), (8, 20), None, more=(copies,)), forward=(2, 3), backward=(4, 5))
     assert table(found) == {GEMMS: (2, 3), HOST: (4, 5)}
+    check(found)
+
+
+def test_recompute_is_of_backward():
+    more = (cause(BUSY, "attention", "flash", 4, 4, phase="recompute"),)
+    found = by_phase(explained((2, 3), (2, 2), None, more=more), forward=(2, 3), backward=(5, 7))
+    assert table(found) == {GEMMS: (2, 3), "attention": (4, 4), HOST: (1, 3)}
+    assert found.of_ns(BUSY, "backward") == (ns(4), ns(4))
+    assert "recompute" not in found.charged.parts
     check(found)
 
 

@@ -137,6 +137,30 @@ def test_a_phase_that_only_some_steps_have_is_not_charged_by_itself(tmp_path):
     assert Material(folder, of).explanation("b", "a").phases_ns == {}
 
 
+def test_one_phase_is_the_clocks_and_another_the_hosts():
+    """Two drifting recordings, of which the second one's forward waits for a host that somebody slowed."""
+    drift = DATA / "drift"
+    a, b = (tetrace.analyze(tetrace.load(drift / f"{name}.tetrace")) for name in ("large-none", "large-hybrid"))
+    phases = {"forward": (27e6, 24e6), "backward": (44e6, 38e6), "optimizer": (1.25e6, 1.2e6)}
+    timed = (sum(pair[0] for pair in phases.values()), sum(pair[1] for pair in phases.values()))
+    found = explain(a, b, ("a", "b"), timed, phases)
+    clocks = {part: tuple(one.by_clock_ns is not None for one in sides) for part, sides in found.charged.parts.items()}
+    assert clocks == {"forward": (True, False), "backward": (True, True), "optimizer": (False, False)}
+    assert [set(side) for side in found.paces] == [{"forward", "backward"}, {"backward"}]
+    for side, end in enumerate(("before_ns", "after_ns")):
+        for phase, pair in phases.items():
+            assert sum(getattr(one, end) for one in found.causes if one.phase == phase) == found.phases_ns[phase][side]
+            assert float(found.phases_ns[phase][side]) == pytest.approx(pair[side])
+            # What the clock adds is charged to kernels in parts that add up to it.
+            rates = sum(one.rates[side] for one in found.recorded if one.phase == phase)
+            assert rates == int(found.charged.parts[phase][side].by_clock_ns is not None)
+    assert all(one < 1e-6 for one in found.phases_off_by_ns.values())
+    # Medians of their own: 1 ms more in a step, which phases share, and 0.5 ms between steps, which are forward's.
+    apart = explain(a, b, ("a", "b"), (timed[0], timed[1] + 1.5e6), phases, (0.0, 0.5e6)).phases_off_by_ns
+    assert apart["backward"] == pytest.approx(1e6 * phases["backward"][1] / (timed[1] + 0.5e6))
+    assert apart["forward"] > 0.5e6
+
+
 def test_noise_of_work_is_that_of_its_categories():
     """Two runs of twenty steps that scatter, and one of seven."""
     runs = [run_of(scattered(20, seed, noise=0.02), seed) for seed in (1, 2)]

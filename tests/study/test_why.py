@@ -7,19 +7,27 @@ from dataclasses import replace
 
 import pytest
 
-from tests.study.explanations import GEMMS, HOST, PYTHON, by_phase, cause, explained, factors, ns, paced, table
+from tests.study.explanations import GEMMS, HOST, PYTHON, by_phase, cause, doubts, explained, factors, ns, paced, table
 from tests.study.made import Made, study
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import CHANGED, NOISE, TOO_FEW
-from tetrace.breakdown.pace import WHOLE_STEP
 from tetrace.study.adding_up import how_it_adds_up
 from tetrace.study.beside_note import quoted_words
 from tetrace.study.causes import OWN_KERNELS, any_layer
-from tetrace.study.explanation import NOT_SHOWN, NOT_TIMED, WAITING, Explanation, check, quotable
+from tetrace.study.explanation import (
+    NOT_RECORDED,
+    NOT_SHOWN,
+    NOT_TIMED,
+    WAITING,
+    Doubt,
+    Explanation,
+    check,
+    quotable,
+)
 from tetrace.study.material import Material
 from tetrace.study.why import causes_grid, explanation_grid
 
-LITTLE = ({WHOLE_STEP: 0.01}, {WHOLE_STEP: 0.01})
+LITTLE = doubts(0.01, 0.01)
 TOML = """
 title = "t"
 [[matrix]]
@@ -65,6 +73,35 @@ def test_what_the_clock_makes_longer_may_be_charged_to_the_wrong_kernels(materia
     assert "The GPU works all of" not in how_it_adds_up(material, paced(18, 16))
 
 
+def test_what_is_assumed_of_both_recordings_is_one_doubt():
+    """That only computing grows is assumed of both: where both clocks are 1 ms slower, what is wrong cancels out."""
+    found = replace(paced(19, 17), paces=doubts(0.0, 0.0, assumed=0.3))
+    assert found.off_by_ns == pytest.approx(0.01e6)
+    apart = replace(paced(19, 15), paces=doubts(0.0, 0.0, assumed=0.3))
+    assert apart.off_by_ns == pytest.approx(0.61e6)
+    # What waiting may be more or less has nothing to do with either.
+    idle = replace(found, paces=({"": Doubt(0, 0.3, 0.4e6)}, {"": Doubt(0, 0.3)}))
+    assert idle.off_by_ns == pytest.approx(1e6 * math.hypot(0.01, 0.4))
+
+
+def test_a_phase_whose_medians_do_not_add_up_is_quoted_beyond_that():
+    """Backward waits 3 ms less; by its own medians it would be 1 ms less, or 3."""
+    found = by_phase(explained((5, 3), (8, 20), None), forward=(5, 3), backward=(4, 1))
+    assert names(replace(found, phases_off_by_ns={"backward": 2e6}), "backward") == [WAITING]
+    assert names(replace(found, phases_off_by_ns={"backward": 3e6}), "backward") == []
+
+
+def test_the_host_was_slower_where_phases_differ_though_their_sum_does_not(material):
+    """As recorded, forward and backward wait 4 ms each: as timed 1.2 and 6.8."""
+    more = (cause(IDLE, PYTHON, "layers.*", 4, 4), cause(BUSY, "memory", "copy", 1, 1, phase="backward"))
+    found = by_phase(explained((2, 2), (4, 4), None, more=more), forward=(3.2, 3.2), backward=(7.8, 7.8))
+    said = how_it_adds_up(material, found)
+    assert "The host was slower while a and b were recorded" in said
+    assert "The host was slower while a and b were timed" in said
+    assert "times 0.30 and 0.30" in said
+    assert "times 1.70 and 1.70" in said
+
+
 @pytest.mark.parametrize(
     ("found", "doubt", "title"),
     [
@@ -84,7 +121,13 @@ def test_what_the_clock_makes_longer_may_be_charged_to_the_wrong_kernels(materia
             NOISE,
             "does not explain the timed difference: work of the GPU may be off by 0.51 of 2.50 ms that changed",
         ),
-        (explained((5, 3), (0.1, 0.1), (5.1, 3.2)), "", ""),
+        # A small part of all changes, and not of the difference.
+        (
+            explained((5, 3), (0.1, 0.1), (5.1, 3.2)),
+            NOT_RECORDED,
+            "does not explain the timed difference: 0.10 ms of it are not in the recordings",
+        ),
+        (explained((5, 3), (0.1, 0.1), (5.1, 3.18)), "", ""),
         (
             explained((5, 3), (1, 1), (6, 4), noise=None),
             TOO_FEW,
@@ -142,7 +185,7 @@ def test_recordings_that_differ_the_other_way_are_marked_with_what_is_from_them(
 
 def test_what_only_the_clock_turns_is_said_to_be_the_clocks(material):
     """Recorded 2 ms shorter, and 1 ms longer as timed: kernels at another clock."""
-    found = replace(paced(16, 17), rates_off_by=LITTLE)
+    found = replace(paced(16, 17), paces=LITTLE)
     assert (found.doubt, found.is_opposed) == ("", True)
     assert (
         "The same kernels at another clock than recorded: a −2.00 ms and b +1.00 ms, beside +1.00 ms as timed. "
@@ -168,7 +211,7 @@ def test_what_only_the_clock_turns_is_said_to_be_the_clocks(material):
     ],
 )
 def test_a_clock_that_makes_more_than_half_of_a_difference_is_said_first(material, timed, said):
-    assert how_it_adds_up(material, replace(paced(*timed), rates_off_by=LITTLE)).startswith(said)
+    assert how_it_adds_up(material, replace(paced(*timed), paces=LITTLE)).startswith(said)
 
 
 def test_recordings_that_differ_the_other_way_by_what_the_recorder_launched_are_not_marked(material):
@@ -280,10 +323,10 @@ def test_words_say_what_each_timed_phase_works_and_waits(material):
     found = by_phase(explained((5, 3), (8, 20), None, more=more), forward=(5, 3.5), backward=(8, 8.5))
     said = (
         "A step takes 13.0 and 12.0 ms, −1.00 ms: −2.00 (±0.010) is work of the GPU, +0.50 waiting, +0.50 what the recordings do "
-        "not have. Forward takes 5.00 and 3.50 ms of it, −1.50: −2.00 work, 0.00 waiting, +0.50 neither. Backward takes 8.00 "
-        "and 8.50 ms of it, +0.50: 0.00 work, +0.50 waiting. Waiting is that of the recordings times 0.50 and 0.23, phase by "
-        "phase. The host was slower while b was recorded: the recorder or somebody else slowed it. b in forward takes 0.50 ms "
-        "more than its recording works and waits: the host was slowed, or kernels were slower"
+        "not have. Forward takes 5.00 and 3.50 ms of it, −1.50: −2.00 work, 0.00 waiting, +0.50 neither."
+        " Backward takes 8.00 and 8.50 ms of it, +0.50: 0.00 work, +0.50 waiting (that of the recordings "
+        "times 0.50 and 0.23). The host was slower while b was recorded: the recorder or somebody else slowed it. b in forward "
+        "takes 0.50 ms more than its recording works and waits: the host was slowed, or kernels were slower"
     )
     assert how_it_adds_up(material, found).startswith(said)
 

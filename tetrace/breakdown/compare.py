@@ -18,9 +18,10 @@ import numpy as np
 from tetrace.attribute.distinct import sums
 from tetrace.breakdown.account import BUSY, FUSED, IDLE, Account, Line, account
 from tetrace.breakdown.changes import ALL_BUSY, ALL_IDLE, BOTH_KINDS, NOISE, SAME, Change, Changes
+from tetrace.breakdown.lengths import WHOLE_STEP, Lengths, part_of
 from tetrace.breakdown.matching import Match, match_kernels
 from tetrace.breakdown.noise import Noise, Series, noise
-from tetrace.breakdown.pace import WHOLE_STEP, Pace, pace
+from tetrace.breakdown.pace import Pace, pace
 from tetrace.errors import ConservationError, UsageError
 
 if TYPE_CHECKING:
@@ -85,22 +86,21 @@ _LAUNCHES = "launches"
 
 
 def compare(
-    a: Breakdown, b: Breakdown, names: tuple[str, str] = ("", ""), *, one_length: Sequence[str] | None = None
+    a: Breakdown, b: Breakdown, names: tuple[str, str] = ("", ""), *, lengths: Lengths | None = None
 ) -> Comparison:
     """What changed from `a` to `b`. `names` are what to call them; empty: the names of their files.
 
-    `one_length` is for whoever knows by other means how long steps are, and those of their phases that it names. Where the
-    GPU's clock sets that (`pace.py`), noise is that of steps as long as the average one: the whole step has no noise then.
-    Where it does not in both runs, noise is that of such phases, if no other one is recorded. Raises `UsageError` where a run
-    has no GPU activity.
+    `lengths` are for whoever knows by other means how long steps are. Where the GPU's clock sets that (`pace.py`), noise is that
+    of steps as long as the average one: the whole step has no noise then. Where it does not in both runs, noise is that of
+    such phases, if no other one is recorded. Raises `UsageError` where a run has no GPU activity.
     """
-    return compare_all([a, b], names, one_length=one_length)[0]
+    return compare_all([a, b], names, lengths=lengths)[0]
 
 
 def compare_all(
-    runs: Sequence[Breakdown], names: Sequence[str] = (), *, one_length: Sequence[str] | None = None
+    runs: Sequence[Breakdown], names: Sequence[str] = (), *, lengths: Lengths | None = None
 ) -> tuple[Comparison, ...]:
-    """Every run but the first against the first; `one_length` as above."""
+    """Every run but the first against the first; `lengths` as above."""
     for run in runs:
         if not hasattr(run, "attribution"):
             raise UsageError(f"compare takes what tetrace.analyze(trace) returns, not a {type(run).__name__}")
@@ -118,7 +118,7 @@ def compare_all(
         accounts = dict(zip(own, pool.map(account, own.values()), strict=True))
     first, *others = (accounts[id(run)] for run in runs)
     return tuple(
-        _compared(first, other, (said[0], name), (runs[0], run), one_length)
+        _compared(first, other, (said[0], name), (runs[0], run), lengths)
         for other, name, run in zip(others, said[1:], runs[1:], strict=True)
     )
 
@@ -128,11 +128,11 @@ def _padded(names: Sequence[str], runs: Sequence[Breakdown]) -> list[str]:
 
 
 def _compared(
-    a: Account, b: Account, names: tuple[str, str], runs: tuple[Breakdown, Breakdown], one_length: Sequence[str] | None
+    a: Account, b: Account, names: tuple[str, str], runs: tuple[Breakdown, Breakdown], lengths: Lengths | None
 ) -> Comparison:
     matches = match_kernels(a, b)
     groups = [_Groups.of(view, (a, b), matches) for view in VIEWS]
-    paces = ({}, {}) if one_length is None else _paces((a, b), one_length)
+    paces = ({}, {}) if lengths is None else _paces((a, b), lengths)
     rows = _changes((a, b), groups, paces)
     tables = {}
     for view, group in zip(VIEWS, groups, strict=True):
@@ -144,12 +144,22 @@ def _compared(
     return comparison
 
 
-def _paces(both: tuple[Account, Account], phases: Sequence[str]) -> tuple[Paces, Paces]:
+def _paces(both: tuple[Account, Account], lengths: Lengths) -> tuple[Paces, Paces]:
     recorded = {line.phase for one in both for line, ns in zip(one.lines, _ns_of_lines(one), strict=True) if ns}
+    parts = {
+        part: {phase for phase in recorded if part_of(phase, lengths.phases_ns) == part} for part in lengths.phases_ns
+    }
     first, second = ({WHOLE_STEP: pace(one)} for one in both)
     # One clock is behind all phases: all of a step tells it best.
-    if recorded == set(phases) and None in (first[WHOLE_STEP], second[WHOLE_STEP]):
-        first, second = ({phase: pace(one, phase) for phase in phases} for one in both)
+    if None not in (first[WHOLE_STEP], second[WHOLE_STEP]):
+        return first, second
+    if not all(parts.values()) or recorded != set().union(*parts.values()):
+        first, second = ({WHOLE_STEP: pace(one, length_ns=ns)} for one, ns in zip(both, lengths.step_ns, strict=True))
+        return first, second
+    first, second = (
+        {part: pace(one, phases, lengths.phases_ns[part][side]) for part, phases in parts.items()}
+        for side, one in enumerate(both)
+    )
     return first, second
 
 

@@ -8,7 +8,8 @@ rates; one that does not is taken to be longer in GEMMs and attention alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
     Numbers = npt.NDArray[np.float64]
 
-# Among the parts of a step: all of it. No phase has an empty name.
-WHOLE_STEP = ""
 # Categories of kernels that take as many cycles at any clock.
 _COMPUTING = ("gemm", "attention")
 # A step's length is set by the clock where the GPU idles so little of it, and computes so much.
 MOST_IDLE, _LEAST_COMPUTING = 0.05, 0.2
+# And up to here where it is longer without a recorder, who slows the host, than with one: no waiting makes it so.
+SOME_IDLE = 0.15
 # Steps that scatter by this part of their length tell the rates half: kernels scatter by some tenths of a percent anyway.
 _TELLS = 0.005
 # Twice the standard error is what a rate may be off by.
@@ -39,18 +40,27 @@ _STANDARD_ERRORS = 2
 
 @dataclass(frozen=True)
 class Pace:
-    """What a step is longer in. `rates` are ns of a category for each ns of the step, which add up to 1; `off_by` is how
-    much of a ns they may be off by together. `to_average_ns`, shape of `Account.ns`: what to add for steps, or phases, that
-    are all as long as the average one."""
+    """What a step is longer in. `rates` are ns of a category for each ns of the step, which add up to 1. By how much of a ns
+    they may be off together: `scatter` by what recorded steps scatter, and `assumed` where they hardly differ and computing is
+    taken to be all; `idle_off_by_ns` is what an average step may wait more, or less, where it idles for more than a little.
+    `to_average_ns`, shape of `Account.ns`: what to add for steps, or phases, that are all as long as the average one."""
 
     rates: Mapping[str, float]
-    off_by: float
+    scatter: float
+    assumed: float
     to_average_ns: Numbers
+    idle_off_by_ns: float = 0.0
+
+    @property
+    def off_by(self) -> float:
+        """By how much of a ns the rates may be off at most."""
+        return self.scatter + self.assumed
 
 
-def pace(account: Account, part: str = WHOLE_STEP) -> Pace | None:
-    """The pace of a run's steps, or of a phase of them; None where it is not the GPU's clock that sets how long they are."""
-    lines = [line if part in (WHOLE_STEP, line.phase) else None for line in account.lines]
+def pace(account: Account, phases: Collection[str] | None = None, length_ns: float | None = None) -> Pace | None:
+    """The pace of a run's steps, or of these phases of them, which take `length_ns` without a recorder where that is known;
+    None where it is not the GPU's clock that sets how long they are."""
+    lines = [line if phases is None or line.phase in phases else None for line in account.lines]
     # Neither what the recorder launched nor what is waited for has a rate.
     categories = sorted({line.category for line in lines if line and line.kind == BUSY} - {INSPECTION})
     place = {name: i for i, name in enumerate(categories)}
@@ -65,7 +75,11 @@ def pace(account: Account, part: str = WHOLE_STEP) -> Pace | None:
     wall = works.sum(axis=0) + idle
     computes = np.isin(categories, _COMPUTING)
     computing = works[computes].sum(axis=0)
-    if idle.sum() > MOST_IDLE * wall.sum() or (computing <= _LEAST_COMPUTING * wall).any():
+    hardly_idles = idle.sum() <= MOST_IDLE * wall.sum()
+    idle_off_by = 0.0 if hardly_idles else _STANDARD_ERRORS * float(idle.std()) / math.sqrt(frames)
+    is_longer = length_ns is not None and length_ns > wall.mean() + idle_off_by
+    most_idle = SOME_IDLE if is_longer else MOST_IDLE
+    if idle.sum() > most_idle * wall.sum() or (computing <= _LEAST_COMPUTING * wall).any():
         return None
     mean, work = works.mean(axis=1), works.sum(axis=0)
     longer, grown = wall - wall.mean(), works - mean[:, None]
@@ -78,11 +92,13 @@ def pace(account: Account, part: str = WHOLE_STEP) -> Pace | None:
     # Where it is assumed: as if all kernels were longer alike. Steps that are longer by waiting tell no more of these than that.
     errors = _STANDARD_ERRORS * scatter.sum() / np.sqrt(told + doubt)
     waited = np.clip((longer - slower) @ longer / (longer @ longer + doubt), 0, 1)
-    off_by = errors + doubt / (told + doubt) * (1 - computing.sum() / wall.sum()) + waited
-    factor = -np.outer(rates, longer) / np.where(works > 0, works, np.inf)
+    unseen = doubt / (told + doubt) * (1 - computing.sum() / wall.sum())
+    # Of steps that idle more, waiting would be taken for work.
+    factor = -np.outer(rates, longer if hardly_idles else np.zeros(frames)) / np.where(works > 0, works, np.inf)
     change = np.zeros(len(account.ns))
     change[known] = account.ns[known] * factor.reshape(-1)[cells]
-    return Pace(dict(zip(categories, rates.tolist(), strict=True)), float(off_by), change)
+    by_category = dict(zip(categories, rates.tolist(), strict=True))
+    return Pace(by_category, float(errors + waited), float(unseen), change, idle_off_by)
 
 
 def _waits(line: Line | None) -> bool:

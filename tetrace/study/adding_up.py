@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import NOISE, TOO_FEW
+from tetrace.breakdown.lengths import WHOLE_STEP
 from tetrace.study.explanation import LEAST_FACTOR, MOST_FACTOR, NOT_SHOWN, Explanation
 from tetrace.study.section import several, signs
 from tetrace.study.speedups import is_told
@@ -57,7 +58,10 @@ def _phase_words(found: Explanation) -> Iterator[str]:
     for phase, (a, b) in found.phases_ns.items():
         works, waits = (after - before for before, after in (found.of_ns(kind, phase) for kind in (BUSY, IDLE)))
         left = b - a - works - waits
-        parts = [f"{_plus(works)} work", f"{_plus(waits)} waiting", *([f"{_plus(left)} neither"] if left else [])]
+        factors = [one.factor for one in found.charged.parts[phase]]
+        times = f" (that of the recordings times {' and '.join(map(_factor, factors))})" if any(factors) else ""
+        parts = [f"{_plus(works)} work", f"{_plus(waits)} waiting{times}"]
+        parts += [f"{_plus(left)} neither"] if left else []
         yield f"{phase.capitalize()} takes {in_ms(a)} and {in_ms(b)} ms of it, {_plus(b - a)}: {', '.join(parts)}."
 
 
@@ -115,20 +119,22 @@ def _elsewhere_words(material: Material, found: Explanation) -> Iterator[str]:
 
 
 def _factor_words(found: Explanation) -> Iterator[str]:
-    """How many times its recorded waiting each step waits, and what it means where that is far from 1."""
-    factors = [found.waits_times(side) for side in (0, 1)]
-    known = [(name, one) for name, one in zip(found.names, factors, strict=True) if one is not None]
-    if not known:
-        return
-    by_phase = ", phase by phase" if found.phases_ns else ""
-    yield f"Waiting is that of the recordings times {' and '.join(_factor(one) for one in factors)}{by_phase}."
-    slower = [name for name, one in known if 0 < one < LEAST_FACTOR]
+    """How many times its recorded waiting each step waits, and what it means where that is far from 1, of any phase."""
+    whole = found.charged.parts.get(WHOLE_STEP)
+    if whole and any(one.factor is not None for one in whole):
+        yield f"Waiting is that of the recordings times {' and '.join(_factor(one.factor) for one in whole)}."
+    factors = [
+        [found.charged.parts[part][side].factor or Fraction(1) for part in found.waits_otherwise(side)]
+        for side in (0, 1)
+    ]
+    slower = [name for name, own in zip(found.names, factors, strict=True) if any(one < LEAST_FACTOR for one in own)]
     if slower:
         yield (
             f"The host was slower while {' and '.join(slower)} {'was' if len(slower) == 1 else 'were'} recorded: the recorder "
             "or somebody else slowed it."
         )
-    if longer := [name for name, one in known if one > MOST_FACTOR]:
+    longer = [name for name, own in zip(found.names, factors, strict=True) if any(one > MOST_FACTOR for one in own)]
+    if longer:
         yield f"The host was slower while {' and '.join(longer)} {'was' if len(longer) == 1 else 'were'} timed."
 
 
@@ -160,7 +166,7 @@ def _clock_words(material: Material, found: Explanation, side: Side, name: str, 
     if not side.by_clock_ns:
         return
     longer = float(side.by_clock_ns)
-    off_by = abs(longer) * found.rates_off_by[found.names.index(name)].get(part, 0.0)
+    off_by = found.clock_off_by_ns(found.names.index(name), part)
     more, and_so = ("more", "longer") if longer > 0 else ("less", "shorter")
     yield (
         f"The GPU works all of {_of(name, part)}, which takes {in_ms(abs(longer))} ms {more} than recorded "

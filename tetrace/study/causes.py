@@ -19,7 +19,7 @@ from tetrace.attribute.vocabulary import INSPECTION_MODULE
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.compare import CAUSES_OF_CHANGE, PARTS, Comparison
 from tetrace.breakdown.launch import NO_RANGE, QUANTIZING_RANGE, STEP_RANGE
-from tetrace.breakdown.pace import WHOLE_STEP
+from tetrace.breakdown.lengths import part_of
 
 if TYPE_CHECKING:
     from tetrace.breakdown.changes import Change
@@ -157,7 +157,7 @@ def _rates(comparison: Comparison, side: int) -> dict[tuple[str, str] | None, Fr
     places: dict[tuple[str, str], str] = {}
     for row in comparison.tables[CAUSES_OF_CHANGE].rows:
         kind, category, phase, _ = row.labels
-        part = phase if phase in paces else WHOLE_STEP
+        part = part_of(phase, comparison.paces[side])
         if kind == BUSY and row.per_step_ns[side] and part in paces and category in paces[part].rates:
             own = works.setdefault(part, {})
             own[category] = own.get(category, Fraction(0)) + row.per_step_ns[side]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from tetrace.breakdown.account import BUSY, IDLE
-from tetrace.breakdown.pace import WHOLE_STEP
+from tetrace.breakdown.lengths import WHOLE_STEP, part_of
 from tetrace.study.causes import Cause
 from tetrace.study.payoff import LAUNCH_BOUND
 
@@ -75,11 +75,11 @@ def charge(recorded: Sequence[Cause], timed_ns: Timed) -> Charged:
     """The causes of two timed steps, which they add up to exactly."""
     parts = {}
     for part, (before, after) in timed_ns.items():
-        own = [cause for cause in recorded if part in (WHOLE_STEP, cause.phase)]
+        own = [cause for cause in recorded if part_of(cause.phase, timed_ns) == part]
         parts[part] = _side(own, 0, before), _side(own, 1, after)
     # What ran wholly beside other work takes no time of its own: the phases that do need not be all that are recorded.
     nothing = parts.get(WHOLE_STEP, (Side(None), Side(None)))
-    rows = [_timed(cause, parts.get(cause.phase, nothing)) for cause in recorded]
+    rows = [_timed(cause, parts.get(part_of(cause.phase, timed_ns), nothing)) for cause in recorded]
     for part, sides in parts.items():
         for name, sign in ((FASTER, -1), (LONGER, 1)):
             before, after = (one.residue_ns if one.residue_ns * sign > 0 else Fraction(0) for one in sides)

@@ -7,16 +7,16 @@ up to both timed steps exactly, as rationals of nanoseconds, and as recorded to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tetrace.breakdown.account import BUSY, IDLE
 from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.breakdown.compare import compare
-from tetrace.breakdown.pace import WHOLE_STEP
+from tetrace.breakdown.lengths import WHOLE_STEP, Lengths, part_of
 from tetrace.errors import ConservationError
 from tetrace.report.diff import sentence
 from tetrace.study.causes import Cause, Group, causes_of, grouped, largest_first, work_noise_ns
@@ -41,6 +41,16 @@ _PART_OF_WAITING = Fraction(1, 20)
 WAITING = "waiting"
 NOT_TIMED = "not timed"
 NOT_SHOWN = "not shown"
+NOT_RECORDED = "not recorded"
+
+
+class Doubt(NamedTuple):
+    """Which part of what a clock adds may be charged to the wrong kernels: by what recorded steps scatter, and by what is assumed
+    of them; and how much of it may be waiting (`Pace`)."""
+
+    scatter: float
+    assumed: float
+    idle_off_by_ns: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,10 +59,11 @@ class Explanation:
 
     `recorded` are all causes as recorded, the largest first, and `step_ns` an average recorded step of either; `verdict`
     says whether it is more than noise. `timed_ns` are steps of either as timed without a recorder, None where one was not:
-    causes are those of the recorded steps then. `phases_ns` are their phases, all that are recorded, which add up to the
-    steps; empty where they were not timed. `work_noise_ns` is the noise of the difference of what the GPU works, None where
-    too few steps were recorded. `rates_off_by` is which part of what a clock adds to either step, by part of it, may be
-    charged to the wrong kernels: parts whose length the clock does not set are not in it.
+    causes are those of the recorded steps then. `phases_ns` are their phases, which add up to the steps, and `phases_off_by_ns`
+    by how much more or less their differences are than those of the phases' own medians; empty where phases were not timed, are
+    not those of the recordings, or the GPU works all of both steps, which then are one part. `work_noise_ns` is the noise of
+    the difference of what the GPU works, None where too few steps were recorded. `paces` are those of either recording, by
+    phase or for `WHOLE_STEP`: only of what the clock sets the length of.
     """
 
     names: tuple[str, str]
@@ -62,8 +73,9 @@ class Explanation:
     recorded: tuple[Cause, ...]
     work_noise_ns: float | None
     timed_ns: tuple[float, float] | None = None
-    rates_off_by: tuple[Mapping[str, float], Mapping[str, float]] = field(default_factory=lambda: ({}, {}))
+    paces: tuple[Mapping[str, Doubt], Mapping[str, Doubt]] = field(default_factory=lambda: ({}, {}))
     phases_ns: Timed = field(default_factory=dict)
+    phases_off_by_ns: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def explained_ns(self) -> tuple[Fraction, Fraction]:
@@ -104,7 +116,7 @@ class Explanation:
 
     def of_ns(self, kind: str, phase: str = "") -> tuple[Fraction, Fraction]:
         """What the GPU works, or waits, in a step of either run or in a phase of it, without what the recorder launched."""
-        return _sums(one for one in self.causes if one.kind == kind and phase in ("", one.phase) and not one.is_own)
+        return _sums(one for one in self.causes if one.kind == kind and _is_of(one, phase) and not one.is_own)
 
     @cached_property
     def changes_ns(self) -> Fraction:
@@ -114,18 +126,32 @@ class Explanation:
 
     @cached_property
     def off_by_ns(self) -> float | None:
-        """By how much the difference of the GPU's work, and with it that of waiting, may be off: by its noise and what of
-        either clock's part may be charged wrongly, which have nothing to do with one another, and by what the timed steps show
-        of kernels at another speed. None where too few steps were recorded."""
+        """By how much the difference of the GPU's work, and with it that of waiting, may be off. None where too few steps were
+        recorded.
+
+        By its noise, and what the scatter of either recording lets be charged to the wrong kernels or to waiting, which have
+        nothing to do with one another; by what is assumed of both recordings alike; and by what timed steps show that recordings
+        do not have.
+        """
         if self.work_noise_ns is None:
             return None
-        apart = math.hypot(self.work_noise_ns, *(self.clock_off_by_ns(side) for side in (0, 1)))
-        return apart + float(self.charged.residue_apart_ns)
+        scatter = (self._clock_doubts_ns(side, lambda one: one.scatter) for side in (0, 1))
+        first, second = (self._clock_doubts_ns(side, lambda one: one.assumed) for side in (0, 1))
+        assumed = sum(abs(second.get(part, 0.0) - first.get(part, 0.0)) for part in {**first, **second})
+        idle = (one.idle_off_by_ns for side in self.paces for one in side.values())
+        apart = math.hypot(self.work_noise_ns, *idle, *(sum(map(abs, found.values())) for found in scatter))
+        return apart + assumed + float(self.charged.residue_apart_ns)
 
-    def clock_off_by_ns(self, side: int) -> float:
-        """How much of what a clock adds to one step may be charged to the wrong kernels."""
-        rates, parts = self.rates_off_by[side], self.charged.parts
-        return sum(abs(float(parts[part][side].by_clock_ns or 0)) * off_by for part, off_by in rates.items())
+    def clock_off_by_ns(self, side: int, part: str) -> float:
+        """How much of what a clock adds to a part of one step may be charged to the wrong kernels."""
+        return abs(self._clock_doubts_ns(side, lambda one: one.scatter + one.assumed).get(part, 0.0))
+
+    def _clock_doubts_ns(self, side: int, share: Callable[[Doubt], float]) -> dict[str, float]:
+        """A share of what a clock adds to each part of one step, with its sign."""
+        parts = self.charged.parts
+        return {
+            part: float(parts[part][side].by_clock_ns or 0) * share(found) for part, found in self.paces[side].items()
+        }
 
     @property
     def doubt(self) -> str:
@@ -133,8 +159,8 @@ class Explanation:
 
         They do where both sides were timed, enough steps recorded, and the GPU's work is off by a tenth of all changes at
         most: the split of the difference into kinds of work and waiting is then known so well. Noise beyond that may make a
-        row, or turn its sign. The difference between host ranges is not asked for: it is shared out. And the recordings have
-        to show what is timed: see `is_turned`.
+        row, or turn its sign. The difference between host ranges is not asked for: it is shared out. Nor may what the recordings
+        do not have be over 5% of the difference. And they have to show what is timed: see `is_turned`.
         """
         if self.timed_ns is None:
             return NOT_TIMED
@@ -142,6 +168,8 @@ class Explanation:
             return TOO_FEW
         if self.off_by_ns > _TELLS * self.changes_ns:
             return NOISE
+        if self.charged.residue_apart_ns > WORTH_A_ROW * abs(self.difference_ns):
+            return NOT_RECORDED
         return NOT_SHOWN if self.is_turned else ""
 
     @property
@@ -180,39 +208,32 @@ class Explanation:
         is_noise = self.verdict == NOISE if self.timed_ns is None else self.doubt == NOISE
         return not is_noise and abs(self.difference_ns) >= _TELLS * _changed(self.groups)
 
-    @property
-    def is_by_phase(self) -> bool:
-        """Whether it is known how long each phase takes without a recorder, and so waits."""
-        return bool(self.phases_ns)
+    def waits_otherwise(self, side: int, phase: str = "") -> list[str]:
+        """The parts of a step, or the one that is a phase, that wait otherwise than 0.5 to 1.2 times what is recorded: of those
+        that make over 5% of the waiting that is asked for, timed or recorded."""
+        asked = [part for part in self.charged.parts if phase in ("", part) or part == WHOLE_STEP]
+        timed = {part: self.of_ns(IDLE, part)[side] for part in asked}
+        recorded = {part: self._recorded_waiting_ns(side, part) for part in asked}
+        found = []
+        for part in asked:
+            is_little = all(one[part] <= _PART_OF_WAITING * sum(one.values()) for one in (timed, recorded))
+            factor = self.charged.parts[part][side].factor
+            if not is_little and (factor is None or not LEAST_FACTOR <= factor <= MOST_FACTOR):
+                found.append(part)
+        return found
 
-    def waits_times(self, side: int) -> Fraction | None:
-        """How many times what is recorded of it a step waits; None where its recording does not wait."""
-        recorded = self._recorded_waiting_ns(side)
-        return self.waiting_ns[side] / recorded if recorded else None
-
-    def _recorded_waiting_ns(self, side: int, phase: str = "") -> Fraction:
-        waits = (one for one in self.recorded if one.kind == IDLE and phase in ("", one.phase) and not one.is_own)
+    def _recorded_waiting_ns(self, side: int, phase: str) -> Fraction:
+        waits = (one for one in self.recorded if one.kind == IDLE and _is_of(one, phase) and not one.is_own)
         return sum((one.recorded_ns[side] for one in waits), Fraction(0))
 
     def splits_waiting(self, phase: str = "") -> bool:
         """Whether the split of waiting between host ranges may be quoted, of one phase where it is named: both steps wait about
-        as recorded, in each phase that makes over 5% of the waiting that is asked for, timed or recorded."""
-        if self.timed_ns is None:
-            return False
-        asked = [part for part in self.charged.parts if phase in ("", part) or part == WHOLE_STEP]
-        for side in (0, 1):
-            timed = {part: self.of_ns(IDLE, part)[side] for part in asked}
-            recorded = {part: self._recorded_waiting_ns(side, part) for part in asked}
-            for part in asked:
-                is_little = all(one[part] <= _PART_OF_WAITING * sum(one.values()) for one in (timed, recorded))
-                factor = self.charged.parts[part][side].factor
-                if not is_little and (factor is None or not LEAST_FACTOR <= factor <= MOST_FACTOR):
-                    return False
-        return True
+        as recorded."""
+        return self.timed_ns is not None and not any(self.waits_otherwise(side, phase) for side in (0, 1))
 
     def knows_waiting(self, phase: str) -> bool:
         """Whether it is known how long either step waits in a phase."""
-        return self.is_by_phase or self.splits_waiting(phase)
+        return bool(self.phases_ns) or self.splits_waiting(phase)
 
     def rows(self, told: bool = False) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
         """The groups worth a row of their own, and those that are one together: 5% of the difference at most, or of all
@@ -248,14 +269,19 @@ def quotable(explanation: Explanation, phase: str = "") -> Sequence[Group]:
     than it may be off by. How much of it is of one phase is known where that was timed; else only as well as its split between
     host ranges.
     """
-    causes = [cause for cause in explanation.causes if phase in ("", cause.phase)]
+    causes = [cause for cause in explanation.causes if _is_of(cause, phase)]
     found = [group for group in grouped(one for one in causes if one.kind == BUSY and not one.is_own) if group.is_told]
     waits = Group(WAITING, tuple(one for one in causes if one.kind == IDLE and (one.before_ns or one.after_ns)))
     off_by = explanation.off_by_ns
     is_known = explanation.timed_ns is not None and (not phase or explanation.knows_waiting(phase))
-    if is_known and waits.causes and off_by is not None and abs(waits.difference_ns) > off_by:
+    apart = explanation.phases_off_by_ns.get(phase, 0.0)
+    if is_known and waits.causes and off_by is not None and abs(waits.difference_ns) > off_by + apart:
         found.append(waits)
     return sorted(found, key=lambda group: (-abs(group.difference_ns), group.name))
+
+
+def _is_of(cause: Cause, phase: str) -> bool:
+    return not phase or part_of(cause.phase, (phase,)) == phase
 
 
 def explain(
@@ -264,13 +290,20 @@ def explain(
     names: tuple[str, str],
     timed_ns: tuple[float, float] | None = None,
     phases_ns: Mapping[str, tuple[float, float]] | None = None,
+    between_ns: tuple[float, float] = (0.0, 0.0),
 ) -> Explanation:
-    """Why `b` takes another time than `a`; `timed_ns` are their steps without a recorder, `phases_ns` how long the phases of
-    those are to one another. Raises `UsageError` where one holds no GPU activity, `ConservationError` where the causes are not
-    both steps."""
-    phases = {} if timed_ns is None else _in_all(timed_ns, phases_ns or {})
-    comparison = compare(a, b, names, one_length=None if timed_ns is None else tuple(phases))
-    first, second = ({part: one.off_by for part, one in paces.items() if one} for paces in comparison.paces)
+    """Why `b` takes another time than `a`; `timed_ns` are their steps without a recorder, `phases_ns` the phases of those, the
+    first ones first, and `between_ns` what lies between steps: medians of their own, which need not add up. Raises `UsageError`
+    where one holds no GPU activity, `ConservationError` where the causes are not both steps."""
+    phases = {} if timed_ns is None else _in_all(timed_ns, phases_ns or {}, between_ns)
+    lengths = None
+    if timed_ns is not None:
+        lengths = Lengths(timed_ns, {phase: (float(one), float(two)) for phase, (one, two) in phases.items()})
+    comparison = compare(a, b, names, lengths=lengths)
+    first, second = (
+        {part: Doubt(one.scatter, one.assumed, one.idle_off_by_ns) for part, one in paces.items() if one}
+        for paces in comparison.paces
+    )
     if WHOLE_STEP in comparison.paces[0]:
         phases = {}
     made = Explanation(
@@ -281,20 +314,33 @@ def explain(
         recorded=tuple(sorted(causes_of(comparison), key=largest_first)),
         work_noise_ns=work_noise_ns(comparison),
         timed_ns=timed_ns,
-        rates_off_by=(first, second),
+        paces=(first, second),
         phases_ns=phases,
+        phases_off_by_ns=_off_by(phases, phases_ns or {}),
     )
     check(made)
     return made
 
 
-def _in_all(timed_ns: tuple[float, float], phases_ns: Mapping[str, tuple[float, float]]) -> Timed:
-    """Both timed steps by phase, in the proportions of `phases_ns`: they add up exactly."""
-    wholes = [sum((Fraction(pair[side]) for pair in phases_ns.values()), Fraction(0)) for side in (0, 1)]
+def _in_all(
+    timed_ns: tuple[float, float], phases_ns: Mapping[str, tuple[float, float]], between_ns: tuple[float, float]
+) -> Timed:
+    """Both timed steps by phase, in the proportions of `phases_ns`: they add up exactly. What lies between steps belongs to the
+    phase that begins the next one, as the GPU waits for that."""
+    parts = {phase: (Fraction(a), Fraction(b)) for phase, (a, b) in phases_ns.items()}
+    if first := next(iter(parts), ""):
+        parts[first] = (parts[first][0] + Fraction(between_ns[0]), parts[first][1] + Fraction(between_ns[1]))
+    wholes = [sum((pair[side] for pair in parts.values()), Fraction(0)) for side in (0, 1)]
     if not all(wholes):
         return {}
     scales = [Fraction(ns) / whole for ns, whole in zip(timed_ns, wholes, strict=True)]
-    return {phase: (Fraction(a) * scales[0], Fraction(b) * scales[1]) for phase, (a, b) in phases_ns.items()}
+    return {phase: (a * scales[0], b * scales[1]) for phase, (a, b) in parts.items()}
+
+
+def _off_by(phases: Timed, medians_ns: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """By how much the difference of each phase is more, or less, than that of its own medians."""
+    own = {phase: medians_ns[phase][1] - medians_ns[phase][0] for phase in phases}
+    return {phase: abs(float(_difference(pair)) - own[phase]) for phase, pair in phases.items()}
 
 
 def check(explanation: Explanation) -> None:

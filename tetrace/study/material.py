@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 TOTAL = "total"
 NOT_RECORDED = "not recorded"
-# The first phase with what lies between the step before and it.
-_FROM_STEP_BEFORE = "(from the step before)"
+# What lies between the phases of one step and those of the next.
+_BETWEEN = "(between steps)"
 # Options that say in which precision matrix products run, where no recording tells.
 _PLAIN_RECIPES = ("", "none", "bf16", "fp16", "fp32", "false", "off")
 
@@ -141,10 +141,9 @@ class Material:
         if not len(steps):
             return found
         if self.phases:
-            first, *others = columns[1:]
-            whole = steps[columns[0]] - steps[others].sum(axis=1)
-            steps = steps.assign(**{f"{_FROM_STEP_BEFORE}_ns": whole.where(steps[first].notna())})
-            columns.append(f"{_FROM_STEP_BEFORE}_ns")
+            between = steps[columns[0]] - steps[columns[1:]].sum(axis=1)
+            columns.append(f"{_BETWEEN}_ns")
+            steps = steps.assign(**{columns[-1]: between})
         medians = steps.groupby(["configuration", "round"], sort=True)[columns].median()
         for (name, number), row in zip(medians.index, medians.itertuples(index=False), strict=True):
             for column, value in zip(columns, row, strict=True):
@@ -291,7 +290,8 @@ class Material:
         alone = self.time(against), self.time(of)
         timed = (alone[0].value, alone[1].value) if alone[0] and alone[1] else None
         try:
-            return explain(first, second, (against, of), timed, self._phases_of(against, of))
+            between = self._between(against), self._between(of)
+            return explain(first, second, (against, of), timed, self._phases_of(against, of), between)
         except TetraceError as error:
             if error.exit_code != 2:
                 raise
@@ -299,8 +299,7 @@ class Material:
 
     def _phases_of(self, *names: str) -> dict[str, tuple[float, float]]:
         """Of two configurations, how long the phases of their steps are; empty where they were not timed, or some steps have
-        a phase that others have not: their medians are of other steps then. What lies between steps is of the phase that
-        begins the next one, as the GPU waits for it."""
+        a phase that others have not: their medians are of other steps then."""
         found = {}
         steps = self.results.steps
         own = steps[steps["configuration"].isin(names)]
@@ -308,12 +307,17 @@ class Material:
             timed = own[f"{phase}_ns"].notna().groupby(own["configuration"])
             if (timed.any() & ~timed.all()).any():
                 return {}
-            pair = [self.time(name, _FROM_STEP_BEFORE if phase == self.phases[0] else phase) for name in names]
+            pair = [self.time(name, phase) for name in names]
             if pair[0] is not None and pair[1] is not None:
                 found[phase] = (pair[0].value, pair[1].value)
             elif pair != [None, None]:
                 return {}
         return found
+
+    def _between(self, name: str) -> float:
+        """What lies between the phases of one step and those of the next, ns."""
+        found = self.time(name, _BETWEEN)
+        return max(found.value, 0.0) if found else 0.0
 
     def uses_fp8(self, name: str) -> bool:
         """Whether a configuration multiplies in FP8: as recorded, else by its option `recipe`."""

@@ -10,7 +10,7 @@ from tetrace.breakdown.changes import NOISE, TOO_FEW
 from tetrace.report.grid import Column, Grid
 from tetrace.study.adding_up import how_it_adds_up, in_ms
 from tetrace.study.causes import Cause, Group
-from tetrace.study.explanation import NOT_SHOWN, NOT_TIMED, Explanation
+from tetrace.study.explanation import NOT_RECORDED, NOT_SHOWN, NOT_TIMED, Explanation
 from tetrace.study.section import Section, cut, times
 from tetrace.study.speedups import is_told, pairs, speedups, unexplained_words
 from tetrace.units import three_digits
@@ -53,7 +53,8 @@ def why_section(material: Material) -> Section:
     if left := sum(one.doubt not in ("", NOT_SHOWN) for one in told):
         said.append(
             f"{left} of {len(shown)} tables {'does' if left == 1 else 'do'} not explain the timed difference: too few steps "
-            "were recorded, or work of the GPU may be off by more than a tenth of all that changed."
+            "were recorded, work of the GPU may be off by more than a tenth of all that changed, or over 5% of it are not in the "
+            "recordings."
         )
     if turned := sum(one.doubt == NOT_SHOWN for one in told):
         are = "is of a difference" if turned == 1 else "are of differences"
@@ -111,6 +112,7 @@ def _does_not_explain(found: Explanation, told: bool) -> str:
         return "; not shown by the recordings"
     why = {
         TOO_FEW: "too few steps were recorded",
+        NOT_RECORDED: f"{in_ms(found.charged.residue_apart_ns)} ms of it are not in the recordings",
         NOISE: f"work of the GPU may be off by {in_ms(found.off_by_ns or 0)} of {in_ms(found.changes_ns)} ms that changed",
     }
     if found.doubt:
