@@ -26,7 +26,7 @@ def backward_of(path: str) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _observer() -> None:
+def _observing() -> None:
     try:
         observer.load()
     except TetraceError as error:
@@ -213,8 +213,9 @@ def test_ddp_with_two_processes(tmp_path: Path) -> None:
         assert json.loads((process_folder(tmp_path / f"rank{rank}") / "process.json").read_text())["rank"] == rank
 
 
-def test_the_observer_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_observer_is_built_once(compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(TetraceError, match="not built"):
         observer.load()
     built = observer.build()

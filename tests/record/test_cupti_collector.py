@@ -299,13 +299,13 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Empty, so that the first recording compiles the observer itself."""
+    """Empty, so that the first recording has the observer compiled."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def record(
-    stand_in: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: Path, cache: Path, compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `tetrace record --collector cupti -o run trains.py DOES` in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
@@ -314,10 +314,10 @@ def record(
 
     def run(does: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", RECORD, str(stand_in), "record", "--collector", "cupti", "-o", "run"]
-        told = {"CUDA_HOME": str(home), "XDG_CACHE_HOME": str(cache), "STAND_IN_LOG": str(tmp_path / "calls")}
+        told = {"CUDA_HOME": str(home), "XDG_CACHE_HOME": str(cache), "CXX": str(compiler)}
         return subprocess.run(
             [*command, *options, "trains.py", does],
-            env={**os.environ, **told, **variables},
+            env={**os.environ, "STAND_IN_LOG": str(tmp_path / "calls"), **told, **variables},
             capture_output=True,
             text=True,
             check=False,
