@@ -29,20 +29,26 @@ settings.load_profile("any machine")
 
 # Files whose tests take the longest in sum go first (`make test` keeps the order): one that came last would run alone.
 LONGEST = (
-    *(
-        "study/test_run.py",
-        "instrument/test_collector.py",
-        "cli/record/test_script.py",
-        "cli/record/test_under_nsys.py",
-    ),
-    *("cli/record/test_saved.py", "study/test_first_steps.py", "study/test_resume.py", "instrument/test_unchanged.py"),
-    *(
-        "report/test_html_browser.py",
-        "collector/test_cpp.py",
-        "record/test_cupti_collector.py",
-        "study/test_earlier.py",
-    ),
-    *("instrument/test_start.py", "cli/test_record_nothing.py"),
+    "study/test_run.py",
+    "study/test_first_steps.py",
+    "collector/test_cpp.py",
+    "collector/test_stand_in.py",
+    "instrument/test_collector.py",
+    "record/test_cupti_collector.py",
+    "cli/record/test_saved.py",
+    "instrument/test_unchanged.py",
+    "study/test_resume.py",
+    "cli/test_report.py",
+    "instrument/test_start.py",
+    "report/test_html_browser.py",
+    "instrument/test_autograd.py",
+    "fp8/test_scale_updates.py",
+    "fp8/test_whatif_bounds.py",
+    "study/test_memory.py",
+    "report/test_perfetto.py",
+    "study/test_earlier.py",
+    "cli/test_diff.py",
+    "fp8/test_hostile_checkpoint.py",
 )
 NOT_RUN = pytest.StashKey[list[str]]()
 
