@@ -20,7 +20,8 @@ from tetrace.breakdown.analysis import break_down
 from tetrace.breakdown.changes import TOO_FEW
 from tetrace.breakdown.compare import compare
 from tetrace.study.causes import work_noise_ns
-from tetrace.study.explanation import Explanation, explain
+from tetrace.study.explain import explain
+from tetrace.study.explanation import Explanation
 from tetrace.study.material import Material
 
 GEMM = "nvjet_sm90_qqtst_256x128_128x4_1x2_h_bz_coopA_TNT"

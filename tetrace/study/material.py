@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from tetrace.errors import TetraceError
 from tetrace.study import spec
 from tetrace.study.comparable import differences, not_as_planned, unlike
-from tetrace.study.explanation import Explanation, explain
+from tetrace.study.explain import explain
+from tetrace.study.explanation import Explanation
 from tetrace.study.other_start import other_starts
 from tetrace.study.results import MEASURED, WAITING, Configuration, Results, read
 from tetrace.study.spec import Planned, Study
