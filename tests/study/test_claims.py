@@ -217,6 +217,11 @@ def test_what_is_told_without_a_run(material):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(("noted", "words"), [(1.24, "1.240×"), ("1.2-1.24x", "1.2-1.24x"), (None, "")])
+def test_what_a_note_gives_as_a_range_is_quoted_as_it_writes_it(noted, words):
+    assert noted_words(claim(at_least=1.2, noted=noted), TIMES) == words
+
+
 @pytest.mark.parametrize(
     ("losses", "noted", "here", "verdict"),
     [

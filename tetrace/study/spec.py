@@ -187,9 +187,9 @@ class Claim:
     without a run, such as arithmetic; `why` says how.
 
     For figure `crossing`, `sweep` names the matrix of a sweep, `of` and `against` values of its group. `noted`: the
-    note's number or word. `why`: a sentence for when it does not hold or cannot be told. `beside`: kernels' time in recordings,
-    of which a claim on a speed-up is judged too; that is said, and is no verdict on the claim. `study`: another study, whose
-    results on the same machine `of` and `against` are of.
+    note's number, or its word or range as it writes it. `why`: a sentence for when it does not hold or cannot be told.
+    `beside`: kernels' time in recordings, of which a claim on a speed-up is judged too; that is said, and is no verdict on
+    the claim. `study`: another study, whose results on the same machine `of` and `against` are of.
     """
 
     says: str
