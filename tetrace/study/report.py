@@ -43,6 +43,8 @@ from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, why_section
 
 # Sentences on crossings before the tables.
 _CROSSINGS = 4
+# Of what makes a difference, in a claim's reason.
+_QUOTED = 2
 TABLE_FILES = ("configurations.csv", "effects.csv", "claims.csv", "explanations.csv")
 
 
@@ -80,16 +82,17 @@ class Report:
         return judge(self.material, claim, found)
 
     def _explained(self, one: Judged) -> Judged:
-        """A speed-up that is not what the note claims, with what makes the difference."""
+        """A speed-up, or a time that the GPU works, that is not what the note claims, with what makes the difference."""
         claim = one.claim
         against = claim.against or self.material.baseline(claim.of)
-        if one.verdict != FAILS or not claim.figure.endswith("speedup") or not against:
+        is_work = claim.figure == "busy_ms" and bool(claim.against)
+        if one.verdict != FAILS or claim.study or not against or not (is_work or claim.figure.endswith("speedup")):
             return one
         found = self.material.explanation(claim.of, against)
         if isinstance(found, str):
             return one
-        phase = claim.figure.removesuffix("speedup").rstrip("_")
-        differs = f"what differs: {quoted_words(found, 2, phase)}"
+        phase = "" if is_work else claim.figure.removesuffix("speedup").rstrip("_")
+        differs = f"what differs: {quoted_words(found, _QUOTED, phase, is_work)}"
         return replace(one, why=f"{one.why}; {differs}" if one.why else differs)
 
     @cached_property
