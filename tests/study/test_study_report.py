@@ -17,7 +17,6 @@ from tests.study.made import Made, study
 from tests.study.stack import CLOCKS, FIELDS, TOML, rounds, stack, table
 from tetrace.report.terminal import cut_end
 from tetrace.study import results, spec
-from tetrace.study.claims import FAILS
 from tetrace.study.csv_tables import csv_text
 from tetrace.study.material import Material
 from tetrace.study.page import document
@@ -351,40 +350,6 @@ at_least = 1.0
         ("graphs", "none"),
         ("graphs", "delayed"),
     ]
-
-
-def test_a_time_that_the_gpu_works_is_followed_by_its_kernels_where_the_claim_does_not_hold(tmp_path):
-    """Waiting, which a speed-up quotes, is no part of it."""
-    toml = """
-    title = "t"
-    [[matrix]]
-    name = "main"
-    axes.recipe = ["none", "delayed"]
-    baseline = "none"
-    [[claim]]
-    says = "The GPU works for as long"
-    figure = "busy_ms"
-    of = "delayed"
-    against = "none"
-    at_least = 10
-    why = "it is said by hand too"
-    [[claim]]
-    says = "It works for less time than ever"
-    figure = "busy_ms"
-    of = "delayed"
-    at_most = 0.001
-    """
-    of = study(tmp_path, toml)
-    made = Made(of)
-    for name, file, ms in (("none", "te4-bf16.sqlite", 12.0), ("delayed", "te4-fp8.sqlite", 15.0)):
-        store.write(repeated([1.0] * 9, name=file), tmp_path / f"{name}.tetrace")
-        made.measured(name, total=rounds(ms), recording=tmp_path / f"{name}.tetrace")
-    one, alone = Report(Material(made.write(tmp_path / "results"), of)).judged
-    assert one.verdict == alone.verdict == FAILS
-    casts = "quantization +0.315 ms (cast_transpose_optimized_kernel, forward)"
-    gemms = "GEMMs -0.692 ms (nvjet bf16 → nvjet fp8, backward)"
-    assert one.why == f"it is said by hand too; what differs: {gemms}; {casts}"
-    assert alone.why == ""  # of one configuration nothing differs
 
 
 def test_only_explained_speedups_are_called_so(tmp_path):

@@ -13,7 +13,7 @@ from tetrace.report.page import written
 from tetrace.report.reporter import Options
 from tetrace.study import screen
 from tetrace.study.beside_note import notes_section, quoted_words
-from tetrace.study.claims import FAILS, Judged, count_words, judge
+from tetrace.study.claims import FAILS, UNKNOWN, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
 from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
 from tetrace.study.failing import failing_words
@@ -71,7 +71,7 @@ class Report:
         return tuple(self._judge(claim) for claim in self.study.claims)
 
     def _judge(self, claim: Claim) -> Judged:
-        one = self._of_step(claim)
+        one = _decided(self._of_step(claim))
         beside = beside_words(self.material, claim)
         return replace(one, why="; ".join(filter(None, (one.why, beside)))) if beside else one
 
@@ -204,6 +204,13 @@ class Report:
             meaning_section(),
         )
         return tuple(one.typeset() for one in made if not one.empty)
+
+
+def _decided(one: Judged) -> Judged:
+    """A claim whose condition suffices without being needed cannot be told where that is missed."""
+    if one.verdict != FAILS or not one.claim.otherwise:
+        return one
+    return replace(one, verdict=UNKNOWN, why="; ".join(filter(None, (one.claim.otherwise, one.why))))
 
 
 def write(folder: Path, study: Study, against: Path | None = None) -> None:

@@ -189,7 +189,8 @@ class Claim:
     For figure `crossing`, `sweep` names the matrix of a sweep, `of` and `against` values of its group. `noted`: the
     note's number, or its word or range as it writes it. `why`: a sentence for when it does not hold or cannot be told.
     `beside`: kernels' time in recordings, of which a claim on a speed-up is judged too; that is said, and is no verdict on
-    the claim. `study`: another study, whose results on the same machine `of` and `against` are of.
+    the claim. `study`: another study, whose results on the same machine `of` and `against` are of. `otherwise`: of a
+    condition that suffices for the claim and is not needed for it, why it cannot be told where the condition is missed.
     """
 
     says: str
@@ -207,6 +208,7 @@ class Claim:
     why: str = ""
     beside: str = ""
     study: str = ""
+    otherwise: str = ""
 
 
 @dataclass(frozen=True)

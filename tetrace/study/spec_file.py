@@ -257,7 +257,14 @@ class _Reader(TomlReader):
             why=self.text(said, "why", where, ""),
             beside=self._beside(said, figure, where),
             study=self._other_study(said, figure, where),
+            otherwise=self._otherwise(said, figure, where),
         )
+
+    def _otherwise(self, said: Mapping[str, Any], figure: str, where: str) -> str:
+        otherwise = self.text(said, "otherwise", where, "")
+        if otherwise and figure == "none":
+            raise self.error(f"otherwise in {where}: is for a claim with a condition; figure is 'none', say it in why")
+        return otherwise
 
     def _other_study(self, said: Mapping[str, Any], figure: str, where: str) -> str:
         study = self.text(said, "study", where, "")
