@@ -3,6 +3,7 @@
 title = "Fused against unfused modules"
 question = "What do fused modules gain, with and without FP8?"
 device = "cuda"                    # or "cpu": then the host's clock measures
+redraws = ["vocabulary"]           # options that draw weights and data anew, and change little else
 [options]                          # keyword arguments of model.py's build, in every configuration
 batch = 8
 [environment]                      # variables of every configuration
@@ -245,6 +246,8 @@ class Study:
     notes: tuple[Note, ...] = ()
     claims: tuple[Claim, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+    # Options that draw weights and data anew: what else is alike tells what last losses scatter by.
+    redraws: tuple[str, ...] = ()
     # What --option changed.
     changed: Mapping[str, Any] = field(default_factory=dict)
 

@@ -16,7 +16,7 @@ from tetrace.study.toml_reader import TOP, TomlReader, is_number, label_of, like
 
 _TOP = (
     *("title", "question", "device", "options", "environment", "measure", "quick", "recording"),
-    *("matrix", "note", "claim", "sweep"),
+    *("matrix", "note", "claim", "sweep", "redraws"),
 )
 _MATRIX = ("name", "options", "environment", "axes", "baseline", "exclude", "expect", "expected", "recording")
 _CONDITIONS = ("at_least", "at_most", "equals", "between", "one_of")
@@ -63,6 +63,7 @@ class _Reader(TomlReader):
             notes=tuple(self._note(each, where) for each, where in self.entries(said, "note")),
             claims=tuple(self._claim(each, where) for each, where in self.entries(said, "claim")),
             sweeps=tuple(self._sweep(each, where) for each, where in self.entries(said, "sweep")),
+            redraws=self.words(said, "redraws", TOP),
         )
         NameCheck(self.file).check(study)
         return study

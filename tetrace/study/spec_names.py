@@ -29,6 +29,9 @@ class NameCheck(TomlReader):
                 self.is_there(row.configuration, names, "configuration of a [[note.row]]")
         for pattern in study.quick_only:
             self._fits(study, pattern)
+        options = dict.fromkeys(option for planned in study.configurations for option in planned.options)
+        for option in study.redraws:
+            self.is_there(option, options, "redraws")
         for sweep in study.sweeps:
             self._check_sweep(study, sweep)
         for number, claim in enumerate(study.claims, 1):
