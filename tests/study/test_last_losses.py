@@ -52,7 +52,8 @@ def test_configurations_that_are_alike_but_for_the_draw_tell_the_scatter(tmp_pat
     assert (
         last_losses_words(material, {}) == "last loss over its baseline's, by recipe: e4m3 1.20×; hybrid 1.04× to 1.06×"
     )
-    assert last_losses_words(material, {"48-e4m3": 0.77}).endswith("e4m3 1.20×, 77.0%; hybrid 1.04× to 1.06×, none")
+    known = {"32-e4m3": 0.5, "48-e4m3": 0.77, "32-hybrid": 0.0}
+    assert last_losses_words(material, known).endswith(": e4m3 1.20×, 77.0%; hybrid 1.04× to 1.06×, 0%")
 
 
 @pytest.mark.parametrize(

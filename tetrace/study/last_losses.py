@@ -114,8 +114,8 @@ def spread_words(material: Material) -> str:
 
 
 def last_losses_words(material: Material, clipped: Mapping[str, float]) -> str:
-    """Last losses over their baselines', the worst first, and the largest share of a tensor that was clipped, by name:
-    `e4m3-0 1.19× to 1.20×, 77.1%; e4m3-1 1.12×, 57.5%; 4 more 1.01× to 1.06×, none`; empty without two groups."""
+    """Last losses over their baselines', the worst first, and the largest share of a tensor that was clipped, by name where it
+    is known: `e4m3-0 1.19× to 1.20×, 77.1%; e4m3-1 1.12×, 57.5%; 4 more 1.01× to 1.06×, 0%`; empty without two groups."""
     found = sorted(groups(material), key=lambda one: -max(one.ratios))
     if len(found) < 2:
         return ""
@@ -136,6 +136,6 @@ def _axes_words(material: Material) -> str:
 def _group_words(label: str, of: Sequence[Group], clipped: Mapping[str, float]) -> str:
     ratios = [ratio for one in of for ratio in one.ratios]
     ends = dict.fromkeys(f"{one:.2f}×" for one in (min(ratios), max(ratios)))
-    share = max((clipped.get(name, 0.0) for one in of for name in one.names), default=0.0)
-    most = f", {share_words(share) if share else 'none'}" if clipped else ""
+    shares = [clipped[name] for one in of for name in one.names if name in clipped]
+    most = f", {share_words(max(shares)) if max(shares) else '0%'}" if shares else ""
     return f"{label} {' to '.join(ends)}{most}"

@@ -4,6 +4,8 @@ title = "Fused against unfused modules"
 question = "What do fused modules gain, with and without FP8?"
 device = "cuda"                    # or "cpu": then the host's clock measures
 redraws = ["vocabulary"]           # options that draw weights and data anew, and change little else
+[words]                            # what names in reports mean: values and names of axes, matrices, options
+none = "BF16, without FP8"
 [options]                          # keyword arguments of model.py's build, in every configuration
 batch = 8
 [environment]                      # variables of every configuration
@@ -248,8 +250,15 @@ class Study:
     sweeps: tuple[Sweep, ...] = ()
     # Options that draw weights and data anew: what else is alike tells what last losses scatter by.
     redraws: tuple[str, ...] = ()
+    # What names of values, axes, matrices and options mean.
+    words: Mapping[str, str] = field(default_factory=dict)
     # What --option changed.
     changed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def glossary(self) -> str:
+        """What its words mean, on one line: `none: BF16, without FP8; hybrid: ...`; empty without any."""
+        return "; ".join(f"{word}: {meaning}" for word, meaning in self.words.items())
 
     @cached_property
     def configurations(self) -> tuple[Planned, ...]:
