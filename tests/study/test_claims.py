@@ -217,6 +217,11 @@ def test_what_is_told_without_a_run(material):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(("noted", "words"), [(1.24, "1.240×"), ("1.2-1.24x", "1.2-1.24x"), (None, "")])
+def test_what_a_note_gives_as_a_range_is_quoted_as_it_writes_it(noted, words):
+    assert noted_words(claim(at_least=1.2, noted=noted), TIMES) == words
+
+
 @pytest.mark.parametrize(
     ("losses", "noted", "here", "verdict"),
     [
@@ -240,7 +245,9 @@ def test_a_last_loss_is_compared_at_the_step_that_the_table_of_losses_has(materi
     made.measured("fast", total=[1.0] * 7, fields={"losses": Losses.of([8.0, 6.0, 3.0])})
     found = Material(made.write(tmp_path), material.study)
     judged = judge(found, claim(figure="last_loss", at_most=2.0))
-    assert (judged.here, judged.verdict) == ("1.500×", HOLDS)
+    # One seed, and nothing that says what another would give.
+    assert (judged.here, judged.verdict) == ("1.500× (no interval)", UNKNOWN)
+    assert judged.why == "one sample has no interval"
     (grid,) = losses_section(found).grids
     assert "1.500× in step 2" in grid.rows[1]
 

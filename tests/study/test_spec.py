@@ -244,6 +244,10 @@ def test_a_pattern_that_fits_nothing(tmp_path: Path) -> None:
         ('title = "Fused', 'device = "tpu"\ntitle = "Fused', "device = 'tpu': is none; write one of cuda, cpu"),
         ("[[note]]", "[note]", "note at the top: is no list of tables; write [[note]] above each"),
         ("[options]", "options", "is not TOML ("),
+        ("[options]", '[words]\nnon = "BF16"\n[options]', "[words]: 'non' is not in this study; did you mean none?"),
+        ("[options]", "[words]\nnone = 16\n[options]", "none in [words]: is 16; write a text in quotes"),
+        ("[options]", '[words]\nnone = " "\n[options]', "none in [words]: is ' '; write what it means, on one line"),
+        ("[options]", 'words = "none"\n[options]', "words at the top: is no table; write words = {...}"),
     ],
 )
 def test_each_mistake_is_named_with_the_way_out(tmp_path: Path, old: str, new: str, said: str) -> None:

@@ -176,7 +176,8 @@ def test_the_answer_begins_with_what_became_of_the_numbers(tmp_path):
         made = made.measured(name, total=[1.0] * 7, fields={"losses": Losses.of(losses)}, recording=path)
     assert numbers_words(Material(made.write(tmp_path / "results"), of)) == (
         "The loss of 1 of 3 configurations stops being finite: 50264-e4m3",
-        "2 of 2 in FP8 lose gradients wholly before their first scale, lm_head.grad_output first",
+        "In 2 of 2 configurations in FP8 gradients become zero, since their first scale is 1: at most 2 of 2 in step 0, "
+        "2 in step 1, 1 in step 2; lm_head.grad_output first",
         "At most 25.0% of a tensor is clipped (fc2.input of 50264-e4m3, step 0)",
     )
 

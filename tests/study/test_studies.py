@@ -76,6 +76,24 @@ def test_each_claim_is_of_figures_that_its_configurations_have(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NOTES)
+def test_what_a_claim_quotes_is_what_the_note_has(name: str) -> None:
+    """A noted speed-up is that of two rows of the note's table, or the one that it prints itself; a range stays a text."""
+    study, checked = read(name), 0
+    for claim in study.claims:
+        if not claim.figure.endswith("speedup") or not isinstance(claim.noted, float):
+            continue
+        column = f"{claim.figure.removesuffix('speedup').rstrip('_') or 'total'}_ms"
+        pair = [one.rpartition(":")[2] for one in (claim.of, claim.against)]
+        tables = [{row.configuration: row.values for row in note.rows} for note in study.notes]
+        there = [[table[one] for one in pair] for table in tables if table.keys() >= set(pair)]
+        quoted = {own["speedup"] for own, other in there if other.get("speedup") == 1}
+        quoted |= {round(other[column] / own[column], 3) for own, other in there if column in own and column in other}
+        assert not quoted or claim.noted in quoted, f"{claim.says}: {claim.noted} is none of {quoted}"
+        checked += bool(quoted)
+    assert checked or name == "stability"  # which quotes no speed-up
+
+
+@pytest.mark.parametrize("name", NOTES)
 def test_both_ends_of_each_sweep_are_recorded(name: str) -> None:
     """Themselves, or a configuration that runs the same."""
     study = read(name)

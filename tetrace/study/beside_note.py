@@ -193,12 +193,13 @@ def _kernels(material: Material, one: _Ratio) -> str:
     return quoted_words(found, _GROUPS_NAMED, one.phase)
 
 
-def quoted_words(found: Explanation, many: int, phase: str = "") -> str:
+def quoted_words(found: Explanation, many: int, phase: str = "", is_work: bool = False) -> str:
     """What may be quoted of an explanation: its largest groups, and of those the largest in which the GPU works, each with
-    the kernels that are most of it. What the GPU waits for is named only where its split is that of the timed steps."""
+    the kernels that are most of it. What the GPU waits for is named only where its split is that of the timed steps, and not
+    where it `is_work` that is asked for."""
     if found.off_by_ns is None:
         return "not told, too few steps were recorded"
-    changed = quotable(found, phase)
+    changed = [group for group in quotable(found, phase) if not is_work or group.kind == BUSY]
     works = [group for group in changed if group.kind == BUSY]
     parts = []
     for group in dict.fromkeys([*changed[:many], *works[: many - 1]]):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tetrace.study.last_losses import last_loss_over
 from tetrace.study.recorded_clock import clocks_apart
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT, WAITING, Configuration
 from tetrace.study.statistics import EXACT, NO_SERIES, NONE, STEPS, Estimate, estimate, ratio
@@ -48,7 +49,8 @@ def value(material: Material, figure: str, of: str, against: str = "") -> Value:
     if not against or not own.known or own.estimate is None:
         return own
     if figure == "last_loss":
-        return _last_loss_over(material, of, against)
+        its = _own(material, figure, against)
+        return last_loss_over(material, of, against) if its.known else its
     if is_timed(material, figure):
         found = material.speedup(against, of, figure.removesuffix("_ms"))
         return Value(found, unit=TIMES) if found else _own(material, figure, against)
@@ -58,15 +60,6 @@ def value(material: Material, figure: str, of: str, against: str = "") -> Value:
         return _at_other_clocks(over, clocks_apart(material, of, against))
     # Of shares that are hardly 0 a ratio alone says little.
     return replace(over, parts=f"{own.words()} and {its.words()}") if figure in _OF_GRADIENTS else over
-
-
-def _last_loss_over(material: Material, of: str, against: str) -> Value:
-    """A loss over another at the last step that both have, as the table of losses has it."""
-    other, pair = _own(material, "last_loss", against), [material.configuration(name) for name in (of, against)]
-    found = pair[0].losses.over_its(pair[1].losses) if pair[0] and pair[1] and other.known else None
-    if found is None:
-        return Value(reason=other.reason or f"losses of {of} and {against} are not finite at the last step of both")
-    return Value(Estimate.exact(found[0]), unit=TIMES)
 
 
 def _own(material: Material, figure: str, of: str) -> Value:

@@ -29,6 +29,9 @@ def _lines(report: Report, version: str) -> Iterator[str]:
     if report.study.question:
         yield escaped(report.study.question)
         yield ""
+    if report.study.words:
+        yield escaped(report.study.glossary)
+        yield ""
     for line in notices(report.material):
         yield f"> **Note:** {escaped(line)}"
         yield ""

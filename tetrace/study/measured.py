@@ -209,6 +209,11 @@ def claims_section(judged: Sequence[Judged], title: str) -> Section:
         "A claim holds, or does not, where its whole interval is on one side of the limit; else it cannot be told. Of a ratio "
         "of times it has to stay there when it is wider by what identical configurations differ by."
     )
+    if any(one.claim.figure == "last_loss" and one.claim.against for one in judged):
+        said += (
+            " The interval of a ratio of last losses is what that differs by where weights and data are drawn anew; without "
+            "such configurations there is none."
+        )
     return Section("claims", title, (said,), (Grid("Claims", shown, lines),))
 
 

@@ -11,12 +11,14 @@ from tetrace.fp8.origins import counts
 from tetrace.report.grid import Column, Grid
 from tetrace.study.failing import shared_values
 from tetrace.study.figures import value
+from tetrace.study.last_losses import last_losses_words, spread_words
 from tetrace.study.results import MEASURED
 from tetrace.study.section import NOTHING, Section, cut, several, without_empty
 from tetrace.study.stability import Numbers, Refused, numbers, refused
 from tetrace.units import plural
 
 if TYPE_CHECKING:
+    from tetrace.fp8.lost_gradients import LostGradients
     from tetrace.study.material import Material
     from tetrace.study.results import Configuration
     from tetrace.study.spec import Study
@@ -28,6 +30,7 @@ _STEPS = (1, 10, 20)
 _TRAINED = 0.01
 # Configurations that lose the same gradients are named in one row.
 _ALIKE = 9
+_STEPS_OF_LOST = 4
 # Figures of claims on whether configurations run, and on what becomes of their numbers.
 _OF_GRADIENTS = ("gradient_format", "gradient_error_pct", "gradient_flushed_pct", "gradient_clipped_pct")
 _OF_NUMBERS = ("state", "error", "finite", "first_loss", "last_loss", "max_saturation_pct", *_OF_GRADIENTS)
@@ -47,6 +50,7 @@ def losses_section(material: Material) -> Section:
     said = (
         "Steps are numbered from 0. A loss over its baseline's is of the last step that both have: "
         "above 1× it has fallen less.",
+        *filter(None, [spread_words(material)]),
     )
     shown, rows = without_empty(heads, tuple(_loss_row(material, one) for one in members))
     compared = any(column.head == "over its baseline's" for column in shown)
@@ -165,10 +169,14 @@ def numbers_words(material: Material) -> tuple[str, ...]:
         seen = {one.name for one in known}
         members = [one for one in trained if one.name in seen]
         which = shared_values(members, [one for one in members if one.name in wholly])
-        those = f"in FP8 ({which})" if which else "in FP8"
+        those = f"configurations in FP8 ({which})" if which else "configurations in FP8"
+        steps = _wholly_words([one.lost for one in known if one.name in wholly and one.lost])
         said.append(
-            f"{len(wholly)} of {len(known)} {those} lose gradients wholly before their first scale, {names} first"
+            f"in {len(wholly)} of {len(known)} {those} gradients become zero, since their first scale is 1: {steps}; "
+            f"{names} first"
         )
+    if over := last_losses_words(material, {one.name: one.clipped.share if one.clipped else 0.0 for one in known}):
+        said.append(over)
     clipped = [(one.clipped, one.name) for one in known if one.clipped]
     if clipped:
         most, name = max(clipped, key=lambda each: each[0].share)
@@ -176,6 +184,17 @@ def numbers_words(material: Material) -> tuple[str, ...]:
             f"at most {share_words(most.share)} of a tensor is clipped ({most.tensor} of {name}, step {most.step})"
         )
     return tuple(words[0].upper() + words[1:] for words in said)
+
+
+def _wholly_words(lost: Sequence[LostGradients]) -> str:
+    """How many gradients nothing was left of, in which steps: `17 of 17 in step 0, 16 in step 1`; of the one that loses most,
+    where they differ."""
+    most = max(lost, key=lambda one: sum(step.wholly for step in one.steps))
+    first, *others = (step for step in most.steps if step.wholly)
+    words = [f"{first.wholly} of {first.gradients} in step {first.step}"]
+    words += [f"{one.wholly} in step {one.step}" for one in others]
+    counted = {tuple((step.step, step.wholly, step.gradients) for step in one.steps) for one in lost}
+    return f"{'at most ' if len(counted) > 1 else ''}{several(words, _STEPS_OF_LOST)}"
 
 
 def _numbers_row(said: Numbers) -> tuple[str, ...]:

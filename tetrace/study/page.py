@@ -43,7 +43,7 @@ def document(report: Report, version: str) -> Json:
         "title": shortened(report.title, 200),
         "origin": shortened(" · ".join(str(one) for one in (results.machine.get("gpu") or "", *versions) if one)),
         "steps_used": shortened(report.study.question),
-        "plain_step": "",
+        "plain_step": shortened(report.study.glossary),
         "notices": [shortened(line) for line in notices(material)],
         "verdict": shortened(report.verdict),
         "figures": [],

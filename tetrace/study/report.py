@@ -14,7 +14,7 @@ from tetrace.report.reporter import Options
 from tetrace.study import screen
 from tetrace.study.beside_note import notes_section, quoted_words
 from tetrace.study.both_starts import in_both_starts
-from tetrace.study.claims import HOLDS, UNKNOWN, Judged, count_words, judge
+from tetrace.study.claims import FAILS, HOLDS, UNKNOWN, Judged, count_words, judge
 from tetrace.study.csv_tables import CLAIM_COLUMNS, claim_row, configurations, csv_text
 from tetrace.study.effects import EFFECT_COLUMNS, effect_rows, effect_words, effects_section
 from tetrace.study.failing import failing_words
@@ -44,6 +44,8 @@ from tetrace.study.why import EXPLANATION_COLUMNS, explanation_rows, why_section
 
 # Sentences on crossings before the tables.
 _CROSSINGS = 4
+# Of what makes a difference, in a claim's reason.
+_QUOTED = 2
 TABLE_FILES = ("configurations.csv", "effects.csv", "claims.csv", "explanations.csv")
 
 
@@ -70,7 +72,7 @@ class Report:
         return tuple(self._judge(claim) for claim in self.study.claims)
 
     def _judge(self, claim: Claim) -> Judged:
-        one = self._of_step(claim)
+        one = _decided(self._of_step(claim))
         beside = beside_words(self.material, claim)
         return replace(one, why="; ".join(filter(None, (one.why, beside)))) if beside else one
 
@@ -82,17 +84,20 @@ class Report:
         return judge(self.material, claim, found)
 
     def _explained(self, one: Judged) -> Judged:
-        """A speed-up that was told, as the note claims or otherwise, with what makes the difference."""
+        """A speed-up that was told, or a time that the GPU works and is not what the note claims, with what makes the
+        difference."""
         claim = one.claim
         against = claim.against or self.material.baseline(claim.of)
-        if one.verdict == UNKNOWN or not claim.figure.endswith("speedup") or not against:
+        is_work = claim.figure == "busy_ms" and bool(claim.against)
+        is_told = one.verdict == FAILS or (one.verdict == HOLDS and not is_work)
+        if not is_told or claim.study or not against or not (is_work or claim.figure.endswith("speedup")):
             return one
         found = self.material.explanation(claim.of, against)
         # Where a claim holds, nobody asks for the reason that there is none.
         if isinstance(found, str) or (one.verdict == HOLDS and not found.explains):
             return one
-        phase = claim.figure.removesuffix("speedup").rstrip("_")
-        differs = f"what differs: {quoted_words(found, 2, phase)}"
+        phase = "" if is_work else claim.figure.removesuffix("speedup").rstrip("_")
+        differs = f"what differs: {quoted_words(found, _QUOTED, phase, is_work)}"
         return replace(one, why=f"{one.why}; {differs}" if one.why else differs)
 
     @cached_property
@@ -204,6 +209,13 @@ class Report:
             meaning_section(),
         )
         return tuple(one.typeset() for one in made if not one.empty)
+
+
+def _decided(one: Judged) -> Judged:
+    """A claim whose condition suffices without being needed cannot be told where that is missed."""
+    if one.verdict != FAILS or not one.claim.otherwise:
+        return one
+    return replace(one, verdict=UNKNOWN, why="; ".join(filter(None, (one.claim.otherwise, one.why))))
 
 
 def write(folder: Path, study: Study, against: Path | None = None) -> None:

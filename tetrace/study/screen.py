@@ -45,13 +45,14 @@ def screen(report: Report) -> Page:
             _shortened(Grid(claims_title(report.study), heads, lines), _ROWS - len(grids[0].rows) if grids else _ROWS)
         )
     repeated = (repetition_words(material, report.other),) if report.other else ()
+    words = (report.study.question, report.study.glossary, *report.answers, *report.crossings)
     others = len(matrices) - 1
     more = f"; {others} more table{'' if others == 1 else 's'} there" if others > 0 else ""
     return Page(
         title=report.title,
         verdict=report.short_verdict,
         grids=tuple(grids),
-        said=(*(cut(line) for line in (report.study.question, *report.answers, *report.crossings) if line), *repeated),
+        said=(*(cut(line) for line in words if line), *repeated),
         advice=(f"All of it{_with(_explained(material))}: {REPORT_FILE} and {PAGE_FILE} in {material.folder}{more}.",),
         notices=tuple(notices(material)),
     )

@@ -3,6 +3,9 @@
 title = "Fused against unfused modules"
 question = "What do fused modules gain, with and without FP8?"
 device = "cuda"                    # or "cpu": then the host's clock measures
+redraws = ["vocabulary"]           # options that draw weights and data anew, and change little else
+[words]                            # what names in reports mean: values and names of axes, matrices, options
+none = "BF16, without FP8"
 [options]                          # keyword arguments of model.py's build, in every configuration
 batch = 8
 [environment]                      # variables of every configuration
@@ -187,9 +190,10 @@ class Claim:
     without a run, such as arithmetic; `why` says how.
 
     For figure `crossing`, `sweep` names the matrix of a sweep, `of` and `against` values of its group. `noted`: the
-    note's number or word. `why`: a sentence for when it does not hold or cannot be told. `beside`: kernels' time in recordings,
-    of which a claim on a speed-up is judged too; that is said, and is no verdict on the claim. `study`: another study, whose
-    results on the same machine `of` and `against` are of.
+    note's number, or its word or range as it writes it. `why`: a sentence for when it does not hold or cannot be told.
+    `beside`: kernels' time in recordings, of which a claim on a speed-up is judged too; that is said, and is no verdict on
+    the claim. `study`: another study, whose results on the same machine `of` and `against` are of. `otherwise`: of a
+    condition that suffices for the claim and is not needed for it, why it cannot be told where the condition is missed.
     """
 
     says: str
@@ -207,6 +211,7 @@ class Claim:
     why: str = ""
     beside: str = ""
     study: str = ""
+    otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,8 +248,17 @@ class Study:
     notes: tuple[Note, ...] = ()
     claims: tuple[Claim, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+    # Options that draw weights and data anew: what else is alike tells what last losses scatter by.
+    redraws: tuple[str, ...] = ()
+    # What names of values, axes, matrices and options mean.
+    words: Mapping[str, str] = field(default_factory=dict)
     # What --option changed.
     changed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def glossary(self) -> str:
+        """What its words mean, on one line: `none: BF16, without FP8; hybrid: ...`; empty without any."""
+        return "; ".join(f"{word}: {meaning}" for word, meaning in self.words.items())
 
     @cached_property
     def configurations(self) -> tuple[Planned, ...]:

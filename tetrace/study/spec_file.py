@@ -16,7 +16,7 @@ from tetrace.study.toml_reader import TOP, TomlReader, is_number, label_of, like
 
 _TOP = (
     *("title", "question", "device", "options", "environment", "measure", "quick", "recording"),
-    *("matrix", "note", "claim", "sweep"),
+    *("matrix", "note", "claim", "sweep", "redraws", "words"),
 )
 _MATRIX = ("name", "options", "environment", "axes", "baseline", "exclude", "expect", "expected", "recording")
 _CONDITIONS = ("at_least", "at_most", "equals", "between", "one_of")
@@ -63,9 +63,17 @@ class _Reader(TomlReader):
             notes=tuple(self._note(each, where) for each, where in self.entries(said, "note")),
             claims=tuple(self._claim(each, where) for each, where in self.entries(said, "claim")),
             sweeps=tuple(self._sweep(each, where) for each, where in self.entries(said, "sweep")),
+            redraws=self.words(said, "redraws", TOP),
+            words={word: self._meaning(said["words"], word) for word in self.table(said, "words", TOP)},
         )
         NameCheck(self.file).check(study)
         return study
+
+    def _meaning(self, said: Mapping[str, Any], word: str) -> str:
+        meaning = self.text(said, word, "[words]", None)
+        if not meaning.strip() or "\n" in meaning:
+            raise self.error(f"{word} in [words]: is {meaning!r}; write what it means, on one line")
+        return meaning
 
     def _measure(self, said: Any, over: Measure, where: str, more: Sequence[str] = ()) -> Measure:
         if not isinstance(said, dict):
@@ -257,7 +265,14 @@ class _Reader(TomlReader):
             why=self.text(said, "why", where, ""),
             beside=self._beside(said, figure, where),
             study=self._other_study(said, figure, where),
+            otherwise=self._otherwise(said, figure, where),
         )
+
+    def _otherwise(self, said: Mapping[str, Any], figure: str, where: str) -> str:
+        otherwise = self.text(said, "otherwise", where, "")
+        if otherwise and figure == "none":
+            raise self.error(f"otherwise in {where}: is for a claim with a condition; figure is 'none', say it in why")
+        return otherwise
 
     def _other_study(self, said: Mapping[str, Any], figure: str, where: str) -> str:
         study = self.text(said, "study", where, "")

@@ -8,6 +8,15 @@ from tetrace.study.spec import Claim, Matrix, Study, Sweep
 from tetrace.study.toml_reader import TomlReader
 
 
+def _named(study: Study) -> list[str]:
+    """Whatever a report may call by its name: values and names of axes, matrices, options."""
+    found: dict[str, None] = {}
+    for matrix in study.matrices:
+        found |= dict.fromkeys(label for labels in matrix.axes.values() for label in labels)
+        found |= dict.fromkeys([*matrix.axes, matrix.name])
+    return list(found | dict.fromkeys(option for planned in study.configurations for option in planned.options))
+
+
 class NameCheck(TomlReader):
     """Checks one study; raises `InputError` for the first name that is of nothing."""
 
@@ -29,6 +38,11 @@ class NameCheck(TomlReader):
                 self.is_there(row.configuration, names, "configuration of a [[note.row]]")
         for pattern in study.quick_only:
             self._fits(study, pattern)
+        options = dict.fromkeys(option for planned in study.configurations for option in planned.options)
+        for option in study.redraws:
+            self.is_there(option, options, "redraws")
+        for word in study.words:
+            self.is_there(word, _named(study), "[words]")
         for sweep in study.sweeps:
             self._check_sweep(study, sweep)
         for number, claim in enumerate(study.claims, 1):

@@ -23,6 +23,8 @@ APART = "not interleaved"
 STEPS = "recorded steps"
 # A figure of a recording that has no value by step.
 NO_SERIES = "no value by step"
+# A figure of one training run: what it differs by where weights and data are drawn anew.
+DRAWS = "other draws"
 # With five rounds the whole range, smallest to largest, holds the median in 93.75% of all studies only.
 FEWEST_FOR_ORDER = 6
 
