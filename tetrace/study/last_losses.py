@@ -6,8 +6,8 @@ where the study has configurations that are alike but for options that draw them
 
 from __future__ import annotations
 
-import functools
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,10 +60,18 @@ def scatter(material: Material) -> float | None:
     return max((one.spread for one in groups(material) if len(one.ratios) > 1), default=None)
 
 
-@functools.lru_cache(maxsize=256)
+_known: weakref.WeakKeyDictionary[Material, tuple[Group, ...]] = weakref.WeakKeyDictionary()
+
+
 def groups(material: Material) -> tuple[Group, ...]:
     """Configurations with a last loss and a baseline's, in the order of the study; those of another last step than the first
     are left out."""
+    if material not in _known:
+        _known[material] = _groups(material)
+    return _known[material]
+
+
+def _groups(material: Material) -> tuple[Group, ...]:
     alike: dict[str, list[tuple[Configuration, float]]] = {}
     steps = set()
     for one, ratio, step in _over_baselines(material):
