@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.study import small_study
+from tests.study import made, small_study
 from tetrace.cli.main import main
 from tetrace.study import machine as machines
 from tetrace.study import shipped
@@ -191,7 +191,7 @@ def test_results_that_tetrace_brings_are_not_written_over(
     code, _, err = call(capsys, "attention", "--report-only")
     assert code == 2
     assert err.endswith(f"write the report of a copy: cp -r {brought} mine, and --output mine\n")
-    assert call(capsys, "attention", "--against", str(brought))[0] == 2
+    assert call(capsys, "attention", "--report-only", "--against", f"{brought}-2026-11-23")[0] == 2
     copy = tmp_path / "mine"
     copy.mkdir()
     shutil.copy(brought / "study.json", copy)
@@ -204,6 +204,49 @@ def test_results_that_tetrace_brings_are_not_written_over(
     assert call(capsys, "attention", "--report-only", "--output", str(copy))[0] == 0
     assert (copy / "REPORT.md").is_file()
     assert {file.name: file.stat().st_mtime_ns for file in brought.iterdir()} == before
+
+
+def two_runs(folder: Path) -> tuple[str, str, str]:
+    """A study and two folders of its results."""
+    of = made.study(folder / "profiles/two", 'title = "t"\n[[matrix]]\nname = "main"\naxes.way = ["a", "b"]\n')
+    for name, ms in (("here", 1.0), ("there", 2.0)):
+        (folder / name).mkdir()
+        made.Made(of).measured("a", total=[ms] * 8).measured("b", total=[ms / 2] * 8).write(folder / name)
+    return "two", str(folder / "here"), str(folder / "there")
+
+
+def test_a_comparison_without_a_gpu_changes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machines, "find", lambda *_: None)
+    study, here, there = two_runs(tmp_path)
+    assert call(capsys, study, "--report-only", "--output", here)[0] == 0
+    before = {file.name: file.read_bytes() for file in Path(here).iterdir()}
+    code, out, err = call(capsys, study, "--output", here, "--against", there)
+    assert code == 0
+    assert "Against another run of it, there: main:" in out
+    assert err == (
+        f"tetrace: nothing was measured here (no GPU is visible); these are the stored results of {here} beside those of "
+        f"{there}; --report-only writes that into its report\n"
+    )
+    assert {file.name: file.read_bytes() for file in Path(here).iterdir()} == before
+    assert call(capsys, study, "--report-only", "--output", here, "--against", there)[0] == 0
+    assert "Against another run of it" in (Path(here) / "REPORT.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("more", [(), ("--report-only",)])
+def test_a_run_is_not_compared_with_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machines, "find", lambda *_: None)
+    study, here, _ = two_runs(tmp_path)
+    code, out, err = call(capsys, study, *more, "--output", here, "--against", "here")
+    assert (code, out) == (2, "")
+    assert err == (
+        "tetrace: --against here: these are the results that would be compared with it; name those of another run\n"
+    )
 
 
 def on_a_terminal(*arguments: str) -> str:

@@ -137,9 +137,9 @@ def study(
     machine = machines.find(chosen.device, os.environ)
     if report_only or machine is None:
         return _stored(chosen, place, output, quick, report_only, against, wide, bool(only))
-    if against:
-        resolve.check(chosen, against)
     folder = output or place.results / resolve.results_name(machine.slug, quick, chosen.changed)
+    if against:
+        resolve.check_against(chosen, folder, against)
     return _run(chosen, measure, machine, folder, options, against, wide)
 
 
@@ -189,7 +189,8 @@ def _stored(
     wide: bool,
     only: bool,
 ) -> int:
-    """Show stored results: those of --output, else the newest, of --quick and --option where those are given."""
+    """Show stored results: those of --output, else the newest, of --quick and --option where those are given. Files are
+    written with --report-only alone."""
     from tetrace.study import resolve
 
     stored = resolve.stored(place, quick, study.changed)
@@ -202,17 +203,26 @@ def _stored(
         way = "run it first" if report_only else "run it on a machine with a GPU"
         nothing = f"nothing is stored{such}, and nothing is measured here: {why}"
         raise UsageError(f"{study.name}: {nothing}; {way}, or name a folder of results with --output")
-    for folder in (folders[0], against):
-        if folder:
-            resolve.check(study, folder)
-    if report_only or against:
+    _check_stored(study, folders[0], against)
+    if report_only:
         resolve.check_report(study, place, folders[0])
         _report(folders[0], study, against)
-    click.echo(_screen(folders[0], study, wide), nl=False)
+    click.echo(_screen(folders[0], study, wide, None if report_only else against), nl=False)
     whole = "all of " if only else ""
     stored_in = f"these are {whole}the stored results of {folders[0]}"
+    if against and not report_only:
+        stored_in += f" beside those of {against}; --report-only writes that into its report"
     click.echo(f"tetrace: nothing was measured here ({why}); {stored_in}", err=True)
     return 0
+
+
+def _check_stored(study: Study, folder: Path, against: Path | None) -> None:
+    from tetrace.study import resolve
+
+    resolve.check(study, folder)
+    if against:
+        resolve.check_against(study, folder, against)
+        resolve.check_steps(study, folder)
 
 
 def _report(folder: Path, study: Study, against: Path | None) -> None:
@@ -221,11 +231,11 @@ def _report(folder: Path, study: Study, against: Path | None) -> None:
     report.write(folder, study, against)
 
 
-def _screen(folder: Path, study: Study, wide: bool) -> str:
+def _screen(folder: Path, study: Study, wide: bool, against: Path | None = None) -> str:
     from tetrace.study import report
 
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return report.first_screen(folder, study, _width(), color, wide)
+    return report.first_screen(folder, study, _width(), color, wide, against)
 
 
 def _width() -> int:

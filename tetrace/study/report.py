@@ -215,14 +215,7 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
     from tetrace.study.markdown import document
     from tetrace.study.page import html_page
 
-    against = against or other_start(folder, study.name)
-    other = Material(against, study, recordings=False, as_planned=False) if against else None
-    report = Report(Material(folder, study), other)
-    for one in (report.material, other):
-        if one is not None and one.results.study != study.name:
-            raise UsageError(
-                f"{one.folder}: holds results of study {one.results.study}, not of {study.name}; name another folder"
-            )
+    report = _compared(folder, study, against or other_start(folder, study.name))
     documents = {
         REPORT_FILE: document(report, __version__),
         PAGE_FILE: html_page(report, __version__),
@@ -236,12 +229,30 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
         _replace(folder / name, text)
 
 
-def first_screen(folder: Path, study: Study, width: int = 100, color: bool = False, wide: bool = False) -> str:
+def _compared(folder: Path, study: Study, against: Path | None) -> Report:
+    """The report of the results in `folder`, beside those in `against`. Raises `UsageError` where they are of another study."""
+    other = Material(against, study, recordings=False, as_planned=False) if against else None
+    report = Report(Material(folder, study), other)
+    for one in (report.material, other):
+        if one is not None and one.results.study != study.name:
+            raise UsageError(
+                f"{one.folder}: holds results of study {one.results.study}, not of {study.name}; name another folder"
+            )
+    return report
+
+
+def first_screen(
+    folder: Path, study: Study, width: int = 100, color: bool = False, wide: bool = False, against: Path | None = None
+) -> str:
     """What the terminal shows of stored results: as the last report said it, or without recordings where there is none
-    of these results. `wide`: rows are not cut to `width`. Raises `InputError` where there are no results."""
+    of these results. `against`: beside those in another folder, which no file keeps. `wide`: rows are not cut to `width`.
+    Raises `InputError` where there are no results."""
     from tetrace import __version__
 
-    page = screen.stored(folder) or screen.screen(Report(Material(folder, study, recordings=False)))
+    if against:
+        page = screen.screen(_compared(folder, study, against))
+    else:
+        page = screen.stored(folder) or screen.screen(Report(Material(folder, study, recordings=False)))
     return written(page, "terminal", Options(wide=wide, width=max(width, 60), color=color, version=__version__))
 
 
