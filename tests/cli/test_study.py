@@ -19,6 +19,7 @@ import pytest
 
 from tests.study import made, small_study
 from tetrace.cli.main import main
+from tetrace.cli.study import study as command
 from tetrace.study import machine as machines
 from tetrace.study import shipped
 
@@ -55,6 +56,13 @@ def test_studies_are_listed(study: Path, capsys: pytest.CaptureFixture[str]) -> 
         (("small", "--only", "work"), "work: fits no configuration of small; did you mean works?"),
         (("small", "--option", "hiden=4"), "--option hiden: small has no such option; did you mean hidden?"),
         (("small", "--option", "hidden"), "--option hidden: has no value; write KEY=VALUE"),
+        (("small", "--option", "hidden=abc"), "--option hidden=abc: is not a number, as small has it (hidden = 8)"),
+        (("small", "--option", "pause=true"), "--option pause=true: is not a number, as small has it (pause = 0.0)"),
+        (("--only", "x y"), "--only needs a NAME: tetrace study NAME --only 'x y'"),
+        (("--quick",), "--quick needs a NAME: tetrace study NAME --quick"),
+        (("--repeat", "2", "--limit", "5"), "--repeat, --limit need a NAME: tetrace study NAME --repeat 2 --limit 5"),
+        (("--option", "a=1", "--option", "b=2"), "--option needs a NAME: tetrace study NAME --option a=1 --option b=2"),
+        (("--new", "other", "--quick"), "--quick means nothing beside --new other; leave it out"),
         (("small", "--limit", "0"), "'--limit'"),
         (("small", "--repeat", "0"), "'--repeat'"),
         (("small", "--collector", "nvprof"), "'--collector'"),
@@ -75,6 +83,20 @@ def test_each_mistake_is_one_line(
     assert len(err.splitlines()) == 1
     assert not out
     assert not (study / "results").exists()
+
+
+def test_every_option_needs_a_study_but_those_of_the_list(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {
+        **dict.fromkeys(("--quick", "--fresh", "--no-recordings", "--report-only")),
+        "--only": "x", "--repeat": "2", "--option": "a=1", "--collector": "cupti", "--together": "2", "--limit": "1",
+        "--output": "x", "--against": ".",
+    }  # fmt: skip
+    assert {one.opts[0] for one in command.params if one.name not in ("study", "wide", "new", "help")} == set(given)
+    for option, value in given.items():
+        words = (option, value) if value else (option,)
+        code, _, err = call(capsys, *words)
+        assert (code, err) == (2, f"tetrace: {option} needs a NAME: tetrace study NAME {' '.join(words)}\n")
+    assert call(capsys, "--wide")[0] == 0
 
 
 def test_help_says_whose_numbers_hold_and_what_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:

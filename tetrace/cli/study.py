@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from tetrace.cli.folders import check_folder
 from tetrace.cli.output import write_output
+from tetrace.cli.study_options import changes, check_alone, command
 from tetrace.errors import TetraceError, UsageError
 from tetrace.record.options import COLLECTORS
 
@@ -113,6 +111,8 @@ def study(
     folders of their own beside it. What is measured again, since its code, options or versions changed, is kept in
     earlier/ there. Without a GPU the stored results are shown.
     """
+    if study is None:
+        check_alone(new)
     if new is not None:
         return _new(new, study)
     if study is None:
@@ -123,7 +123,7 @@ def study(
     from tetrace.study.runner import Options
 
     place = resolve.find(study)
-    chosen = spec.read(place.folder).with_options(_changes(changed))
+    chosen = spec.read(place.folder).with_options(changes(changed))
     measure = _measure(chosen, quick, repeat, together, limit)
     options = Options(
         only=only or (chosen.quick_only if quick else ()),
@@ -131,7 +131,7 @@ def study(
         fresh=fresh,
         recordings=not no_recordings,
         collector=collector or "",
-        command=_command(study, quick, repeat, changed),
+        command=command(study, quick, repeat, changed),
     )
     chosen.chosen(options.only)
     machine = machines.find(chosen.device, os.environ)
@@ -283,36 +283,6 @@ def _measure(study: Study, quick: bool, repeat: int | None, together: int | None
     return replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _changes(words: tuple[str, ...]) -> Mapping[str, Any]:
-    """`batch=4` as an option and its value: as TOML has it, else a text."""
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--option {word}: has no value; write KEY=VALUE")
-        found[key] = _value(value)
-    return found
-
-
-def _value(text: str) -> Any:
-    if re.fullmatch(r"[+-]?\d+", text):
-        return int(text)
-    if text in ("true", "false"):
-        return text == "true"
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _command(study: str, quick: bool, repeat: int | None, changed: tuple[str, ...]) -> str:
-    """The command that measures the same; what was said of this run alone (--only, --fresh) is left out."""
-    options = [*(["--quick"] if quick else []), *(["--repeat", str(repeat)] if repeat else [])]
-    for word in changed:
-        options += ["--option", word]
-    return shlex.join(["tetrace", "study", study, *options])
-
-
 def _calibrate(machine: Machine, watcher: Watcher) -> None:
     """Measure the peaks of this GPU where they are not known of this start of the machine, in a process that leaves the GPU
     again."""
@@ -323,9 +293,9 @@ def _calibrate(machine: Machine, watcher: Watcher) -> None:
     if not machine.gpu or (known is not None and known >= this_start()):
         return
     watcher.say("measuring the GPU's peaks first, for half a minute")
-    command = [sys.executable, "-m", "tetrace", "doctor", "--calibrate", "--format", "json"]
+    doctor = [sys.executable, "-m", "tetrace", "doctor", "--calibrate", "--format", "json"]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        doctor, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
