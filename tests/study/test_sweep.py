@@ -178,6 +178,22 @@ def test_a_place_is_told_beside_what_identical_configurations_differ_by(tmp_path
         assert not crossing_value(material, [found], "length", "flash", "fused").known
 
 
+@pytest.mark.parametrize(
+    ("ms", "words"),
+    [
+        ((1.25, 2.5, 4.0, 8.0), "slower than fused up to seq 512; at 1,024, 2,048 not told apart."),
+        ((1.0, 2.5, 5.0, 9.0), "slower than fused from seq 512 on; at 256 not told apart."),
+        ((1.25, 2.0, 4.0, 9.0), "slower than fused at seq 256, 2,048; at 512, 1,024 not told apart."),
+        ((1.0, 2.0, 4.0, 7.0), "faster than fused at seq 2,048; at 256, 512, 1,024 not told apart."),
+    ],
+)
+def test_a_line_that_never_crosses_is_told_where_it_is_told(tmp_path, ms, words):
+    """As fast as the baseline, where nothing more is known than that both are not told apart, it is not called."""
+    wide = {("unfused", seq): [0.97, 1.03, 0.98, 1.02, 0.99, 1.01, 1.0] for seq in (256, 512, 1024, 2048)}
+    _, found = swept(tmp_path, {"fused": TIMES["fused"], "unfused": ms}, wide)
+    assert crossing_words(found) == [f"Length: unfused is {words}"]
+
+
 def test_a_single_place_is_no_range(tmp_path):
     of = study(tmp_path, TOML)
     made = Made(of)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tetrace.report.grid import Column, Grid
 from tetrace.study.payoff import Change, Model, Payoff, Predicted, payoffs
 from tetrace.study.section import NOTHING, Section, interval_cell, times, value_cell
-from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Point, Swept, trend_words
+from tetrace.study.sweep import FASTER, SLOWER, UNDECIDED, Crossing, Line, Point, Swept, trend_words
 from tetrace.study.value import MS, Value
 from tetrace.units import three_digits
 
@@ -166,17 +166,30 @@ def _side_sentence(swept: Swept, line: Line) -> str:
     if not words:
         same = ", wider by what identical configurations differ by" if any(point.is_widened for point in known) else ""
         return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell{same}."
-    doubt = ", or as fast as it," if any(point.verdict in (SAME, UNDECIDED) for point in known) else ""
-    said = f"{line.name} is {words.pop()} than {swept.sweep.baseline}{doubt} at {places}"
-    return f"{said}{_range_words(known, bool(doubt)) if swept.is_recorded else ''}."
+    ratios = _range_words(known) if swept.is_recorded else ""
+    side, told = words.pop(), [point for point in known if point.verdict in (FASTER, SLOWER)]
+    if len(told) == len(known):
+        whole = f", {ratios}: they do not cross there" if ratios else ""
+        return f"{line.name} is {side} than {swept.sweep.baseline} at {places}{whole}."
+    left = ", ".join(f"{point.x:,g}" for point in known if point not in told)
+    said = f"{line.name} is {side} than {swept.sweep.baseline} {_told_places(known, told, along)}; at {left} not told apart"
+    return f"{said}{f': {ratios}' if ratios else ''}."
 
 
-def _range_words(points: Sequence[Point], doubt: bool) -> str:
-    """Between which ratios the points lie, and that they do not cross, or are not told to."""
+def _told_places(known: Sequence[Point], told: Sequence[Point], along: str) -> str:
+    """Where a line is told from its baseline: from a place on, up to one, or at each that is named."""
+    if len(told) > 1 and known[-len(told)] == told[0]:
+        return f"from {along} {told[0].x:,g} on"
+    if len(told) > 1 and known[len(told) - 1] == told[-1]:
+        return f"up to {along} {told[-1].x:,g}"
+    return f"at {along} {', '.join(f'{point.x:,g}' for point in told)}"
+
+
+def _range_words(points: Sequence[Point]) -> str:
+    """Between which ratios the points lie."""
     by_ratio = sorted(points, key=lambda point: point.ratio.value if point.ratio else math.nan)
     ends = sorted((by_ratio[0], by_ratio[-1]), key=lambda point: point.x)
-    said = dict.fromkeys(f"{times(point.ratio)} at {point.x:,g}" for point in ends)
-    return f", {' to '.join(said)}: {'no crossing is told' if doubt else 'they do not cross'} there"
+    return " to ".join(dict.fromkeys(f"{times(point.ratio)} at {point.x:,g}" for point in ends))
 
 
 def payoff_section(material: Material, swept: Sequence[Swept]) -> Section:
