@@ -111,7 +111,7 @@ def test_kernels_that_cross() -> None:
         is_recorded=True,
     )  # fmt: skip
     assert crossing_words(swept) == [
-        "Kernels: flash becomes faster than fused at seq ≈ 512: for certain between 256 and 1,024."
+        "Kernels: flash becomes faster than fused at seq between 256 and 1,024, interpolated 512."
     ]
     untold = replace(points[0], ratio=Estimate(1.01, 0.9, 1.2, 0, STEPS))
     beside = replace(swept, lines=(Line("flash", {}, (untold, points[1])),), crossings=())

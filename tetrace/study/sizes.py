@@ -52,7 +52,17 @@ def _sweep_grid(swept: Swept) -> Grid:
             cells += _point_cells(line, x)
         rows.append(tuple(cells))
     base = f"; times faster than {swept.sweep.baseline}" if swept.sweep.group else ""
-    return Grid(f"{swept.title}{_unit(swept)}{base}", tuple(heads), tuple(rows), note=_recorded_note(swept))
+    notes = " ".join(filter(None, (_elsewhere_note(swept), _recorded_note(swept))))
+    return Grid(f"{swept.title}{_unit(swept)}{base}", tuple(heads), tuple(rows), note=notes)
+
+
+def _elsewhere_note(swept: Swept) -> str:
+    """Which places other matrices have measured."""
+    places: dict[float, list[str]] = {}
+    for point in (point for line in swept.lines for point in line.points if point.is_elsewhere):
+        places.setdefault(point.x, []).append(point.name)
+    said = [f"{x:,g} ({', '.join(names)})" for x, names in sorted(places.items())]
+    return f"Of other matrices, with the same options: {swept.sweep.along} {'; '.join(said)}." if said else ""
 
 
 def _recorded_note(swept: Swept) -> str:
@@ -126,30 +136,32 @@ def pays_words(material: Material, swept: Sequence[Swept]) -> tuple[str, ...]:
 
 def _place_words(one: tuple[Swept, Crossing]) -> str:
     swept, crossing = one
-    title = f"{swept.name[0].lower()}{swept.name[1:]}"
-    return f"{title}: {three_digits(crossing.at)}, for certain between {crossing.between[0]:,g} and {crossing.between[1]:,g}"
+    return f"{swept.name[0].lower()}{swept.name[1:]}: {_between_words(crossing)}"
+
+
+def _between_words(one: Crossing) -> str:
+    """The measured places on either side of a crossing, and where a straight line between places has it."""
+    return f"between {one.between[0]:,g} and {one.between[1]:,g}, interpolated {three_digits(one.at)}"
 
 
 def _at_tokens(material: Material, members: Sequence[tuple[Swept, Crossing]]) -> str:
-    """The tokens of a step at which lines cross; empty where those of a step do not grow with its size."""
-    found = []
+    """Between which tokens of a measured step lines cross, of all their places; empty where tokens do not tell."""
+    slower, faster = set[int](), set[int]()
     for _, crossing in members:
-        points = [(point.x, material.configuration(point.name)) for point in crossing.line.points]
-        each = {one.tokens / x for x, one in points if one is not None and one.tokens and x}
-        if len(each) != 1:
-            return ""
-        found.append(float(f"{crossing.at * each.pop():.3g}"))
-    ends = dict.fromkeys(f"{end:,.0f}" for end in (min(found), max(found)))
-    return f" at about {' to '.join(ends)} tokens a step"
+        for point in crossing.line.points:
+            one = material.configuration(point.name)
+            if point.verdict in (FASTER, SLOWER) and (one is None or not one.tokens):
+                return ""
+            if one is not None and one.tokens:
+                slower |= {one.tokens} if point.verdict == SLOWER else set()
+                faster |= {one.tokens} if point.verdict == FASTER else set()
+    if max(slower) >= min(faster):
+        return ""
+    return f" between {max(slower):,} and {min(faster):,} tokens a step"
 
 
 def _crossing_sentence(swept: Swept, one: Crossing) -> str:
-    low, high = one.between
-    base, along = swept.sweep.baseline, swept.sweep.along
-    return (
-        f"{one.line.name} becomes {one.becomes} than {base} at {along} ≈ {three_digits(one.at)}: for certain between "
-        f"{low:,g} and {high:,g}."
-    )
+    return f"{one.line.name} becomes {one.becomes} than {swept.sweep.baseline} at {swept.sweep.along} {_between_words(one)}."
 
 
 def _side_sentence(swept: Swept, line: Line) -> str:
