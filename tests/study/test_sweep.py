@@ -14,7 +14,7 @@ from tetrace.study.effects import axes
 from tetrace.study.material import Material
 from tetrace.study.report import Report
 from tetrace.study.screen import screen
-from tetrace.study.sizes import crossing_words, pays_words, sweeps_section
+from tetrace.study.sizes import crossing_words, crossings_sentence, pays_words, sweeps_section
 from tetrace.study.spec import Claim
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 
@@ -277,6 +277,13 @@ def test_a_line_that_never_crosses_is_told_where_it_is_told(tmp_path, ms, words)
     wide = {("unfused", seq): [0.97, 1.03, 0.98, 1.02, 0.99, 1.01, 1.0] for seq in (256, 512, 1024, 2048)}
     _, found = swept(tmp_path, {"fused": TIMES["fused"], "unfused": ms}, wide)
     assert crossing_words(found) == [f"Length: unfused is {words}"]
+
+
+def test_lines_of_a_sweep_are_one_sentence_of_the_list(tmp_path):
+    _, found = swept(tmp_path)
+    own, other = (words.removeprefix("Length: ").removesuffix(".") for words in crossing_words(found))
+    assert crossings_sentence(found) == f"Length: {own}; {other}."
+    assert crossings_sentence(replace(found, lines=())) == ""
 
 
 def test_a_single_place_is_no_range(tmp_path):

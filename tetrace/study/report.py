@@ -35,7 +35,7 @@ from tetrace.study.repetition import repetition_section, reversed_words
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
 from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 from tetrace.study.section import Section, cut
-from tetrace.study.sizes import crossing_words, payoff_section, pays_words, sweeps_section
+from tetrace.study.sizes import crossings_sentence, payoff_section, pays_words, sweeps_section
 from tetrace.study.spec import Claim, Study
 from tetrace.study.surroundings import clocks_section, environment_section, meaning_section, startup_section
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
@@ -130,9 +130,9 @@ class Report:
 
     @cached_property
     def crossings(self) -> tuple[str, ...]:
-        """Where lines of sweeps cross, a sentence each; without what the lead says."""
+        """Where lines of sweeps cross, a sentence for each sweep; without what the lead says."""
         left = [one for one in self.swept if not self.pays or one.sweep.figure != "total_ms"]
-        return tuple(line for one in left for line in crossing_words(one))[:_CROSSINGS]
+        return tuple(said for one in left if (said := crossings_sentence(one)))[:_CROSSINGS]
 
     def _with_failing(self, losses: str, *more: str) -> tuple[str, ...]:
         failing = failing_words(self.material)

@@ -96,6 +96,12 @@ def crossing_words(swept: Swept) -> list[str]:
     return [f"{swept.name}: {words}" for words in _crossings(swept)]
 
 
+def crossings_sentence(swept: Swept) -> str:
+    """All of its crossings in one sentence; empty where nothing was measured beside a baseline."""
+    said = "; ".join(words.removesuffix(".") for words in _crossings(swept))
+    return f"{swept.name}: {said}." if said else ""
+
+
 def _crossings(swept: Swept, only: str = "") -> list[str]:
     """The same without the sweep. `only`: of this line."""
     said = []
