@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.study import small_study
+from tests.study import made, small_study
 from tetrace.cli.main import main
+from tetrace.cli.study import study as command
 from tetrace.study import machine as machines
 from tetrace.study import shipped
 
@@ -55,6 +56,13 @@ def test_studies_are_listed(study: Path, capsys: pytest.CaptureFixture[str]) -> 
         (("small", "--only", "work"), "work: fits no configuration of small; did you mean works?"),
         (("small", "--option", "hiden=4"), "--option hiden: small has no such option; did you mean hidden?"),
         (("small", "--option", "hidden"), "--option hidden: has no value; write KEY=VALUE"),
+        (("small", "--option", "hidden=abc"), "--option hidden=abc: is not a number, as small has it (hidden = 8)"),
+        (("small", "--option", "pause=true"), "--option pause=true: is not a number, as small has it (pause = 0.0)"),
+        (("--only", "x y"), "--only needs a NAME: tetrace study NAME --only 'x y'"),
+        (("--quick",), "--quick needs a NAME: tetrace study NAME --quick"),
+        (("--repeat", "2", "--limit", "5"), "--repeat, --limit need a NAME: tetrace study NAME --repeat 2 --limit 5"),
+        (("--option", "a=1", "--option", "b=2"), "--option needs a NAME: tetrace study NAME --option a=1 --option b=2"),
+        (("--new", "other", "--quick"), "--quick means nothing beside --new other; leave it out"),
         (("small", "--limit", "0"), "'--limit'"),
         (("small", "--repeat", "0"), "'--repeat'"),
         (("small", "--collector", "nvprof"), "'--collector'"),
@@ -75,6 +83,20 @@ def test_each_mistake_is_one_line(
     assert len(err.splitlines()) == 1
     assert not out
     assert not (study / "results").exists()
+
+
+def test_every_option_needs_a_study_but_those_of_the_list(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {
+        **dict.fromkeys(("--quick", "--fresh", "--no-recordings", "--report-only")),
+        "--only": "x", "--repeat": "2", "--option": "a=1", "--collector": "cupti", "--together": "2", "--limit": "1",
+        "--output": "x", "--against": ".",
+    }  # fmt: skip
+    assert {one.opts[0] for one in command.params if one.name not in ("study", "wide", "new", "help")} == set(given)
+    for option, value in given.items():
+        words = (option, value) if value else (option,)
+        code, _, err = call(capsys, *words)
+        assert (code, err) == (2, f"tetrace: {option} needs a NAME: tetrace study NAME {' '.join(words)}\n")
+    assert call(capsys, "--wide")[0] == 0
 
 
 def test_help_says_whose_numbers_hold_and_what_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +213,7 @@ def test_results_that_tetrace_brings_are_not_written_over(
     code, _, err = call(capsys, "attention", "--report-only")
     assert code == 2
     assert err.endswith(f"write the report of a copy: cp -r {brought} mine, and --output mine\n")
-    assert call(capsys, "attention", "--against", str(brought))[0] == 2
+    assert call(capsys, "attention", "--report-only", "--against", f"{brought}-2026-11-23")[0] == 2
     copy = tmp_path / "mine"
     copy.mkdir()
     shutil.copy(brought / "study.json", copy)
@@ -204,6 +226,49 @@ def test_results_that_tetrace_brings_are_not_written_over(
     assert call(capsys, "attention", "--report-only", "--output", str(copy))[0] == 0
     assert (copy / "REPORT.md").is_file()
     assert {file.name: file.stat().st_mtime_ns for file in brought.iterdir()} == before
+
+
+def two_runs(folder: Path) -> tuple[str, str, str]:
+    """A study and two folders of its results."""
+    of = made.study(folder / "profiles/two", 'title = "t"\n[[matrix]]\nname = "main"\naxes.way = ["a", "b"]\n')
+    for name, ms in (("here", 1.0), ("there", 2.0)):
+        (folder / name).mkdir()
+        made.Made(of).measured("a", total=[ms] * 8).measured("b", total=[ms / 2] * 8).write(folder / name)
+    return "two", str(folder / "here"), str(folder / "there")
+
+
+def test_a_comparison_without_a_gpu_changes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machines, "find", lambda *_: None)
+    study, here, there = two_runs(tmp_path)
+    assert call(capsys, study, "--report-only", "--output", here)[0] == 0
+    before = {file.name: file.read_bytes() for file in Path(here).iterdir()}
+    code, out, err = call(capsys, study, "--output", here, "--against", there)
+    assert code == 0
+    assert "Against another run of it, there: main:" in out
+    assert err == (
+        f"tetrace: nothing was measured here (no GPU is visible); these are the stored results of {here} beside those of "
+        f"{there}; --report-only writes that into its report\n"
+    )
+    assert {file.name: file.read_bytes() for file in Path(here).iterdir()} == before
+    assert call(capsys, study, "--report-only", "--output", here, "--against", there)[0] == 0
+    assert "Against another run of it" in (Path(here) / "REPORT.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("more", [(), ("--report-only",)])
+def test_a_run_is_not_compared_with_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machines, "find", lambda *_: None)
+    study, here, _ = two_runs(tmp_path)
+    code, out, err = call(capsys, study, *more, "--output", here, "--against", "here")
+    assert (code, out) == (2, "")
+    assert err == (
+        "tetrace: --against here: these are the results that would be compared with it; name those of another run\n"
+    )
 
 
 def on_a_terminal(*arguments: str) -> str:

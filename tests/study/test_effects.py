@@ -345,3 +345,47 @@ def test_a_headline_has_three_clauses_of_an_axis(tmp_path, monkeypatch, room, wo
         "block over none 0.80× (0.79 to 0.81) with unfused"
     )
     assert f"{clauses}; 1.11× (1.11 to 1.11) with fused." in effects_section(material).said
+
+
+@pytest.mark.parametrize(
+    ("te_unfused", "words"),
+    [
+        (0.96, "over by_hand-own: te 1.04× to 1.11×; fp8 1.67×."),
+        (1.0, "over by_hand-own: te 1.11× with fused and not told apart with unfused; fp8 1.67×."),
+    ],
+)
+def test_a_baseline_that_no_axis_is_set_against_is_told_first(tmp_path, te_unfused, words):
+    """It differs from all others in both axes, so no line of an axis says what they gain over it."""
+    of = study(
+        tmp_path,
+        """
+        title = "t"
+        [[matrix]]
+        name = "main"
+        baseline = "by_hand-own"
+        exclude = [{way = "by_hand", attention = ["fused", "unfused"]}, {way = ["te", "fp8"], attention = "own"}]
+        axes.way = ["by_hand", "te", "fp8"]
+        axes.attention = ["own", "fused", "unfused"]
+        """,
+    )
+    made = Made(of)
+    times = {"by_hand-own": 1.0, "te-fused": 0.9, "te-unfused": te_unfused, "fp8-fused": 0.6, "fp8-unfused": 0.6}
+    for name, ms in times.items():
+        made.measured(name, total=[ms] * 8)
+    answers = Report(Material(made.write(tmp_path / "results"), of)).answers
+    assert answers[0] == words
+    assert answers[1].startswith("way: fp8 over te ")
+
+
+def test_a_baseline_that_an_axis_is_set_against_is_told_once(tmp_path):
+    of = study(
+        tmp_path,
+        'title = "t"\n[[matrix]]\nname = "main"\nbaseline = "a-x"\naxes.one = ["a", "b"]\naxes.two = ["x", "y"]\n',
+    )
+    made = Made(of)
+    for name, ms in (("a-x", 1.0), ("a-y", 0.9), ("b-x", 0.8), ("b-y", 0.7)):
+        made.measured(name, total=[ms] * 8)
+    assert [words.partition(":")[0] for words in effect_words(Material(made.write(tmp_path / "results"), of))] == [
+        "one",
+        "two",
+    ]

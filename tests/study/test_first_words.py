@@ -25,6 +25,27 @@ def test_what_the_noise_hides_is_not_called_fastest_of_all(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("again", "words"),
+    [
+        (
+            1.0,
+            "Fastest: delayed, 0.950 ms a step, 1.053× (1.053 to 1.053) as fast as none; the same work takes 0.900 ms as ",
+        ),
+        (1.1, "Fastest: delayed, 0.950 ms a step, not told apart from none."),
+    ],
+)
+def test_what_identical_configurations_differ_by_tells_nothing_apart(tmp_path, again, words):
+    """As effects and claims have it: neither in rounds side by side nor in another matrix."""
+    of = study(
+        tmp_path, TOML + '[[matrix]]\nname = "again"\naxes.recipe.none = {}\naxes.recipe.other = {layers = 4, b = 1}\n'
+    )
+    made, work = Made(of), {"tokens": 1, "flops": 1}
+    for name, ms in (("none", 1.0), ("delayed", 0.95), ("again:none", again), ("again:other", 0.9)):
+        made.measured(name, total=[ms] * 8, fields=work)
+    assert Report(Material(made.write(tmp_path / "results"), of)).lead.startswith(words)
+
+
+@pytest.mark.parametrize(
     ("ms", "words"),
     [
         (
@@ -54,6 +75,32 @@ def test_different_work_has_no_fastest(tmp_path, ms, words):
         tokens = {"tokens": 1024 if "small" in name else 8192}
         made = made.measured(name, total=rounds(one), fields=tokens) if one else made.failed(name, "E", "m")
     assert Report(Material(made.write(tmp_path / "results"), of)).short_verdict == words
+
+
+def test_the_largest_speedup_is_that_of_all_matrices(tmp_path):
+    """What runs the same as the best one under another name is not told apart from it anyway."""
+    more = """
+    [[matrix]]
+    name = "larger"
+    axes.size.huge = {size = 3}
+    axes.recipe.none = {}
+    axes.recipe.fp8 = {fp8 = true}
+    baseline = {recipe = "none"}
+    [[matrix]]
+    name = "again"
+    axes.size.huge = {size = 3}
+    axes.recipe.none = {}
+    axes.recipe.fp8 = {fp8 = true}
+    baseline = {recipe = "none"}
+    """
+    of = study(tmp_path, OWN_BASELINES.replace("[[matrix]]", "[options]\nsize = 1\nfp8 = false\n[[matrix]]", 1) + more)
+    made, tokens = Made(of), {"small": 1, "large": 2, "larger:huge": 3, "again:huge": 3}
+    for size, fp8_ms in (("small", 1.1), ("large", 0.8), ("larger:huge", 0.5), ("again:huge", 0.5)):
+        for recipe, ms in (("none", 1.0), ("fp8", fp8_ms)):
+            made.measured(f"{size}-{recipe}", total=rounds(ms), fields={"tokens": tokens[size]})
+    assert Report(Material(made.write(tmp_path / "results"), of)).short_verdict == (
+        "Largest speed-up over its own baseline: larger:huge-fp8, 2.000× (2.000 to 2.000) as fast as larger:huge-none."
+    )
 
 
 def test_what_ran_into_its_limit_timed_out(tmp_path):

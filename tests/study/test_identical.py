@@ -119,13 +119,24 @@ def test_a_variable_that_changes_no_kernel_makes_no_difference(tmp_path, recordi
     assert identical(Material(alone.write(tmp_path / "alone"), of)) == []
 
 
-def test_those_that_did_not_take_turns_say_so(tmp_path):
+@pytest.mark.parametrize(
+    ("rounds", "many", "said"),
+    [
+        ({"group": 1}, 8, "other:plain / slow 0.500× (not interleaved)"),
+        ({"group": 0}, 1, "other:plain / slow 0.500×. "),
+    ],
+    ids=["not interleaved", "one round"],
+)
+def test_those_without_an_interval_say_so_and_widen_none(tmp_path, rounds, many, said):
     of = study(tmp_path / "alone", TOML)
-    made = Made(of).measured("slow", total=[1.0] * 8, rounds={"group": 0}).measured("fast", total=[1.0] * 8)
-    made.measured("other:plain", total=[2.0] * 8, rounds={"group": 1})
+    made = Made(of).measured("slow", total=[1.0] * 8, rounds={"group": 0})
+    made.measured("fast", total=[0.9] * 8, rounds={"group": 0})
+    made.measured("other:plain", total=[2.0] * many, rounds=rounds)
     alone = Material(made.write(tmp_path / "alone/results"), of)
-    assert deviation(alone) == pytest.approx(math.log(2))
-    assert "other:plain / slow 0.500× (not interleaved)" in identical_words(alone)
+    assert deviation(alone) == 0
+    assert is_told(alone, "fast", "slow")
+    assert said in identical_words(alone)
+    assert "Of those without an interval drift is in the ratio" in identical_words(alone)
 
 
 @pytest.mark.parametrize(

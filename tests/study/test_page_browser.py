@@ -65,7 +65,9 @@ def test_the_page_of_a_sweep(browser: Any, tmp_path: Path) -> None:
     write(material.folder, material.study)
     page = check(browser, material.folder, {"measured", "sweeps"})
     assert page.locator("#sweeps .plot .scatterlayer .trace").count() == 3
-    assert "flash becomes faster than fused at seq ≈ 790" in page.text_content("#sweeps")
+    assert "flash becomes faster than fused at seq between 512 and 1,024, interpolated 790" in page.text_content(
+        "#sweeps"
+    )
     page.close()
 
 

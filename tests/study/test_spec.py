@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,34 @@ def test_an_option_that_cannot_be_changed(tmp_path: Path, option: str, said: str
         study(tmp_path, plain).with_options({option: 1})
     expected = said or "--option modules: is an axis of {}; choose its values with --only"
     assert str(error.value) == expected.format(tmp_path.name)
+
+
+@pytest.mark.parametrize(
+    ("own", "value", "said"),
+    [
+        ("8", "abc", "is not a number, as {} has it (kind = 8)"),
+        ("8", True, "is not a number, as {} has it (kind = 8)"),
+        ("8", 0.5, ""),
+        ("false", "yes", "is not true or false, as {} has it (kind = false)"),
+        ("false", 1, "is not true or false, as {} has it (kind = false)"),
+        ("true", False, ""),
+        ('"none"', "current", ""),
+        ('"none"', 1, ""),
+    ],
+)
+def test_a_value_that_is_of_another_kind(tmp_path: Path, own: str, value: object, said: str) -> None:
+    spec = f'title = "t"\n[options]\nkind = {own}\n[[matrix]]\nname = "main"\naxes.way = ["a"]\n'
+    with pytest.raises(UsageError) if said else contextlib.nullcontext() as error:
+        study(tmp_path, spec).with_options({"kind": value})
+    if error:
+        assert str(error.value) == f"--option kind={str(value).replace('T', 't')}: {said.format(tmp_path.name)}"
+
+
+def test_an_option_of_several_kinds_takes_any(tmp_path: Path) -> None:
+    axes = 'axes.way = ["a"]\n[[matrix]]\nname = "other"\noptions.kind = "few"\naxes.way = ["a"]\n'
+    study(tmp_path, f'title = "t"\n[options]\nkind = 8\n[[matrix]]\nname = "main"\n{axes}').with_options(
+        {"kind": "all"}
+    )
 
 
 def test_a_pattern_that_fits_nothing(tmp_path: Path) -> None:

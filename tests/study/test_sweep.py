@@ -14,7 +14,7 @@ from tetrace.study.effects import axes
 from tetrace.study.material import Material
 from tetrace.study.report import Report
 from tetrace.study.screen import screen
-from tetrace.study.sizes import crossing_words, pays_words, sweeps_section
+from tetrace.study.sizes import crossing_words, crossings_sentence, pays_words, sweeps_section
 from tetrace.study.spec import Claim
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
 
@@ -70,7 +70,7 @@ def test_lines_ratios_and_crossings(tmp_path):
     share = math.log(0.8) / (math.log(0.8) - math.log(8 / 7))
     assert crossing.at == pytest.approx(512 * 2**share)
     assert crossing_words(found) == [
-        "Length: flash becomes faster than fused at seq ≈ 790: for certain between 512 and 1,024.",
+        "Length: flash becomes faster than fused at seq between 512 and 1,024, interpolated 790.",
         "Length: unfused is slower than fused at every measured seq (256 to 1,024).",
     ]
 
@@ -108,15 +108,100 @@ def test_sentences_of_two_sweeps_along_one_option_are_told_apart(tmp_path, title
     said = sweeps_section([sweep_of(material, one) for one in of.sweeps]).said
     # 1.5, 2.5, 3.5, 5.0 ms against 1, 2, 4, 8; three quarters of them.
     assert [one.partition(":")[0] for one in said] == ["Length", "Length", name, name]
-    assert said[0].startswith("Length: flash becomes faster than fused at seq ≈ 790")
-    assert said[2].startswith(f"{name}: flash becomes faster than fused at seq ≈ ")
+    assert said[0].startswith("Length: flash becomes faster than fused at seq between 512 and 1,024, interpolated 790")
+    assert said[2].startswith(f"{name}: flash becomes faster than fused at seq between ")
     assert said[3].startswith(f"{name}: flash over fused changes along seq")
     # Steps of other work: where one pays is what the verdict begins with, of both sweeps.
     report = Report(material)
-    places = [one.partition("≈ ")[2].partition(":")[0] for one in (said[0], said[2])]
-    lead = f"Attention flash becomes faster than fused (length: {places[0]}, for certain between 512 and 1,024; "
-    assert report.lead.startswith(f"{lead}{name[0].lower()}{name[1:]}: {places[1]}, for certain between ")
+    places = [one.partition(" at seq ")[2].removesuffix(".") for one in (said[0], said[2])]
+    lead = f"Attention flash becomes faster than fused (length: {places[0]}; "
+    assert report.lead.startswith(f"{lead}{name[0].lower()}{name[1:]}: {places[1]})")
     assert not any("becomes faster" in one for one in screen(report).said)
+
+
+SIZES = """
+title = "t"
+question = "q"
+[options]
+batch = 1
+seq = 512
+fp8 = false
+[[matrix]]
+name = "main"
+axes.size.small = {}
+axes.size.large = {batch = 64, seq = 2048}
+axes.recipe.none = {}
+axes.recipe.fp8 = {fp8 = true}
+[[matrix]]
+name = "batch"
+axes.batch = [8, 32]
+axes.recipe.none = {}
+axes.recipe.fp8 = {fp8 = true}
+[[matrix]]
+name = "other"
+axes.way.a = {}
+options.batch = 16
+axes.recipe.none = {}
+axes.recipe.fp8 = {fp8 = true}
+[[matrix]]
+name = "once_more"
+options = {batch = 16}
+axes.recipe.fp8 = {fp8 = true}
+axes.recipe.none = {}
+[[sweep]]
+matrix = "batch"
+along = "batch"
+group = "recipe"
+baseline = "none"
+title = "Batch"
+"""
+
+
+def sizes(folder: Path, gains: dict[str, float]) -> Material:
+    """How many times faster FP8 is, by matrix and size; all that is of one matrix ran side by side."""
+    of = study(folder, SIZES)
+    made = Made(of)
+    for name, gain in gains.items():
+        for recipe in ("none", "fp8"):
+            planned = of.configuration(name.format(recipe))
+            tokens = planned.options["batch"] * planned.options["seq"]
+            ms = tokens / (gain if recipe == "fp8" else 1)
+            fields, own = {"tokens": tokens}, {"group": planned.matrix}
+            made.measured(planned.name, total=[ms * drift for drift in DRIFT], fields=fields, rounds=own)
+    return Material(made.write(folder / "results"), of)
+
+
+def test_places_of_other_matrices_with_the_same_options_count(tmp_path):
+    """What is there in two is taken from that of the baseline."""
+    own = {"small-{}": 0.5, "large-{}": 1.5, "batch:8-{}": 0.75, "batch:32-{}": 1.25}
+    material = sizes(tmp_path, {**own, "other:a-{}": 0.875, "once_more:{}": 0.9})
+    found = sweep_of(material, material.study.sweeps[0])
+    line = next(one for one in found.lines if one.group == "fp8")
+    assert [(one.x, one.name, one.verdict) for one in line.points] == [
+        (1, "small-fp8", "slower"), (8, "batch:8-fp8", "slower"), (16, "other:a-fp8", "slower"), (32, "batch:32-fp8", "faster"),
+    ]  # fmt: skip
+    assert [one.between for one in found.crossings] == [(16, 32)]
+    (grid,) = sweeps_section([found]).grids
+    assert grid.note == (
+        "Of other matrices, with the same options: batch 1 (small-none, small-fp8); 16 (other:a-none, other:a-fp8)."
+    )
+    # Large steps have another length, too: they are no place of this sweep.
+    assert Report(material).lead.startswith(
+        "Recipe fp8 becomes faster than none between 8,192 and 16,384 tokens a step (batch: between 16 and 32, interpolated "
+    )
+
+
+def test_an_option_that_the_line_does_not_have_is_no_place(tmp_path):
+    """Of a study whose places differ in two options nothing is taken from elsewhere."""
+    of = study(
+        tmp_path,
+        SIZES.replace("axes.batch = [8, 32]", "axes.batch.8 = {batch = 8, seq = 64}\naxes.batch.32 = {batch = 32}"),
+    )
+    made = Made(of)
+    for name in ("small-none", "small-fp8", "batch:8-none", "batch:8-fp8"):
+        made.measured(name, total=[1.0] * 8)
+    material = Material(made.write(tmp_path / "results"), of)
+    assert [[one.x for one in line.points] for line in sweep_of(material, of.sweeps[0]).lines] == [[8], [8]]
 
 
 def test_lines_that_do_not_pay_are_told_beside_one_that_does(tmp_path):
@@ -127,7 +212,7 @@ def test_lines_that_do_not_pay_are_told_beside_one_that_does(tmp_path):
     later = replace(found.crossings[0], becomes="slower", between=(1024, 2048))
     words = pays_words(material, [replace(found, crossings=(*found.crossings, later))])
     assert words[1:] == (
-        "Length: flash becomes slower than fused at seq ≈ 790: for certain between 1,024 and 2,048",
+        "Length: flash becomes slower than fused at seq between 1,024 and 2,048, interpolated 790",
         side,
     )
 
@@ -176,6 +261,29 @@ def test_a_place_is_told_beside_what_identical_configurations_differ_by(tmp_path
             "identical configurations differ by."
         ]
         assert not crossing_value(material, [found], "length", "flash", "fused").known
+
+
+@pytest.mark.parametrize(
+    ("ms", "words"),
+    [
+        ((1.25, 2.5, 4.0, 8.0), "slower than fused up to seq 512; at 1,024, 2,048 not told apart."),
+        ((1.0, 2.5, 5.0, 9.0), "slower than fused from seq 512 on; at 256 not told apart."),
+        ((1.25, 2.0, 4.0, 9.0), "slower than fused at seq 256, 2,048; at 512, 1,024 not told apart."),
+        ((1.0, 2.0, 4.0, 7.0), "faster than fused at seq 2,048; at 256, 512, 1,024 not told apart."),
+    ],
+)
+def test_a_line_that_never_crosses_is_told_where_it_is_told(tmp_path, ms, words):
+    """As fast as the baseline, where nothing more is known than that both are not told apart, it is not called."""
+    wide = {("unfused", seq): [0.97, 1.03, 0.98, 1.02, 0.99, 1.01, 1.0] for seq in (256, 512, 1024, 2048)}
+    _, found = swept(tmp_path, {"fused": TIMES["fused"], "unfused": ms}, wide)
+    assert crossing_words(found) == [f"Length: unfused is {words}"]
+
+
+def test_lines_of_a_sweep_are_one_sentence_of_the_list(tmp_path):
+    _, found = swept(tmp_path)
+    own, other = (words.removeprefix("Length: ").removesuffix(".") for words in crossing_words(found))
+    assert crossings_sentence(found) == f"Length: {own}; {other}."
+    assert crossings_sentence(replace(found, lines=())) == ""
 
 
 def test_a_single_place_is_no_range(tmp_path):

@@ -116,7 +116,8 @@ def test_what_never_ran_beside_the_fastest_is_said_to(tmp_path):
         ("true", rounds(1.0), {"fields": {"tokens": 8192}}, ""),
         ("true", rounds(1.0), {"fields": {"context": "another"}}, ""),
         ("true", rounds(2.9, WIDE), {}, ""),  # not told to be less
-        ("false", rounds(1.0), {}, ""),  # it is the same configuration again
+        # It is the same configuration again, which then differs from itself by more than from the other.
+        ("false", rounds(1.0), {}, ", not told apart from fp8"),
     ],
     ids=["beside", "never beside", "other work", "measured otherwise", "not told", "the same"],
 )

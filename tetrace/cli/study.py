@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from tetrace.cli.folders import check_folder
 from tetrace.cli.output import write_output
+from tetrace.cli.study_options import changes, check_alone, command
 from tetrace.errors import TetraceError, UsageError
 from tetrace.record.options import COLLECTORS
 
@@ -113,6 +111,8 @@ def study(
     folders of their own beside it. What is measured again, since its code, options or versions changed, is kept in
     earlier/ there. Without a GPU the stored results are shown.
     """
+    if study is None:
+        check_alone(new)
     if new is not None:
         return _new(new, study)
     if study is None:
@@ -123,7 +123,7 @@ def study(
     from tetrace.study.runner import Options
 
     place = resolve.find(study)
-    chosen = spec.read(place.folder).with_options(_changes(changed))
+    chosen = spec.read(place.folder).with_options(changes(changed))
     measure = _measure(chosen, quick, repeat, together, limit)
     options = Options(
         only=only or (chosen.quick_only if quick else ()),
@@ -131,15 +131,15 @@ def study(
         fresh=fresh,
         recordings=not no_recordings,
         collector=collector or "",
-        command=_command(study, quick, repeat, changed),
+        command=command(study, quick, repeat, changed),
     )
     chosen.chosen(options.only)
     machine = machines.find(chosen.device, os.environ)
     if report_only or machine is None:
         return _stored(chosen, place, output, quick, report_only, against, wide, bool(only))
-    if against:
-        resolve.check(chosen, against)
     folder = output or place.results / resolve.results_name(machine.slug, quick, chosen.changed)
+    if against:
+        resolve.check_against(chosen, folder, against)
     return _run(chosen, measure, machine, folder, options, against, wide)
 
 
@@ -189,7 +189,8 @@ def _stored(
     wide: bool,
     only: bool,
 ) -> int:
-    """Show stored results: those of --output, else the newest, of --quick and --option where those are given."""
+    """Show stored results: those of --output, else the newest, of --quick and --option where those are given. Files are
+    written with --report-only alone."""
     from tetrace.study import resolve
 
     stored = resolve.stored(place, quick, study.changed)
@@ -202,17 +203,26 @@ def _stored(
         way = "run it first" if report_only else "run it on a machine with a GPU"
         nothing = f"nothing is stored{such}, and nothing is measured here: {why}"
         raise UsageError(f"{study.name}: {nothing}; {way}, or name a folder of results with --output")
-    for folder in (folders[0], against):
-        if folder:
-            resolve.check(study, folder)
-    if report_only or against:
+    _check_stored(study, folders[0], against)
+    if report_only:
         resolve.check_report(study, place, folders[0])
         _report(folders[0], study, against)
-    click.echo(_screen(folders[0], study, wide), nl=False)
+    click.echo(_screen(folders[0], study, wide, None if report_only else against), nl=False)
     whole = "all of " if only else ""
     stored_in = f"these are {whole}the stored results of {folders[0]}"
+    if against and not report_only:
+        stored_in += f" beside those of {against}; --report-only writes that into its report"
     click.echo(f"tetrace: nothing was measured here ({why}); {stored_in}", err=True)
     return 0
+
+
+def _check_stored(study: Study, folder: Path, against: Path | None) -> None:
+    from tetrace.study import resolve
+
+    resolve.check(study, folder)
+    if against:
+        resolve.check_against(study, folder, against)
+        resolve.check_steps(study, folder)
 
 
 def _report(folder: Path, study: Study, against: Path | None) -> None:
@@ -221,11 +231,11 @@ def _report(folder: Path, study: Study, against: Path | None) -> None:
     report.write(folder, study, against)
 
 
-def _screen(folder: Path, study: Study, wide: bool) -> str:
+def _screen(folder: Path, study: Study, wide: bool, against: Path | None = None) -> str:
     from tetrace.study import report
 
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return report.first_screen(folder, study, _width(), color, wide)
+    return report.first_screen(folder, study, _width(), color, wide, against)
 
 
 def _width() -> int:
@@ -273,36 +283,6 @@ def _measure(study: Study, quick: bool, repeat: int | None, together: int | None
     return replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _changes(words: tuple[str, ...]) -> Mapping[str, Any]:
-    """`batch=4` as an option and its value: as TOML has it, else a text."""
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--option {word}: has no value; write KEY=VALUE")
-        found[key] = _value(value)
-    return found
-
-
-def _value(text: str) -> Any:
-    if re.fullmatch(r"[+-]?\d+", text):
-        return int(text)
-    if text in ("true", "false"):
-        return text == "true"
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _command(study: str, quick: bool, repeat: int | None, changed: tuple[str, ...]) -> str:
-    """The command that measures the same; what was said of this run alone (--only, --fresh) is left out."""
-    options = [*(["--quick"] if quick else []), *(["--repeat", str(repeat)] if repeat else [])]
-    for word in changed:
-        options += ["--option", word]
-    return shlex.join(["tetrace", "study", study, *options])
-
-
 def _calibrate(machine: Machine, watcher: Watcher) -> None:
     """Measure the peaks of this GPU where they are not known of this start of the machine, in a process that leaves the GPU
     again."""
@@ -313,9 +293,9 @@ def _calibrate(machine: Machine, watcher: Watcher) -> None:
     if not machine.gpu or (known is not None and known >= this_start()):
         return
     watcher.say("measuring the GPU's peaks first, for half a minute")
-    command = [sys.executable, "-m", "tetrace", "doctor", "--calibrate", "--format", "json"]
+    doctor = [sys.executable, "-m", "tetrace", "doctor", "--calibrate", "--format", "json"]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        doctor, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

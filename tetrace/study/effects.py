@@ -195,11 +195,54 @@ def _range(effects: Sequence[Effect]) -> str:
 
 
 def effect_words(material: Material) -> tuple[str, ...]:
-    """For the headline: the axes of the first matrix that do most, in a sentence each. Only what is told from none."""
+    """For the headline: what a baseline that no axis is set against is beaten by, then the axes of the first matrix that do
+    most, in a sentence each. Only what is told from none."""
     first = next((name for name, _ in material.matrices()), None)
-    own = [one for one in axes(material) if one.matrix == first and one.largest]
-    told = sorted(own, key=lambda one: -one.largest)[:_AXES]
-    return tuple(cut(f"{one.name}: {one.short_words}") for one in told)
+    own = [one for one in axes(material) if one.matrix == first]
+    told = sorted((one for one in own if one.largest), key=lambda one: -one.largest)[:_AXES]
+    said = [_over_baseline_words(material, own), *(f"{one.name}: {one.short_words}" for one in told)]
+    return tuple(cut(words) for words in said if words)
+
+
+def _over_baseline_words(material: Material, own: Sequence[Axis]) -> str:
+    """`over by_hand: te 1.07× to 1.08×; te_fp8 1.63× to 1.70×`: the values of the first axis against the baseline of the whole
+    matrix, where that differs from all others in more than one axis; else axes say it, and this is empty."""
+    members = material.matrices()[0][1] if own else ()
+    bases = {against for one in members if (against := material.baseline(one.name))}
+    compared = {name for axis in own for effect in axis.effects for name in (effect.of, effect.base)}
+    base = next((one for one in members if bases == {one.name}), None)
+    if base is None or base.name in compared:
+        return ""
+    by_value: dict[str, list[Effect]] = {}
+    for one in members:
+        if (found := _over_baseline(material, one, base)) is not None:
+            by_value.setdefault(found.value, []).append(found)
+    if all(found.verdict == NOT_TOLD for effects in by_value.values() for found in effects):
+        return ""
+    return f"over {base.name}: {'; '.join(f'{name} {_fates(effects)}' for name, effects in by_value.items())}"
+
+
+def _over_baseline(material: Material, one: Configuration, base: Configuration) -> Effect | None:
+    """A configuration against a baseline that differs in several axes, by its value of the first one; None where they were
+    not timed side by side, or on other tokens."""
+    found = material.speedup(one.name, base.name) if one.name != base.name and one.tokens == base.tokens else None
+    if found is None or found.way == APART:
+        return None
+    value, *beside = one.axes.values()
+    operations = one.flops / base.flops if one.flops and base.flops else None
+    apart_by = deviation(material, of=(one.name, base.name))
+    return Effect(value, base.name, tuple(beside), one.name, base.name, found, operations, apart_by)
+
+
+def _fates(effects: Sequence[Effect]) -> str:
+    """The ratios of one value; beside which others they are, where not all are told alike."""
+    verdicts = list(dict.fromkeys(one.verdict for one in effects))
+    said = []
+    for verdict in verdicts:
+        same = [one for one in effects if one.verdict == verdict]
+        beside = f" with {_several(one.context for one in same)}" if len(verdicts) > 1 else ""
+        said.append(f"{_short_range(same)}{beside}")
+    return " and ".join(said)
 
 
 def effects_section(material: Material) -> Section:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from tetrace.study.identical import twins
+from tetrace.study.identical import deviation, twins
 from tetrace.study.idle import idle_share
 from tetrace.study.material import Material
 from tetrace.study.results import MEASURED, Configuration
@@ -26,12 +27,12 @@ def fastest_words(material: Material) -> str:
     if not timed:
         return "Nothing was measured" + (" as the study plans it now" if any(one.rounds for one in members) else "")
     if _different_work(material, timed):
-        return _gains_most(material, timed)
+        return _gains_most(material)
     known = [(found.value, one.name) for one in timed if (found := material.time(one.name)) is not None]
     ns, name = min(known)
     base = material.baseline(name)
     words = f"Fastest: {cut(name, 80)}, {ns / 1e6:,.3f} ms a step"
-    others = {one: material.speedup(name, one) for _, one in sorted(known) if one != name}
+    others = {one: _widened(material, name, one) for _, one in sorted(known) if one != name}
     apart = [one for one, found in others.items() if found is not None and found.way == APART]
     alike = [one for one, found in others.items() if one not in apart and _may_be_as_fast(found)]
     if base and base not in alike and base not in apart and (speedup := material.speedup(name, base)):
@@ -50,6 +51,17 @@ def compares_other_work(material: Material) -> bool:
     return _different_work(material, [one for one in members if one.is_timed and not material.stale(one.name)])
 
 
+def _widened(material: Material, of: str, against: str) -> Estimate | None:
+    """A speed-up, its interval wider by what identical configurations differ by: so effects and claims are told."""
+    found = material.speedup(of, against)
+    return None if found is None else found.wider(_apart_by(material, of, against))
+
+
+def _apart_by(material: Material, *of: str) -> float:
+    """By which factor identical configurations differ, those like `of`."""
+    return math.exp(deviation(material, of=of))
+
+
 def _faster_elsewhere(material: Material, name: str) -> str:
     """The fastest of all other matrices, where it does the same work in a time that is told to be less; else empty."""
     best, own = material.configuration(name), material.time(name)
@@ -61,7 +73,7 @@ def _faster_elsewhere(material: Material, name: str) -> str:
         time = material.time(one.name)
         if time is None or material.apart(one.name, name) or _different_work(material, (best, one)):
             continue
-        if time.high is not None and time.high < own.low:
+        if time.high is not None and time.high * _apart_by(material, one.name, name) < own.low:
             found.append((time.value, one.name))
     if not found:
         return ""
@@ -71,33 +83,36 @@ def _faster_elsewhere(material: Material, name: str) -> str:
     return f"; the same work takes {ns / 1e6:,.3f} ms as {cut(other, 80)}{beside}"
 
 
-def _gains_most(material: Material, members: Sequence[Configuration]) -> str:
-    """The largest speed-up over an own baseline: times of different work say nothing of each other."""
-    own = [(one.name, material.baseline(one.name)) for one in members]
+def _gains_most(material: Material) -> str:
+    """The largest speed-up over an own baseline, of all matrices: times of different work say nothing of each other."""
+    own = [(one.name, material.baseline(one.name)) for one in material.configurations]
     known = [(found, name, base) for name, base in own if base and (found := material.speedup(name, base)) is not None]
     if not known:
         return "No configuration was measured beside its baseline"
-    told = [one for one in known if one[0].low is not None and one[0].low > 1]
+    wide = {name: found.wider(_apart_by(material, name, base)) for found, name, base in known}
+    told = [one for one in known if (low := wide[one[1]].low) is not None and low > 1]
     best, name, base = max(told or known, key=lambda one: one[0].value)
     words = f"{cut(name, 80)}, {times(best)} as fast as {cut(base, 80)}"
-    if all(one.high is not None and one.high < 1 for one, _, _ in known):
+    if all(one.high is not None and one.high < 1 for one in wide.values()):
         return f"Nothing is faster than its baseline: at best {words}"
     # Of other work, and so no pairs of rounds: their own intervals.
-    alike = [
-        other
-        for found, other, _ in known
-        if other != name and (found.overlaps(best) or not (found.has_interval and best.has_interval))
-    ]
+    others = [one for _, one, _ in sorted(known, key=lambda one: -one[0].value) if one not in twins(material)[name]]
+    alike = [one for one in others if _may_be_equal(wide[one], wide[name])]
     said = f"the speed-up of {several(alike)}" if alike else ""
     if not told and _is_too_noisy(best):
         return f"No configuration is told to be faster than its baseline: rounds are too noisy to tell ({words})"
     if not told:
         words = f"No configuration is told to be faster than its baseline: at best {words}"
-        if best.high is None or best.high >= 1:
+        high = wide[name].high
+        if high is None or high >= 1:
             return f"{words}, not told apart from it" + (f", nor from {said}" if said else "")
         return f"{words}, not told apart from {said}" if said else words
     more = f", not told apart from {said}" if said else ""
     return f"Largest speed-up over its own baseline: {words}{more}"
+
+
+def _may_be_equal(one: Estimate, other: Estimate) -> bool:
+    return one.overlaps(other) or not (one.has_interval and other.has_interval)
 
 
 def _is_too_noisy(found: Estimate) -> bool:

@@ -117,13 +117,15 @@ def _kernels_by_phase(material: Material, name: str) -> Counter[tuple[str, str]]
 
 
 def deviation(material: Material, column: str = "total", of: Iterable[str] = ()) -> float:
-    """The largest |log ratio| of configurations that run the same, or whose first phase does; 0 where there are none.
+    """The largest |log ratio| of configurations that run the same, or whose first phase does; 0 where there are none. Only of
+    such as ran side by side, in rounds enough for an interval: what others differ by is drift too, and widens no interval that
+    has none of it.
 
     Where the GPU works through the steps of all configurations `of`, and through those of some pair, only such pairs
     count: what the others differ by is mostly their hosts, for which these do not wait. Pairs of phases, whose hosts are what
     differs, count where the GPU waits for more than half of the steps of all.
     """
-    pairs, asked = identical(material, column), tuple(of)
+    pairs, asked = [one for one in identical(material, column) if one.ratio.has_interval], tuple(of)
     if asked and all(_is_worked_through(material, name) for name in asked):
         pairs = [one for one in pairs if _is_worked_through(material, one.names[0])] or pairs
     elif all((_idle_share(material, name) or 0) > 0.5 for name in asked):
@@ -150,7 +152,9 @@ def identical_words(material: Material) -> str:
         return ""
     said = []
     if pairs:
-        said.append(f"Identical configurations: {several(pairs, _PAIRS_NAMED)}. They have the same options.")
+        said.append(
+            f"Identical configurations: {several(pairs, _PAIRS_NAMED)}. They have the same options.{_drift_words(material)}"
+        )
     if phases:
         said.append(
             f"Identical in {material.phases[0]} alone: {several(phases, _PAIRS_NAMED)}. Their options change kernels of the rest."
@@ -160,6 +164,12 @@ def identical_words(material: Material) -> str:
         "processes of their own: what they differ by is in no interval. A claim on a ratio of times is told only where that "
         "leaves its verdict as it is; one on steps that the GPU works through, where it leaves it by what such steps differ by."
     )
+
+
+def _drift_words(material: Material) -> str:
+    if all(one.ratio.has_interval for one in identical(material)):
+        return ""
+    return " Of those without an interval drift is in the ratio, so they widen no other one's."
 
 
 def _pair_words(one: Identical) -> str:

@@ -36,7 +36,7 @@ from tetrace.study.repetition import repetition_section, reversed_words
 from tetrace.study.results import FAILED, MEASURED, TIMED_OUT
 from tetrace.study.screen import PAGE_FILE, REPORT_FILE, SCREEN_FILE
 from tetrace.study.section import Section, cut
-from tetrace.study.sizes import crossing_words, payoff_section, pays_words, sweeps_section
+from tetrace.study.sizes import crossings_sentence, payoff_section, pays_words, sweeps_section
 from tetrace.study.spec import Claim, Study
 from tetrace.study.surroundings import clocks_section, environment_section, meaning_section, startup_section
 from tetrace.study.sweep import Swept, crossing_value, sweep_of
@@ -138,9 +138,9 @@ class Report:
 
     @cached_property
     def crossings(self) -> tuple[str, ...]:
-        """Where lines of sweeps cross, a sentence each; without what the lead says."""
+        """Where lines of sweeps cross, a sentence for each sweep; without what the lead says."""
         left = [one for one in self.swept if not self.pays or one.sweep.figure != "total_ms"]
-        return tuple(line for one in left for line in crossing_words(one))[:_CROSSINGS]
+        return tuple(said for one in left if (said := crossings_sentence(one)))[:_CROSSINGS]
 
     def _with_failing(self, losses: str, *more: str) -> tuple[str, ...]:
         failing = failing_words(self.material)
@@ -230,14 +230,7 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
     from tetrace.study.markdown import document
     from tetrace.study.page import html_page
 
-    against = against or other_start(folder, study.name)
-    other = Material(against, study, recordings=False, as_planned=False) if against else None
-    report = Report(Material(folder, study), other)
-    for one in (report.material, other):
-        if one is not None and one.results.study != study.name:
-            raise UsageError(
-                f"{one.folder}: holds results of study {one.results.study}, not of {study.name}; name another folder"
-            )
+    report = _compared(folder, study, against or other_start(folder, study.name))
     documents = {
         REPORT_FILE: document(report, __version__),
         PAGE_FILE: html_page(report, __version__),
@@ -251,12 +244,30 @@ def write(folder: Path, study: Study, against: Path | None = None) -> None:
         _replace(folder / name, text)
 
 
-def first_screen(folder: Path, study: Study, width: int = 100, color: bool = False, wide: bool = False) -> str:
+def _compared(folder: Path, study: Study, against: Path | None) -> Report:
+    """The report of the results in `folder`, beside those in `against`. Raises `UsageError` where they are of another study."""
+    other = Material(against, study, recordings=False, as_planned=False) if against else None
+    report = Report(Material(folder, study), other)
+    for one in (report.material, other):
+        if one is not None and one.results.study != study.name:
+            raise UsageError(
+                f"{one.folder}: holds results of study {one.results.study}, not of {study.name}; name another folder"
+            )
+    return report
+
+
+def first_screen(
+    folder: Path, study: Study, width: int = 100, color: bool = False, wide: bool = False, against: Path | None = None
+) -> str:
     """What the terminal shows of stored results: as the last report said it, or without recordings where there is none
-    of these results. `wide`: rows are not cut to `width`. Raises `InputError` where there are no results."""
+    of these results. `against`: beside those in another folder, which no file keeps. `wide`: rows are not cut to `width`.
+    Raises `InputError` where there are no results."""
     from tetrace import __version__
 
-    page = screen.stored(folder) or screen.screen(Report(Material(folder, study, recordings=False)))
+    if against:
+        page = screen.screen(_compared(folder, study, against))
+    else:
+        page = screen.stored(folder) or screen.screen(Report(Material(folder, study, recordings=False)))
     return written(page, "terminal", Options(wide=wide, width=max(width, 60), color=color, version=__version__))
 
 

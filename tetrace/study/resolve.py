@@ -95,13 +95,27 @@ def check(study: Study, folder: Path) -> None:
     results.read(folder, study.name, f"name a folder that holds {holds}")
 
 
-def check_report(study: Study, place: Place, folder: Path) -> None:
-    """Raises `UsageError` where a report written into `folder` would replace one that says more, or is not the user's: where
-    the times of steps are not there, or the results are those that tetrace brings."""
+def check_against(study: Study, folder: Path, against: Path) -> None:
+    """The same of `against`, which the results in `folder` are compared with. Raises `UsageError` where it is that folder."""
+    check(study, against)
+    if against.resolve() == folder.resolve():
+        raise UsageError(
+            f"--against {against}: these are the results that would be compared with it; name those of another run"
+        )
+
+
+def check_steps(study: Study, folder: Path) -> None:
+    """Raises `UsageError` where times of steps were measured and are not there: a report without them says less."""
     stored = results.read(folder, study.name)
     if any(one.rounds for one in stored.configurations) and not (folder / STEPS_FILE).is_file():
         lacks = f"{folder}: has no {STEPS_FILE}, without which a report says less than the one that is there"
         raise UsageError(f"{lacks}; the repository of tetrace has it, the installed package does not")
+
+
+def check_report(study: Study, place: Place, folder: Path) -> None:
+    """Raises `UsageError` where a report written into `folder` would replace one that says more, or is not the user's: where
+    the times of steps are not there, or the results are those that tetrace brings."""
+    check_steps(study, folder)
     if _shipped().resolve() in folder.resolve().parents and place.results.resolve() not in folder.resolve().parents:
         copy = f"cp -r {folder} mine, and --output mine"
         raise UsageError(f"{folder}: are the results that tetrace brings; write the report of a copy: {copy}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tetrace.report.grid import Column, Grid
 from tetrace.study.payoff import Change, Model, Payoff, Predicted, payoffs
 from tetrace.study.section import NOTHING, Section, interval_cell, times, value_cell
-from tetrace.study.sweep import FASTER, SAME, SLOWER, UNDECIDED, Crossing, Line, Point, Swept, trend_words
+from tetrace.study.sweep import FASTER, SLOWER, UNDECIDED, Crossing, Line, Point, Swept, trend_words
 from tetrace.study.value import MS, Value
 from tetrace.units import three_digits
 
@@ -52,7 +52,17 @@ def _sweep_grid(swept: Swept) -> Grid:
             cells += _point_cells(line, x)
         rows.append(tuple(cells))
     base = f"; times faster than {swept.sweep.baseline}" if swept.sweep.group else ""
-    return Grid(f"{swept.title}{_unit(swept)}{base}", tuple(heads), tuple(rows), note=_recorded_note(swept))
+    notes = " ".join(filter(None, (_elsewhere_note(swept), _recorded_note(swept))))
+    return Grid(f"{swept.title}{_unit(swept)}{base}", tuple(heads), tuple(rows), note=notes)
+
+
+def _elsewhere_note(swept: Swept) -> str:
+    """Which places other matrices have measured."""
+    places: dict[float, list[str]] = {}
+    for point in (point for line in swept.lines for point in line.points if point.is_elsewhere):
+        places.setdefault(point.x, []).append(point.name)
+    said = [f"{x:,g} ({', '.join(names)})" for x, names in sorted(places.items())]
+    return f"Of other matrices, with the same options: {swept.sweep.along} {'; '.join(said)}." if said else ""
 
 
 def _recorded_note(swept: Swept) -> str:
@@ -84,6 +94,12 @@ def _cell(found: Value) -> str:
 def crossing_words(swept: Swept) -> list[str]:
     """Each crossing in a sentence that names the sweep; lines that never cross say on which side they stay."""
     return [f"{swept.name}: {words}" for words in _crossings(swept)]
+
+
+def crossings_sentence(swept: Swept) -> str:
+    """All of its crossings in one sentence; empty where nothing was measured beside a baseline."""
+    said = "; ".join(words.removesuffix(".") for words in _crossings(swept))
+    return f"{swept.name}: {said}." if said else ""
 
 
 def _crossings(swept: Swept, only: str = "") -> list[str]:
@@ -126,30 +142,32 @@ def pays_words(material: Material, swept: Sequence[Swept]) -> tuple[str, ...]:
 
 def _place_words(one: tuple[Swept, Crossing]) -> str:
     swept, crossing = one
-    title = f"{swept.name[0].lower()}{swept.name[1:]}"
-    return f"{title}: {three_digits(crossing.at)}, for certain between {crossing.between[0]:,g} and {crossing.between[1]:,g}"
+    return f"{swept.name[0].lower()}{swept.name[1:]}: {_between_words(crossing)}"
+
+
+def _between_words(one: Crossing) -> str:
+    """The measured places on either side of a crossing, and where a straight line between places has it."""
+    return f"between {one.between[0]:,g} and {one.between[1]:,g}, interpolated {three_digits(one.at)}"
 
 
 def _at_tokens(material: Material, members: Sequence[tuple[Swept, Crossing]]) -> str:
-    """The tokens of a step at which lines cross; empty where those of a step do not grow with its size."""
-    found = []
+    """Between which tokens of a measured step lines cross, of all their places; empty where tokens do not tell."""
+    slower, faster = set[int](), set[int]()
     for _, crossing in members:
-        points = [(point.x, material.configuration(point.name)) for point in crossing.line.points]
-        each = {one.tokens / x for x, one in points if one is not None and one.tokens and x}
-        if len(each) != 1:
-            return ""
-        found.append(float(f"{crossing.at * each.pop():.3g}"))
-    ends = dict.fromkeys(f"{end:,.0f}" for end in (min(found), max(found)))
-    return f" at about {' to '.join(ends)} tokens a step"
+        for point in crossing.line.points:
+            one = material.configuration(point.name)
+            if point.verdict in (FASTER, SLOWER) and (one is None or not one.tokens):
+                return ""
+            if one is not None and one.tokens:
+                slower |= {one.tokens} if point.verdict == SLOWER else set()
+                faster |= {one.tokens} if point.verdict == FASTER else set()
+    if max(slower) >= min(faster):
+        return ""
+    return f" between {max(slower):,} and {min(faster):,} tokens a step"
 
 
 def _crossing_sentence(swept: Swept, one: Crossing) -> str:
-    low, high = one.between
-    base, along = swept.sweep.baseline, swept.sweep.along
-    return (
-        f"{one.line.name} becomes {one.becomes} than {base} at {along} ≈ {three_digits(one.at)}: for certain between "
-        f"{low:,g} and {high:,g}."
-    )
+    return f"{one.line.name} becomes {one.becomes} than {swept.sweep.baseline} at {swept.sweep.along} {_between_words(one)}."
 
 
 def _side_sentence(swept: Swept, line: Line) -> str:
@@ -166,17 +184,30 @@ def _side_sentence(swept: Swept, line: Line) -> str:
     if not words:
         same = ", wider by what identical configurations differ by" if any(point.is_widened for point in known) else ""
         return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell{same}."
-    doubt = ", or as fast as it," if any(point.verdict in (SAME, UNDECIDED) for point in known) else ""
-    said = f"{line.name} is {words.pop()} than {swept.sweep.baseline}{doubt} at {places}"
-    return f"{said}{_range_words(known, bool(doubt)) if swept.is_recorded else ''}."
+    ratios = _range_words(known) if swept.is_recorded else ""
+    side, told = words.pop(), [point for point in known if point.verdict in (FASTER, SLOWER)]
+    if len(told) == len(known):
+        whole = f", {ratios}: they do not cross there" if ratios else ""
+        return f"{line.name} is {side} than {swept.sweep.baseline} at {places}{whole}."
+    left = ", ".join(f"{point.x:,g}" for point in known if point not in told)
+    said = f"{line.name} is {side} than {swept.sweep.baseline} {_told_places(known, told, along)}; at {left} not told apart"
+    return f"{said}{f': {ratios}' if ratios else ''}."
 
 
-def _range_words(points: Sequence[Point], doubt: bool) -> str:
-    """Between which ratios the points lie, and that they do not cross, or are not told to."""
+def _told_places(known: Sequence[Point], told: Sequence[Point], along: str) -> str:
+    """Where a line is told from its baseline: from a place on, up to one, or at each that is named."""
+    if len(told) > 1 and known[-len(told)] == told[0]:
+        return f"from {along} {told[0].x:,g} on"
+    if len(told) > 1 and known[len(told) - 1] == told[-1]:
+        return f"up to {along} {told[-1].x:,g}"
+    return f"at {along} {', '.join(f'{point.x:,g}' for point in told)}"
+
+
+def _range_words(points: Sequence[Point]) -> str:
+    """Between which ratios the points lie."""
     by_ratio = sorted(points, key=lambda point: point.ratio.value if point.ratio else math.nan)
     ends = sorted((by_ratio[0], by_ratio[-1]), key=lambda point: point.x)
-    said = dict.fromkeys(f"{times(point.ratio)} at {point.x:,g}" for point in ends)
-    return f", {' to '.join(said)}: {'no crossing is told' if doubt else 'they do not cross'} there"
+    return " to ".join(dict.fromkeys(f"{times(point.ratio)} at {point.x:,g}" for point in ends))
 
 
 def payoff_section(material: Material, swept: Sequence[Swept]) -> Section:

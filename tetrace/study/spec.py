@@ -292,15 +292,18 @@ class Study:
     def with_options(self, changed: Mapping[str, Any]) -> Study:
         """This study with other values of options, wherever no axis sets them.
 
-        Raises `UsageError` for an option that no configuration has, or that every configuration takes from an axis.
+        Raises `UsageError` for an option that no configuration has, or that every configuration takes from an axis, and for
+        a value that is no number, or neither true nor false, where the study has such.
         """
         known = {option for planned in self.configurations for option in planned.options}
-        for option in changed:
+        for option, value in changed.items():
             if option not in known:
                 close = _like(option, known)
                 raise UsageError(f"--option {option}: {self.name} has no such option; {close}")
-            if all(_by_axis(self.matrix(planned.matrix), planned, option) for planned in self.configurations):
+            free = [one for one in self.configurations if not _by_axis(self.matrix(one.matrix), one, option)]
+            if not free:
                 raise UsageError(f"--option {option}: is an axis of {self.name}; choose its values with --only")
+            _check_kind(self.name, option, value, [one.options[option] for one in free if option in one.options])
         return replace(self, changed=dict(changed))
 
 
@@ -333,3 +336,20 @@ def _like(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"there are {', '.join(listed[:8])}{' and more' if len(listed) > 8 else ''}" if listed else "there is none"
+
+
+def _check_kind(study: str, option: str, value: Any, own: Sequence[Any]) -> None:
+    """Raises `UsageError` where all of the study's `own` values of an option are numbers and `value` is none, or are true or
+    false and it is neither."""
+    for kind, is_one in (("true or false", _is_bool), ("a number", _is_number)):
+        if own and all(map(is_one, own)) and not is_one(value):
+            said, its = (str(one).lower() if _is_bool(one) else str(one) for one in (value, own[0]))
+            raise UsageError(f"--option {option}={said}: is not {kind}, as {study} has it ({option} = {its})")
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not _is_bool(value)

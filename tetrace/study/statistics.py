@@ -53,6 +53,12 @@ class Estimate:
         low, high = ends if ends else (None, None)
         return Estimate(function(self.value), low, high, self.rounds, self.way)
 
+    def wider(self, by: float) -> Estimate:
+        """The figure with an interval that is wider by a factor either way; one without stays without."""
+        if self.low is None or self.high is None:
+            return self
+        return Estimate(self.value, self.low / by, self.high * by, self.rounds, self.way)
+
     @property
     def has_interval(self) -> bool:
         """Whether it is known how far it may be off."""

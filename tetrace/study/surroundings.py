@@ -35,7 +35,8 @@ MEANINGS = {
     "to it exactly. A recorder slows the host, so it is not the timed difference where a step waits for the host.",
     "Waiting": "the GPU idles; the row says for what, and in which range the host was then.",
     "Fastest": "of the first matrix, with what is not told apart from it; and the fastest configuration of another matrix, "
-    "where it does the same work (tokens, operations, parameters) in a time whose whole interval is below.",
+    "where it does the same work (tokens, operations, parameters) in a time whose whole interval is below; intervals are wider "
+    "there by what identical configurations differ by.",
     "Verdict": "a claim holds, or does not hold here, where the whole interval is on one side of its limit; else it cannot "
     "be told. A ratio of times has to stay there when its interval is wider by what identical configurations differ by.",
     "Not recorded": "there is no recording, or the recorder did not write that table. It is never shown as 0.",

@@ -7,11 +7,12 @@ import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tetrace.study.figures import is_recorded, value
 from tetrace.study.identical import deviation
 from tetrace.study.kernel_times import kernel_ratio
+from tetrace.study.places import Key, place, placed_in
 from tetrace.study.section import times
 from tetrace.study.statistics import ORDER, Estimate
 from tetrace.study.value import COUNT, MS, Value
@@ -31,13 +32,14 @@ _TOLD = (FASTER, SLOWER)
 class Point:
     """A configuration at a place `x` of the sweep, with its figure, and its speed-up over the baseline's there (of a
     figure that is no time: the ratio of both). None where one of both was not measured. `apart_by`: by how much identical
-    configurations differ, as a logarithm."""
+    configurations differ, as a logarithm. `is_elsewhere`: it is of another matrix."""
 
     x: float
     name: str
     found: Value
     ratio: Estimate | None
     apart_by: float = 0.0
+    is_elsewhere: bool = False
 
     @property
     def verdict(self) -> str:
@@ -112,19 +114,19 @@ class Swept:
 
 def sweep_of(material: Material, sweep: Sweep) -> Swept:
     """A sweep as measured; lines of which nothing was measured, and nothing failed, are left out."""
-    members = [one for one in material.configurations if one.matrix == sweep.matrix]
-    placed = [(x, one) for one in members if (x := _place(one, sweep.along)) is not None]
-    bases = {(x, _others(one, sweep)): one for x, one in placed if one.axes.get(sweep.group, "") == sweep.baseline}
-    lines: dict[tuple[str, tuple[tuple[str, str], ...]], list[Point]] = {}
-    for x, one in placed:
-        others, group = _others(one, sweep), one.axes.get(sweep.group, "")
+    placed = placed_in(material, sweep)
+    bases = {(x, others): one for x, (group, others), one in placed if group == sweep.baseline}
+    lines: dict[Key, list[Point]] = {}
+    for x, (group, others), one in placed:
         base = bases.get((x, others)) if sweep.group else None
         if base is None and sweep.group and group != sweep.baseline:
             base = _own_baseline(material, one, x, sweep)
         found = value(material, sweep.figure, one.name)
         ratio = _ratio(material, sweep, one, base, found) if base is not None and base.name != one.name else None
         apart_by = _apart_by(material, sweep, (one.name, base.name)) if base is not None and ratio is not None else 0.0
-        lines.setdefault((group, others), []).append(Point(x, one.name, found, ratio, apart_by))
+        lines.setdefault((group, others), []).append(
+            Point(x, one.name, found, ratio, apart_by, one.matrix != sweep.matrix)
+        )
     made = tuple(
         Line(group, dict(others), tuple(sorted(points, key=lambda point: point.x)))
         for (group, others), points in lines.items()
@@ -145,20 +147,8 @@ def _apart_by(material: Material, sweep: Sweep, of: tuple[str, ...] = ()) -> flo
 def _own_baseline(material: Material, one: Configuration, x: float, sweep: Sweep) -> Configuration | None:
     """The baseline that the matrix gives a configuration, where that is of the same place: other axes may differ."""
     base = material.configuration(material.baseline(one.name))
-    is_here = base is not None and base.matrix == one.matrix and _place(base, sweep.along) == x
+    is_here = base is not None and base.matrix == one.matrix and place(base, sweep.along) == x
     return base if is_here else None
-
-
-def _place(one: Configuration, along: str) -> float | None:
-    said: Any = one.options.get(along, one.axes.get(along))
-    try:
-        return float(said)
-    except (TypeError, ValueError):
-        return None
-
-
-def _others(one: Configuration, sweep: Sweep) -> tuple[tuple[str, str], ...]:
-    return tuple((axis, label) for axis, label in one.axes.items() if axis not in (sweep.along, sweep.group))
 
 
 def _ratio(material: Material, sweep: Sweep, one: Configuration, base: Configuration, found: Value) -> Estimate | None:
