@@ -58,6 +58,7 @@ def test_studies_are_listed(study: Path, capsys: pytest.CaptureFixture[str]) -> 
         (("small", "--option", "hidden"), "--option hidden: has no value; write KEY=VALUE"),
         (("small", "--option", "hidden=abc"), "--option hidden=abc: is not a number, as small has it (hidden = 8)"),
         (("small", "--option", "pause=true"), "--option pause=true: is not a number, as small has it (pause = 0.0)"),
+        (("small", "--option", "hidden=nan"), "--option hidden=nan: is not a number, as small has it (hidden = 8)"),
         (("--only", "x y"), "--only needs a NAME: tetrace study NAME --only 'x y'"),
         (("--quick",), "--quick needs a NAME: tetrace study NAME --quick"),
         (("--repeat", "2", "--limit", "5"), "--repeat, --limit need a NAME: tetrace study NAME --repeat 2 --limit 5"),

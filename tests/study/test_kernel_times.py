@@ -97,7 +97,7 @@ def test_the_sweep_of_attention_says_which_kernels_are_faster(attention: Materia
     assert [len(grid.rows) for grid in grids] == [6]
     assert "no copies" in grids[0].note
     assert not step.is_recorded
-    assert "is as fast as fused" in section.said[0], "what timing alone tells"
+    assert "is not told apart from fused" in section.said[0], "what timing alone tells"
 
 
 def test_kernels_that_cross() -> None:

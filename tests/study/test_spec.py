@@ -181,6 +181,7 @@ def test_an_option_that_cannot_be_changed(tmp_path: Path, option: str, said: str
     [
         ("8", "abc", "is not a number, as {} has it (kind = 8)"),
         ("8", True, "is not a number, as {} has it (kind = 8)"),
+        ("8", float("nan"), "is not a number, as {} has it (kind = 8)"),
         ("8", 0.5, ""),
         ("false", "yes", "is not true or false, as {} has it (kind = false)"),
         ("false", 1, "is not true or false, as {} has it (kind = false)"),

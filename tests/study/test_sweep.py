@@ -225,7 +225,7 @@ def test_places_in_doubt_decide_nothing(tmp_path):
     (crossing,) = found.crossings
     assert crossing.between == (256, 2048)
     assert crossing_words(found)[1] == (
-        "Length: unfused is as fast as fused at every measured seq (256 to 2,048), as far as intervals tell."
+        "Length: unfused is not told apart from fused at any measured seq (256 to 2,048)."
     )
     assert crossing_value(material, [found], "length", "unfused", "fused").reason == (
         "intervals do not tell unfused and fused apart anywhere"
@@ -257,8 +257,8 @@ def test_a_place_is_told_beside_what_identical_configurations_differ_by(tmp_path
     assert [one.between for one in found.crossings] == ([between] if between else [])
     if not between:
         assert crossing_words(found) == [
-            "Length: flash is as fast as fused at every measured seq (256 to 2,048), as far as intervals tell, wider by what "
-            "identical configurations differ by."
+            "Length: flash is not told apart from fused at any measured seq (256 to 2,048), beside what identical configurations "
+            "differ by."
         ]
         assert not crossing_value(material, [found], "length", "flash", "fused").known
 

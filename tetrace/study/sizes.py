@@ -182,8 +182,9 @@ def _side_sentence(swept: Swept, line: Line) -> str:
     if len(untold) == len(known):
         return f"{line.name} and {swept.sweep.baseline} are not told apart at {places}: there are no intervals."
     if not words:
-        same = ", wider by what identical configurations differ by" if any(point.is_widened for point in known) else ""
-        return f"{line.name} is as fast as {swept.sweep.baseline} at {places}, as far as intervals tell{same}."
+        wider = ", beside what identical configurations differ by" if any(point.is_widened for point in known) else ""
+        anywhere = places.replace("every", "any", 1)
+        return f"{line.name} is not told apart from {swept.sweep.baseline} at {anywhere}{wider}."
     ratios = _range_words(known) if swept.is_recorded else ""
     side, told = words.pop(), [point for point in known if point.verdict in (FASTER, SLOWER)]
     if len(told) == len(known):
