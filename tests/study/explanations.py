@@ -58,7 +58,7 @@ def paced(before: float, after: float) -> Explanation:
         replace(cause(BUSY, "memory", "copy", 2.5, 2.5), rates=(Fraction(1, 5),) * 2),
         cause(IDLE, HOST, "gemm", 0.5, 0.5, phase="backward"),
     )
-    made = explained((0, 0), (0, 0), (before, after), paces=doubts(0.25, 0.5))
+    made = explained((0, 0), (0, 0), (before, after), clock_doubts=doubts(0.25, 0.5))
     return replace(made, recorded=causes, step_ns=(ns(18), ns(16)))
 
 

@@ -125,7 +125,7 @@ def test_the_clock_makes_one_phase_longer_and_the_host_another():
         replace(cause(BUSY, "memory", "copy", 2.5, 2.5, phase="backward"), rates=(Fraction(1, 5),) * 2),
     )
     more = (*work, cause(BUSY, "attention", "flash", 4, 4), cause(IDLE, PYTHON, "layers.*", 8, 8))
-    made = explained((0, 0), (0.5, 0.5), None, more=more, paces=doubts(0.25, 0.5, part="backward"))
+    made = explained((0, 0), (0.5, 0.5), None, more=more, clock_doubts=doubts(0.25, 0.5, part="backward"))
     found = by_phase(made, forward=(6, 3.5), backward=(18.5, 17))
     rows = {
         GEMMS: (15.4, 14.2), "memory": (2.6, 2.3), HOST: (0.5, 0.5), "attention": (4, 4), PYTHON: (2, 0), FASTER: (0, -0.5),

@@ -147,7 +147,7 @@ def test_one_phase_is_the_clocks_and_another_the_hosts():
     found = explain(a, b, ("a", "b"), timed, phases)
     clocks = {part: tuple(one.by_clock_ns is not None for one in sides) for part, sides in found.charged.parts.items()}
     assert clocks == {"forward": (True, False), "backward": (True, True), "optimizer": (False, False)}
-    assert [set(side) for side in found.paces] == [{"forward", "backward"}, {"backward"}]
+    assert [set(side) for side in found.clock_doubts] == [{"forward", "backward"}, {"backward"}]
     for side, end in enumerate(("before_ns", "after_ns")):
         for phase, pair in phases.items():
             assert sum(getattr(one, end) for one in found.causes if one.phase == phase) == found.phases_ns[phase][side]

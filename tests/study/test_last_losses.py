@@ -36,8 +36,8 @@ def trained(folder: Path, toml: str = TOML, **losses: list[float]) -> Material:
     return Material(made.write(folder / "results"), of)
 
 
-def claim(of: str, against: str, **limit: float) -> Claim:
-    return Claim(says="s", figure="last_loss", of=of, against=against, **limit)  # type: ignore[arg-type]
+def claim(of: str, against: str, at_most: float) -> Claim:
+    return Claim(says="s", figure="last_loss", of=of, against=against, at_most=at_most)
 
 
 def test_configurations_that_are_alike_but_for_the_draw_tell_the_scatter(tmp_path):
@@ -57,15 +57,15 @@ def test_configurations_that_are_alike_but_for_the_draw_tell_the_scatter(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("of", "limit", "verdict", "here"),
+    ("of", "at_most", "verdict", "here"),
     [
-        ("32-hybrid", {"at_most": 1.05}, UNKNOWN, "1.040× (1.020 to 1.060)"),  # the other draw is above it
-        ("32-hybrid", {"at_most": 1.1}, HOLDS, "1.040× (1.020 to 1.060)"),
-        ("32-e4m3", {"at_most": 1.05}, FAILS, "1.200× (1.177 to 1.223)"),
+        ("32-hybrid", 1.05, UNKNOWN, "1.040× (1.020 to 1.060)"),  # the other draw is above it
+        ("32-hybrid", 1.1, HOLDS, "1.040× (1.020 to 1.060)"),
+        ("32-e4m3", 1.05, FAILS, "1.200× (1.177 to 1.223)"),
     ],
 )
-def test_a_ratio_is_told_where_other_draws_leave_it(tmp_path, of, limit, verdict, here):
-    judged = judge(trained(tmp_path), claim(of, "32-none", **limit))
+def test_a_ratio_is_told_where_other_draws_leave_it(tmp_path, of, at_most, verdict, here):
+    judged = judge(trained(tmp_path), claim(of, "32-none", at_most))
     assert (judged.verdict, judged.here) == (verdict, here)
 
 

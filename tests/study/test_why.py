@@ -75,12 +75,12 @@ def test_what_the_clock_makes_longer_may_be_charged_to_the_wrong_kernels(materia
 
 def test_what_is_assumed_of_both_recordings_is_one_doubt():
     """That only computing grows is assumed of both: where both clocks are 1 ms slower, what is wrong cancels out."""
-    found = replace(paced(19, 17), paces=doubts(0.0, 0.0, assumed=0.3))
+    found = replace(paced(19, 17), clock_doubts=doubts(0.0, 0.0, assumed=0.3))
     assert found.off_by_ns == pytest.approx(0.01e6)
-    apart = replace(paced(19, 15), paces=doubts(0.0, 0.0, assumed=0.3))
+    apart = replace(paced(19, 15), clock_doubts=doubts(0.0, 0.0, assumed=0.3))
     assert apart.off_by_ns == pytest.approx(0.61e6)
     # What waiting may be more or less has nothing to do with either.
-    idle = replace(found, paces=({"": Doubt(0, 0.3, 0.4e6)}, {"": Doubt(0, 0.3)}))
+    idle = replace(found, clock_doubts=({"": Doubt(0, 0.3, 0.4e6)}, {"": Doubt(0, 0.3)}))
     assert idle.off_by_ns == pytest.approx(1e6 * math.hypot(0.01, 0.4))
 
 
@@ -185,7 +185,7 @@ def test_recordings_that_differ_the_other_way_are_marked_with_what_is_from_them(
 
 def test_what_only_the_clock_turns_is_said_to_be_the_clocks(material):
     """Recorded 2 ms shorter, and 1 ms longer as timed: kernels at another clock."""
-    found = replace(paced(16, 17), paces=LITTLE)
+    found = replace(paced(16, 17), clock_doubts=LITTLE)
     assert (found.doubt, found.is_opposed) == ("", True)
     assert (
         "The same kernels at another clock than recorded: a −2.00 ms and b +1.00 ms, beside +1.00 ms as timed. "
@@ -211,7 +211,7 @@ def test_what_only_the_clock_turns_is_said_to_be_the_clocks(material):
     ],
 )
 def test_a_clock_that_makes_more_than_half_of_a_difference_is_said_first(material, timed, said):
-    assert how_it_adds_up(material, replace(paced(*timed), paces=LITTLE)).startswith(said)
+    assert how_it_adds_up(material, replace(paced(*timed), clock_doubts=LITTLE)).startswith(said)
 
 
 def test_recordings_that_differ_the_other_way_by_what_the_recorder_launched_are_not_marked(material):

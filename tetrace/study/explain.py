@@ -47,7 +47,7 @@ def explain(
         recorded=tuple(sorted(causes_of(comparison), key=largest_first)),
         work_noise_ns=work_noise_ns(comparison),
         timed_ns=timed_ns,
-        paces=(first, second),
+        clock_doubts=(first, second),
         phases_ns=phases,
         phases_off_by_ns=_off_by(phases, phases_ns or {}),
     )

@@ -60,8 +60,8 @@ class Explanation:
     causes are those of the recorded steps then. `phases_ns` are their phases, which add up to the steps, and `phases_off_by_ns`
     by how much more or less their differences are than those of the phases' own medians; empty where phases were not timed, are
     not those of the recordings, or the GPU works all of both steps, which then are one part. `work_noise_ns` is the noise of
-    the difference of what the GPU works, None where too few steps were recorded. `paces` are those of either recording, by
-    phase or for `WHOLE_STEP`: only of what the clock sets the length of.
+    the difference of what the GPU works, None where too few steps were recorded. `clock_doubts` are those of either recording's
+    clock, by phase or for `WHOLE_STEP`: only of what the clock sets the length of.
     """
 
     names: tuple[str, str]
@@ -71,7 +71,7 @@ class Explanation:
     recorded: tuple[Cause, ...]
     work_noise_ns: float | None
     timed_ns: tuple[float, float] | None = None
-    paces: tuple[Mapping[str, Doubt], Mapping[str, Doubt]] = field(default_factory=lambda: ({}, {}))
+    clock_doubts: tuple[Mapping[str, Doubt], Mapping[str, Doubt]] = field(default_factory=lambda: ({}, {}))
     phases_ns: Timed = field(default_factory=dict)
     phases_off_by_ns: Mapping[str, float] = field(default_factory=dict)
 
@@ -136,7 +136,7 @@ class Explanation:
         scatter = (self._clock_doubts_ns(side, lambda one: one.scatter) for side in (0, 1))
         first, second = (self._clock_doubts_ns(side, lambda one: one.assumed) for side in (0, 1))
         assumed = sum(abs(second.get(part, 0.0) - first.get(part, 0.0)) for part in {**first, **second})
-        idle = (one.idle_off_by_ns for side in self.paces for one in side.values())
+        idle = (one.idle_off_by_ns for side in self.clock_doubts for one in side.values())
         apart = math.hypot(self.work_noise_ns, *idle, *(sum(map(abs, found.values())) for found in scatter))
         return apart + assumed + float(self.charged.residue_apart_ns)
 
@@ -148,7 +148,8 @@ class Explanation:
         """A share of what a clock adds to each part of one step, with its sign."""
         parts = self.charged.parts
         return {
-            part: float(parts[part][side].by_clock_ns or 0) * share(found) for part, found in self.paces[side].items()
+            part: float(parts[part][side].by_clock_ns or 0) * share(found)
+            for part, found in self.clock_doubts[side].items()
         }
 
     @property
