@@ -20,7 +20,7 @@ from tetrace.study.report import Report
 from tetrace.study.results import Losses
 from tetrace.study.screen import screen
 from tetrace.study.section import Section
-from tetrace.study.stability import Numbers, numbers, refused
+from tetrace.study.stability import Clipped, Numbers, numbers, refused
 from tetrace.trace import store
 
 TOML = """
@@ -382,3 +382,13 @@ def test_what_the_gpu_works_in_a_real_recording(tmp_path):
     grid = recorded_section(Material(made.write(tmp_path / "results"), of)).grids[0]
     (works,) = (cell for head, cell in zip(grid.columns, grid.rows[0], strict=True) if head.head == "GPU works ms")
     assert float(works) == pytest.approx((run.totals.busy_ns - own) / run.totals.steps / 1e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("share", "codes_only", "most"), [(0.25, 0, 0.25), (0.25, 3, 0.25), (None, 0, 0.0), (None, 3, None)]
+)
+def test_what_was_clipped_most_is_not_0_where_only_codes_were_seen(share, codes_only, most):
+    clipped = None if share is None else Clipped("a.weight", 2, share, 1, 9)
+    worst = () if clipped is None else (clipped,)
+    found = Numbers("one", None, clipped, worst, codes_only, (), "fine", observations=9, steps=3, checked=True)
+    assert found.most_clipped == most

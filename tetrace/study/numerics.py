@@ -175,7 +175,8 @@ def numbers_words(material: Material) -> tuple[str, ...]:
             f"in {len(wholly)} of {len(known)} {those} gradients become zero, since their first scale is 1: {steps}; "
             f"{names} first"
         )
-    if over := last_losses_words(material, {one.name: one.clipped.share if one.clipped else 0.0 for one in known}):
+    shares = {one.name: share for one in known if (share := one.most_clipped) is not None}
+    if over := last_losses_words(material, shares):
         said.append(over)
     clipped = [(one.clipped, one.name) for one in known if one.clipped]
     if clipped:

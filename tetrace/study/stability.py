@@ -61,6 +61,13 @@ class Numbers:
     checked: bool
     lost: LostGradients | None = None
 
+    @property
+    def most_clipped(self) -> float | None:
+        """The largest share of a tensor that was clipped; None where none is seen to be, and of some that is not known."""
+        if self.clipped is None:
+            return None if self.codes_only else 0.0
+        return self.clipped.share
+
 
 @dataclass(frozen=True)
 class Refused:
